@@ -1,0 +1,71 @@
+# `make repro` and `make test` set everything up on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+PROFILE ?= demo
+SEEDS ?= 1 2
+UV_PIN = 0.13.9
+
+SHELL := /bin/bash
+VENV := .venv
+STAMP := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup repro seeds test lint format lab lock smoke clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## install the locked packages into .venv
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), but 3.11 or newer is needed;" \
+	    "name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_PIN)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt -e .
+	touch $@
+
+repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
+	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
+	@python -c 'from lightdet_core.config import load_config, run_cli; \
+	  run_cli(lambda: load_config("g1", "$(PROFILE)"))'
+	@grep -qE '^profile: $(PROFILE)( |$$)' params.yaml \
+	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
+# your own files may have changed without a change of the settings; the stage itself is quick
+	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
+	dvc repro
+	@echo; cat results/$(PROFILE)/tables/table2.md
+	@echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"
+
+seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and figures
+	@set -e; for run in $$(python -c 'from lightdet_core.config import read_params; \
+	    print(*read_params()["runs"])'); do for seed in $(SEEDS); do \
+	  python -m lightdet_core.train --experiment $$run --profile $(PROFILE) --seed $$seed; \
+	done; done
+	dvc repro 08_table2
+	@echo; cat results/$(PROFILE)/tables/table2.md
+
+test: setup  ## the tests
+	python -m pytest
+
+lint: setup  ## ruff and the rules for notebooks
+	ruff check .
+	ruff format --check .
+	python -m lightdet_core.notebook check
+
+format: setup  ## let ruff format everything
+	ruff format .
+
+lab: setup  ## open the notebooks
+	jupyter lab notebooks
+
+lock: setup  ## requirements.in -> requirements.txt
+	uv pip compile --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+	  --quiet requirements.in --output-file requirements.txt
+
+smoke: setup  ## the whole pipeline in small, in a copy (build/smoke)
+	./.ci/smoke
+
+clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
+	rm -rf build/source build/smoke build/stale runs/demo runs/smoke data/demo data/smoke

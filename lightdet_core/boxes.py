@@ -1,0 +1,135 @@
+"""Boxes: cells per level, distances <-> boxes, overlaps, decoding, non-maximum suppression.
+
+Tensor legend: B images · P cells of all levels · G objects (padded) · C classes ·
+R = reg_max + 1 bins · H, W. Boxes are xyxy in pixels of the input canvas; distances are
+left, top, right, bottom from the cell centre in units of the cell's stride.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+STRIDES = (8, 16, 32)
+EPS = 1e-6  # floor of the denominators
+MAX_CANDIDATES = 5000  # per image into NMS; a trained network stays far below
+
+
+def level_grid(
+    height: int, width: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Cell centres of all levels, stride 8 first, row by row.
+
+    A level has ceil(size / stride) cells per side; cell (i, j) is centred at ((i + 0.5) stride,
+    (j + 0.5) stride).
+
+    Returns:
+        points (P, 2) xy in pixels, strides (P,) in pixels, and the number of cells per level.
+    """
+    points, strides, level_sizes = [], [], []
+    for stride in STRIDES:
+        rows, columns = -(-height // stride), -(-width // stride)
+        y = (torch.arange(rows, device=device) + 0.5) * stride
+        x = (torch.arange(columns, device=device) + 0.5) * stride
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        points.append(torch.stack([grid_x, grid_y], -1).reshape(-1, 2))
+        strides.append(torch.full((rows * columns,), float(stride), device=device))
+        level_sizes.append(rows * columns)
+    return torch.cat(points), torch.cat(strides), level_sizes
+
+
+def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
+    """points (…, 2) and distances (…, 4) in the same unit -> xyxy (…, 4)."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
+
+
+def boxes_to_distances(points: Tensor, boxes: Tensor, reg_max: int | None = None) -> Tensor:
+    """points (…, 2) and xyxy (…, 4) in the same unit -> distances (…, 4).
+
+    With `reg_max` they are clamped to [0, reg_max - 0.1], so that the upper bin exists.
+    """
+    distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
+    return distances if reg_max is None else distances.clamp(0, reg_max - 0.1)
+
+
+def integral(box_logits: Tensor) -> Tensor:
+    """Expected distance of each edge distribution: (…, R) logits -> (…,) strides."""
+    bins = torch.arange(box_logits.shape[-1], dtype=box_logits.dtype, device=box_logits.device)
+    return box_logits.softmax(-1) @ bins
+
+
+def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """Edge logits (…, P, 4, R), points (P, 2), strides (P,) -> xyxy pixels (…, P, 4)."""
+    return distances_to_boxes(points, integral(box_logits) * strides[:, None])
+
+
+def area(boxes: Tensor) -> Tensor:
+    """xyxy (…, 4) -> (…,), zero for inverted boxes."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap area of two broadcastable sets of boxes (…, 4) -> (…,)."""
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., 2:], b[..., 2:])
+    return (high - low).clamp(min=0).prod(-1)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of two broadcastable sets of boxes (…, 4) -> (…,)."""
+    overlap = intersection(a, b)
+    return overlap / (area(a) + area(b) - overlap).clamp(min=EPS)
+
+
+def enclosing(a: Tensor, b: Tensor) -> Tensor:
+    """The smallest boxes that hold both: (…, 4)."""
+    low = torch.minimum(a[..., :2], b[..., :2])
+    return torch.cat([low, torch.maximum(a[..., 2:], b[..., 2:])], -1)
+
+
+def giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi 2019): IoU less the empty share of the enclosing box."""
+    overlap = intersection(a, b)
+    union = (area(a) + area(b) - overlap).clamp(min=EPS)
+    hull = area(enclosing(a, b)).clamp(min=EPS)
+    return overlap / union - (hull - union) / hull
+
+
+def diou(a: Tensor, b: Tensor) -> Tensor:
+    """Distance IoU (Zheng 2020): IoU less squared centre distance over squared hull diagonal.
+
+    The released distillation code divides the overlap by the area of `a` instead of the union;
+    this is the published definition.
+    """
+    shift = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    hull = enclosing(a, b)
+    diagonal = (hull[..., 2:] - hull[..., :2]).square().sum(-1).clamp(min=EPS)
+    return iou(a, b) - shift.square().sum(-1) / diagonal
+
+
+def detect(
+    scores: Tensor,
+    boxes: Tensor,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Detections of one image: threshold first, then class-wise NMS. A cell may emit many classes.
+
+    Args:
+        scores: (P, C) in 0..1.
+        boxes: (P, 4) xyxy.
+        score_threshold: scores at or below are dropped.
+        iou_threshold: of NMS.
+        max_detections: the highest scores that are kept.
+
+    Returns:
+        boxes (N, 4), scores (N,), labels (N,), by falling score.
+    """
+    cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
+    scores = scores[cells, labels]
+    if len(scores) > MAX_CANDIDATES:
+        best = scores.topk(MAX_CANDIDATES).indices
+        cells, labels, scores = cells[best], labels[best], scores[best]
+    boxes = boxes[cells]
+    keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
+    return boxes[keep], scores[keep], labels[keep]

@@ -1,0 +1,340 @@
+"""Configuration: params.yaml -> frozen dataclasses with a reason per field.
+
+`load_config(experiment, profile)` merges four levels, the later one winning key by key:
+common <- profile <- experiments[name] <- profile.experiments[name]. The last level is for
+what an experiment needs in one profile only (NanoDet's own schedule on COCO, say).
+Unknown keys, wrong types and impossible values raise `ConfigError`, which names the key.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message names the file, the value and the remedy."""
+
+
+class ConfigError(UserError):
+    """A mistake in params.yaml; the message names the key, the value and the remedy."""
+
+
+def run_cli(main: Callable[[], None]) -> None:
+    """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt or "interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The repository root: the nearest folder upwards (from here, then this file) with dvc.yaml."""
+    for origin in (start or Path.cwd(), Path(__file__)):
+        for folder in (origin.resolve(), *origin.resolve().parents):
+            if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+                return folder
+    raise ConfigError("no dvc.yaml and params.yaml here or above; run from inside the repository")
+
+
+ROOT = find_root()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    source: str = "folder"  # demo (generated), bccd (downloaded) or folder (any COCO-format folder)
+    images: str = ""  # folder of the images; `{split}` in it stands for train or val
+    train_annotations: str = ""  # COCO json, relative to the repository root or absolute
+    val_annotations: str = ""  # the same for the images that are evaluated
+    num_train: int = 0  # demo: scenes to draw for training
+    num_val: int = 0  # demo: scenes to draw for evaluation
+    seed: int = 0  # demo: which scenes
+    image_width: int = 320  # demo: pixels; every tenth scene is portrait
+    image_height: int = 240  # demo: pixels
+    pack_size: int = 640  # px; images are packed once at this size, augmentation resamples from it
+    skip_broken: bool = False  # drop broken images and annotations with a count, not an error
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbone: str = "lite1"  # EfficientNet-Lite variant: lite0 .. lite4
+    input_size: int = 416  # px of the square canvas, a multiple of 16
+    activation: str = "relu6"  # in every layer of backbone and head: relu6, leakyrelu, mish, silu
+    head: str = "gflv1"  # gflv2 adds the quality predictor
+    num_classes: int | None = 80  # null: as many as the annotations have
+    channels: int = 128  # of the neck and the head
+    stacked_convs: int = 3  # depthwise-separable convolutions per level of the head
+    reg_max: int = 10  # largest distance in strides; R = reg_max + 1 bins
+    cell_scale: float = 8.0  # side of the ATSS cell in strides (octave_base_scale)
+    pretrained: bool | str = False  # true: timm's tf_efficientnet_lite weights; or a local file
+    drop_path: float = 0.0  # stochastic depth of the backbone's residual blocks
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    scale: tuple[float, float] = (0.5, 1.5)  # factor on the letterboxed size
+    translate: float = 0.2  # shift, uniform within +- this share of the canvas
+    warp_probability: float = 0.5  # scale and translation are each applied with this probability
+    flip: float = 0.5  # probability of mirroring left-right
+    brightness: float = 0.2  # add uniform(-b, b) to the [0, 1] image
+    contrast: tuple[float, float] = (0.6, 1.4)  # multiply
+    saturation: tuple[float, float] = (0.5, 1.2)  # factor on the HSV saturation
+    color_probability: float = 0.5  # of each of the three colour changes
+    mosaic: float = 0.0  # probability per image
+    mosaic_off_epochs: int = 15  # the last epochs see plain images again
+    mixup: float = 0.0  # probability per image
+    mixup_alpha: float = 1.5  # mixing ratio ~ Beta(alpha, alpha); each box keeps its share
+    cutmix: float = 0.0  # probability per image
+    fill: float = 0.0  # 0..255 outside of the image; a mosaic canvas uses 114
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 170  # passes over the training images
+    batch_size: int = 128  # images per optimizer step, over all processes
+    optimizer: str = "sgd"  # sgd (momentum 0.9) or adamw
+    lr: float = 0.16  # peak learning rate
+    weight_decay: float = 1e-4  # on every parameter, as NanoDet has it
+    warmup_steps: int = 500  # linear warm-up from warmup_lr to lr
+    warmup_lr: float = 3e-4  # the paper: 0.0003 -> 0.16
+    schedule: str = "multistep"  # multistep or cosine
+    milestones: tuple[int, ...] = (130, 150, 160, 165)  # epochs; multistep: lr x 0.1 at each
+    final_lr: float = 0.0  # cosine: where it ends
+    grad_clip: float = 0.0  # largest gradient norm; 0 = off
+    ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
+    ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
+    label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
+    checkpoint_steps: int = 500  # steps between two resumable checkpoints
+    log_steps: int = 10  # steps between two rows of log.csv
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    score_threshold: float = 0.05  # detections at or below are dropped before NMS
+    iou_threshold: float = 0.6  # class-wise NMS
+    max_detections: int = 100  # per image, as COCO counts them
+    batch_size: int = 32  # images per forward pass
+
+
+@dataclass(frozen=True)
+class Config:
+    experiment: str
+    profile: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over every setting but the seed: runs that share them are comparable."""
+        settings = dataclasses.asdict(self)
+        settings.pop("seed")
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.experiment}-s{self.seed}"
+
+
+SECTIONS = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "augment": AugmentConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+def read_params(path: Path | None = None) -> dict:
+    """params.yaml as a dict; `ConfigError` when it is missing or not YAML."""
+    path = path or ROOT / "params.yaml"
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; it holds every setting, restore it") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+
+
+def load_config(
+    experiment: str, profile: str | None = None, seed: int = 0, params: Path | dict | None = None
+) -> Config:
+    """The settings of one run.
+
+    Args:
+        experiment: a key of `experiments` in params.yaml.
+        profile: demo, bccd, custom or coco; None takes params.yaml's `profile`.
+        seed: of initialisation, sampling and augmentation.
+        params: another params file, or its contents; None reads the repository's.
+
+    Raises:
+        ConfigError: unknown experiment, profile or key, wrong type, impossible value.
+    """
+    params = params if isinstance(params, dict) else read_params(params)
+    profile = profile or params.get("profile")
+    experiments = params.get("experiments") or {}
+    if experiment not in experiments:
+        raise ConfigError(f"experiment {experiment!r}: choose one of {', '.join(experiments)}")
+    not_profiles = {"profile", "runs", "seeds", "common", "experiments"}
+    if profile not in params or profile in not_profiles:
+        known = ", ".join(key for key in params if key not in not_profiles)
+        raise ConfigError(f"profile {profile!r}: choose one of {known}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed {seed!r}: a whole number of at least 0 is needed")
+
+    base = dict(params[profile])
+    input_scale = base.pop("input_scale", 1.0)
+    in_profile = (base.pop("experiments", None) or {}).get(experiment) or {}
+    of_experiment = {k: v for k, v in (experiments[experiment] or {}).items() if k != "printed"}
+    layers = {
+        "common": params.get("common") or {},
+        profile: base,
+        f"experiments.{experiment}": of_experiment,
+        f"{profile}.experiments.{experiment}": in_profile,
+    }
+    merged = {name: {} for name in SECTIONS}
+    for where, layer in layers.items():
+        for section, values in layer.items():
+            if section not in SECTIONS:
+                raise ConfigError(f"{where}.{section}: unknown; sections are {', '.join(SECTIONS)}")
+            for key, value in (values or {}).items():
+                merged[section][key] = _checked(SECTIONS[section], key, value, f"{where}.{section}")
+    config = Config(
+        experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
+    )
+    size = _checked_scale(input_scale, f"{profile}.input_scale") * config.model.input_size
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, input_size=round(size))
+    )
+    _check_values(config)
+    return config
+
+
+def _checked(cls: type, key: str, value: object, where: str) -> object:
+    """`value` in the type that the dataclass declares for `key`."""
+    hints = typing.get_type_hints(cls)
+    if key not in hints:
+        raise ConfigError(f"{where}.{key}: unknown; known are {', '.join(hints)}")
+    hint = hints[key]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is types.NoneType:
+            if value is None:
+                return None
+        elif typing.get_origin(option) is tuple:
+            wanted = typing.get_args(option)
+            length_fits = isinstance(value, (list, tuple)) and (
+                wanted[-1] is Ellipsis or len(value) == len(wanted)
+            )
+            if length_fits and all(_is_a(item, wanted[0]) for item in value):
+                return tuple(wanted[0](item) for item in value)
+        elif _is_a(value, option):
+            return option(value)
+    name = getattr(hint, "__name__", None) if len(options) == 1 else None
+    raise ConfigError(f"{where}.{key}: {value!r} is not of type {name or hint}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _checked_scale(value: object, where: str) -> float:
+    if not _is_a(value, float) or not 0 < value <= 4:
+        raise ConfigError(f"{where}: {value!r} is not a factor between 0 and 4")
+    return float(value)
+
+
+def _check_values(config: Config) -> None:
+    """Impossible values, named by section and key."""
+    data, model, augment, train = config.data, config.model, config.augment, config.train
+    evaluate = config.evaluate
+
+    def need(condition: bool, key: str, value: object, remedy: str) -> None:
+        if not condition:
+            raise ConfigError(f"{config.profile}/{config.experiment}: {key}: {value!r}: {remedy}")
+
+    def choice(key: str, value: str, known: tuple[str, ...]) -> None:
+        need(value in known, key, value, f"choose one of {', '.join(known)}")
+
+    choice("data.source", data.source, ("demo", "bccd", "folder"))
+    choice("model.backbone", model.backbone, tuple(f"lite{i}" for i in range(5)))
+    choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu"))
+    choice("model.head", model.head, ("gflv1", "gflv2"))
+    choice("train.optimizer", train.optimizer, ("sgd", "adamw"))
+    choice("train.schedule", train.schedule, ("multistep", "cosine"))
+    size = model.input_size
+    need(size >= 64 and size % 16 == 0, "model.input_size", size, "a multiple of 16 from 64 up")
+    classes = model.num_classes
+    need(classes is None or classes >= 1, "model.num_classes", classes, "at least 1, or null")
+    least = {
+        "data.num_train": (data.num_train, 0),
+        "data.num_val": (data.num_val, 0),
+        "data.pack_size": (data.pack_size, 32),
+        "data.image_width": (data.image_width, 96),
+        "data.image_height": (data.image_height, 96),
+        "model.channels": (model.channels, 8),
+        "model.stacked_convs": (model.stacked_convs, 1),
+        "model.reg_max": (model.reg_max, 4),
+        "augment.mosaic_off_epochs": (augment.mosaic_off_epochs, 0),
+        "train.epochs": (train.epochs, 1),
+        "train.batch_size": (train.batch_size, 1),
+        "train.warmup_steps": (train.warmup_steps, 0),
+        "train.ema_ramp": (train.ema_ramp, 1),
+        "train.checkpoint_steps": (train.checkpoint_steps, 1),
+        "train.log_steps": (train.log_steps, 1),
+        "evaluate.max_detections": (evaluate.max_detections, 1),
+        "evaluate.batch_size": (evaluate.batch_size, 1),
+    }
+    for key, (value, smallest) in least.items():
+        need(value >= smallest, key, value, f"at least {smallest}")
+    positive = {
+        "model.cell_scale": model.cell_scale,
+        "augment.mixup_alpha": augment.mixup_alpha,
+        "train.lr": train.lr,
+    }
+    for key, value in positive.items():
+        need(value > 0, key, value, "above 0")
+    within = {
+        "model.drop_path": (model.drop_path, 0.9),
+        "augment.translate": (augment.translate, 0.5),
+        "augment.brightness": (augment.brightness, 1),
+        "augment.fill": (augment.fill, 255),
+        "train.weight_decay": (train.weight_decay, 1),
+        "train.ema_decay": (train.ema_decay, 0.99999),
+        "train.label_smoothing": (train.label_smoothing, 0.05),
+        "train.warmup_lr": (train.warmup_lr, train.lr),
+        "train.final_lr": (train.final_lr, train.lr),
+        "train.grad_clip": (train.grad_clip, float("inf")),
+        "evaluate.score_threshold": (evaluate.score_threshold, 1),
+        "evaluate.iou_threshold": (evaluate.iou_threshold, 1),
+    }
+    for key in ("warp_probability", "flip", "color_probability", "mosaic", "mixup", "cutmix"):
+        within[f"augment.{key}"] = (getattr(augment, key), 1)
+    for key, (value, largest) in within.items():
+        need(0 <= value <= largest, key, value, f"between 0 and {largest}")
+    for key in ("scale", "contrast", "saturation"):
+        low, high = getattr(augment, key)
+        need(0 < low <= high, f"augment.{key}", (low, high), "two numbers, 0 < low <= high")
+    rising = all(a < b for a, b in zip(train.milestones, train.milestones[1:], strict=False))
+    need(
+        rising and all(m > 0 for m in train.milestones),
+        "train.milestones",
+        train.milestones,
+        "rising epochs from 1 up",
+    )

@@ -1,0 +1,121 @@
+"""Evaluation: detections -> COCO results -> pycocotools -> named numbers.
+
+Tensor legend: B images · N detections of one image · C classes. COCO's ids come back here.
+"""
+
+import contextlib
+import copy
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from lightdet_core.config import EvaluateConfig
+from lightdet_core.model import LightDet
+from lightdet_core.pack import Pack, letterbox_transform
+
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def detect_pack(
+    model: LightDet, pack: Pack, config: EvaluateConfig, device: torch.device | str = "cpu"
+) -> list[dict]:
+    """Detections on every packed image as COCO results, in pixels of the original images.
+
+    Boxes are rounded to 0.001 px and scores to 1e-6, so that the written file gives the very
+    numbers of the run.
+    """
+    model = model.eval()
+    category_ids = [category["id"] for category in pack.categories]
+    results = []
+    for start in range(0, len(pack.images), config.batch_size):
+        rows = slice(start, start + config.batch_size)
+        images = torch.from_numpy(np.array(pack.images[rows])).to(device).permute(0, 3, 1, 2)
+        batch = model.detect(
+            images.float().contiguous(memory_format=torch.channels_last),
+            config.score_threshold,
+            config.iou_threshold,
+            config.max_detections,
+        )
+        sizes, ids = pack.sizes[rows], pack.image_ids[rows]
+        for detections, (width, height), image_id in zip(batch, sizes, ids, strict=True):
+            scale_x, scale_y, left, top = letterbox_transform(int(width), int(height), pack.size)
+            xyxy = detections.boxes.cpu().double().numpy()
+            xyxy = (xyxy - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
+            xyxy = xyxy.clip(0, [width, height, width, height])
+            xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3)
+            results += [
+                {
+                    "image_id": int(image_id),
+                    "category_id": category_ids[label],
+                    "bbox": box,
+                    "score": round(score, 6),
+                }
+                for box, score, label in zip(
+                    xywh.tolist(),
+                    detections.scores.tolist(),
+                    detections.labels.tolist(),
+                    strict=True,
+                )
+            ]
+    return results
+
+
+def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> dict:
+    """The COCO numbers of a list of detections.
+
+    Args:
+        coco_gt: ground truth: a `COCO` object, its dict, or the path of the json file.
+        detections: COCO results (image_id, category_id, bbox xywh, score); may be empty.
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl, AR100 in 0..1 and per_class {name: AP}; -1 where the
+        ground truth has no such object.
+    """
+    if isinstance(coco_gt, COCO):
+        truth = coco_gt.dataset
+    elif isinstance(coco_gt, dict):
+        truth = coco_gt
+    else:
+        truth = json.loads(Path(coco_gt).read_text())
+    truth = copy.deepcopy(truth)
+    for annotation in truth["annotations"]:  # both are optional in hand-made files
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(_index(truth), _index(_as_dataset(truth, detections)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = dict(zip(NAMES, evaluation.stats[:6].tolist(), strict=True))
+    metrics["AR100"] = float(evaluation.stats[8])
+    # (thresholds, recalls, classes, areas, max detections): all areas, 100 detections
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    metrics["per_class"] = {
+        names[category_id]: float(ap[ap > -1].mean()) if (ap > -1).any() else -1.0
+        for category_id, ap in zip(
+            evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True
+        )
+    }
+    return metrics
+
+
+def _as_dataset(truth: dict, detections: list[dict]) -> dict:
+    """Results in the form of a COCO file (`loadRes` refuses an empty list)."""
+    annotations = [
+        {**d, "id": i, "iscrowd": 0, "area": d["bbox"][2] * d["bbox"][3]}
+        for i, d in enumerate(detections, start=1)
+    ]
+    return {**truth, "annotations": annotations}
+
+
+def _index(dataset: dict) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco

@@ -1,0 +1,139 @@
+"""Losses of GFLv1 (Li 2020) and GFLv2 (Li 2021): quality focal, distribution focal, GIoU.
+
+Tensor legend: B images · P cells of all levels · G objects (padded) · C classes ·
+R = reg_max + 1 bins. Everything is dense over the cells: weights of zero instead of index
+lists, so that a step never waits for the device. Logits are expected in float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightdet_core import boxes
+
+WEIGHT_QFL, WEIGHT_GIOU, WEIGHT_DFL = 1.0, 2.0, 0.25
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
+    """QFL of GFLv1: BCE(z, y) |y - sigmoid(z)|^beta, the target y being the IoU.
+
+    Args:
+        logits: (…, C).
+        targets: (…, C); IoU at the object's class, else 0.
+        beta: focusing exponent.
+
+    Returns:
+        (…,), summed over the classes.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (bce * (targets - logits.sigmoid()).abs().pow(beta)).sum(-1)
+
+
+def joint_quality_focal_loss(
+    cls_logits: Tensor, quality_logits: Tensor, targets: Tensor, beta: float = 2.0
+) -> Tensor:
+    """QFL of GFLv2 on the joint score s = sigmoid(cls) sigmoid(quality), in log space.
+
+    log s is a sum of two logsigmoids and log(1 - s) = log(-expm1(log s)), so that no
+    probability is rounded to 0 or 1.
+
+    Args:
+        cls_logits: (…, C).
+        quality_logits: (…, 1).
+        targets: (…, C).
+        beta: focusing exponent.
+
+    Returns:
+        (…,), summed over the classes.
+    """
+    log_s = F.logsigmoid(cls_logits) + F.logsigmoid(quality_logits)
+    one_minus_s = -torch.expm1(log_s)
+    bce = -(targets * log_s + (1 - targets) * one_minus_s.clamp(min=1e-12).log())
+    return (bce * (targets - log_s.exp()).abs().pow(beta)).sum(-1)
+
+
+def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
+    """DFL: cross-entropy to the two bins next to the target, weighted by nearness.
+
+    Args:
+        logits: (N, 4, R), or any (…, R).
+        distances: (N, 4) in strides, within [0, R - 1).
+
+    Returns:
+        (N, 4), unreduced.
+    """
+    left = distances.floor().clamp(max=logits.shape[-1] - 2)
+    share = distances - left  # of the right bin
+    index = torch.stack([left, left + 1], -1).long()
+    log_p = logits.log_softmax(-1).gather(-1, index)
+    return -(log_p[..., 0] * (1 - share) + log_p[..., 1] * share)
+
+
+def detection_loss(
+    cls_logits: Tensor,
+    box_logits: Tensor,
+    quality_logits: Tensor | None,
+    points: Tensor,
+    strides: Tensor,
+    matched_gt: Tensor,
+    gt_boxes: Tensor,
+    gt_labels: Tensor,
+    gt_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """All loss terms of a batch, weighted (1, 2, 0.25) and normalised.
+
+    QFL is divided by N = sum over images of max(positives, 1); it stays when there is no object,
+    so that empty images teach the background. GIoU and DFL weigh a positive by its best class
+    score w_p and are divided by W = max(sum of w_p, 1). (NanoDet zeroes every term when W is 0.)
+
+    Args:
+        cls_logits: (B, P, C).
+        box_logits: (B, P, 4, R).
+        quality_logits: (B, P, 1) for GFLv2, None for GFLv1.
+        points: (P, 2) pixels. strides: (P,) pixels.
+        matched_gt: (B, P) index of the cell's object, -1 for background.
+        gt_boxes: (B, G, 4) xyxy pixels. gt_labels: (B, G).
+        gt_weights: (B, G) share of the object in a mixed image: it multiplies the quality target
+            and w_p; None means 1.
+        label_smoothing: positives only, y = IoU (1 - label_smoothing).
+
+    Returns:
+        loss_qfl, loss_giou, loss_dfl: scalars to be added; num_pos and weight_sum: N and W.
+    """
+    positive = matched_gt >= 0  # (B, P)
+    owner = matched_gt.clamp(min=0)
+    reg_max = box_logits.shape[-1] - 1
+
+    # in units of the stride; background cells look at object 0 and get the weight 0
+    centers = points / strides[:, None]  # (P, 2)
+    targets = gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
+    predicted = boxes.distances_to_boxes(centers, boxes.integral(box_logits))
+    share = torch.ones_like(positive, dtype=cls_logits.dtype)
+    if gt_weights is not None:
+        share = gt_weights.gather(1, owner)
+    share = share * positive
+
+    quality = boxes.iou(predicted.detach(), targets) * share * (1 - label_smoothing)
+    labels = gt_labels.gather(1, owner)
+    cls_targets = torch.zeros_like(cls_logits).scatter_(-1, labels[..., None], quality[..., None])
+    scores = cls_logits.detach().sigmoid()
+    if quality_logits is None:
+        qfl = quality_focal_loss(cls_logits, cls_targets)
+    else:
+        qfl = joint_quality_focal_loss(cls_logits, quality_logits, cls_targets)
+        scores = scores * quality_logits.detach().sigmoid()
+    num_pos = positive.sum(1).clamp(min=1).sum()
+
+    weight = scores.amax(-1) * share  # (B, P)
+    weight_sum = weight.sum().clamp(min=1)
+    giou = (1 - boxes.giou(predicted, targets)) * weight
+    distances = boxes.boxes_to_distances(centers, targets, reg_max)
+    dfl = distribution_focal_loss(box_logits, distances).mean(-1) * weight
+    return {
+        "loss_qfl": WEIGHT_QFL * qfl.sum() / num_pos,
+        "loss_giou": WEIGHT_GIOU * giou.sum() / weight_sum,
+        "loss_dfl": WEIGHT_DFL * dfl.sum() / weight_sum,
+        "num_pos": num_pos,
+        "weight_sum": weight_sum,
+    }

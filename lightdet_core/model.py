@@ -1,0 +1,284 @@
+"""The network: EfficientNet-Lite backbone, PAN neck, GFL head.
+
+Tensor legend: B images · P cells of all levels (3,549 at 416) · C classes · R = reg_max + 1
+bins · H, W. Images are RGB, 0..255; the network normalises them itself.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightdet_core import boxes
+from lightdet_core.config import Config, ModelConfig, UserError
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "leakyrelu": partial(nn.LeakyReLU, 0.1),
+    "mish": nn.Mish,
+    "silu": nn.SiLU,
+}
+BN_EPS = 1e-3  # of the backbone, as in NanoDet and in the TensorFlow weights
+QUALITY_TOPK, QUALITY_CHANNELS = 4, 64  # GFLv2's settings
+
+
+class WeightsError(UserError):
+    """A weights file that cannot be used; the message names the file and the reason."""
+
+
+class Backbone(nn.Module):
+    """timm's EfficientNet-Lite up to the last block: features at strides 8, 16 and 32.
+
+    timm gives the activation to every layer. (NanoDet's option reaches only the stem, so that
+    a "SiLU backbone" there keeps ReLU6 in all blocks.) Padding is symmetric, as NanoDet has it
+    and as it exports best; timm's `tf_` weights, trained with TensorFlow's padding, load into it.
+    """
+
+    def __init__(self, name: str, activation: str, drop_path: float = 0.0):
+        super().__init__()
+        self.net = timm.create_model(
+            f"efficientnet_{name}",
+            features_only=True,
+            out_indices=(2, 3, 4),
+            act_layer=ACTIVATIONS[activation],
+            drop_path_rate=drop_path,
+            bn_eps=BN_EPS,
+        )
+        self.channels = self.net.feature_info.channels()
+        # the tf_ weights were trained on images normalised so; the same serves from scratch
+        cfg = timm.get_pretrained_cfg(f"tf_efficientnet_{name}")
+        for key, value in (("mean", cfg.mean), ("std", cfg.std)):
+            self.register_buffer(key, torch.tensor(value).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB 0..255 -> features at strides 8, 16, 32."""
+        return self.net((images - self.mean) / self.std)
+
+
+class PAN(nn.Module):
+    """NanoDet's path aggregation: 1x1 laterals, then sums down and up, no other convolution."""
+
+    def __init__(self, in_channels: list[int], channels: int):
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        for conv in self.lateral:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        maps = [conv(feature) for conv, feature in zip(self.lateral, features, strict=True)]
+        for i in (1, 0):
+            height, width = maps[i].shape[-2:]
+            up = F.interpolate(maps[i + 1], scale_factor=2.0, mode="bilinear", align_corners=False)
+            maps[i] = maps[i] + up[..., :height, :width]  # cut: 13 cells lie above 7, not 14
+        for i in (0, 1):
+            # equals the bilinear x0.5 of even sizes, and stays on the grid for odd ones
+            maps[i + 1] = maps[i + 1] + F.avg_pool2d(maps[i], 2, ceil_mode=True)
+        return maps
+
+
+class GFLHead(nn.Module):
+    """One tower per level for class and box together; GFLv2 adds the quality predictor.
+
+    Channels of a level's last convolution: C class logits, then R bins each of left, top,
+    right, bottom.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.num_classes, self.num_bins = config.num_classes, config.reg_max + 1
+        outputs = self.num_classes + 4 * self.num_bins
+        act, width = ACTIVATIONS[config.activation], config.channels
+
+        def tower() -> nn.Sequential:
+            layers = []
+            for _ in range(config.stacked_convs):
+                layers += [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)]
+                layers += [nn.BatchNorm2d(width), act(inplace=True)]
+                layers += [nn.Conv2d(width, width, 1, bias=False)]
+                layers += [nn.BatchNorm2d(width), act(inplace=True)]
+            return nn.Sequential(*layers, nn.Conv2d(width, outputs, 1))
+
+        self.towers = nn.ModuleList(tower() for _ in boxes.STRIDES)
+        self.quality = None
+        if config.head == "gflv2":
+            # pointwise and shared by all levels: linear layers on the flat cells
+            self.quality = nn.Sequential(
+                nn.Linear(4 * (QUALITY_TOPK + 1), QUALITY_CHANNELS),
+                nn.ReLU(),
+                nn.Linear(QUALITY_CHANNELS, 1),
+            )
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for one in self.towers:
+            nn.init.constant_(one[-1].bias, -4.595)  # every class starts at a score of 0.01
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of the three levels -> cls_logits (B, P, C), box_logits (B, P, 4, R)."""
+        flat = [
+            tower(x).flatten(2).transpose(1, 2) for tower, x in zip(self.towers, maps, strict=True)
+        ]
+        cls_logits, box_logits = torch.cat(flat, 1).split(
+            [self.num_classes, 4 * self.num_bins], -1
+        )
+        return cls_logits, box_logits.unflatten(-1, (4, self.num_bins))
+
+    def quality_logits(self, box_logits: Tensor) -> Tensor | None:
+        """GFLv2's quality of localisation, read off the shape of the edge distributions.
+
+        Per side the four largest probabilities and their mean; a sharp edge has a high peak.
+
+        Args:
+            box_logits: (…, P, 4, R).
+
+        Returns:
+            (…, P, 1) logits, or None for GFLv1.
+        """
+        if self.quality is None:
+            return None
+        top = box_logits.softmax(-1).topk(QUALITY_TOPK, -1).values
+        return self.quality(torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2))
+
+
+class Detections(NamedTuple):
+    """Of one image, by falling score."""
+
+    boxes: Tensor  # (N, 4) xyxy, pixels of the input canvas
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,)
+
+
+class LightDet(nn.Module):
+    """Backbone, neck and head; `forward` gives logits, `detect` gives boxes."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.backbone = Backbone(config.backbone, config.activation, config.drop_path)
+        self.neck = PAN(self.backbone.channels, config.channels)
+        self.head = GFLHead(config)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, 3, H, W) RGB 0..255 -> cls_logits (B, P, C), box_logits (B, P, 4, R)."""
+        return self.head(self.neck(self.backbone(images)))
+
+    def scores(self, cls_logits: Tensor, box_logits: Tensor) -> Tensor:
+        """(B, P, C) in 0..1: the class score, times the quality in GFLv2."""
+        quality_logits = self.head.quality_logits(box_logits)
+        scores = cls_logits.sigmoid()
+        return scores if quality_logits is None else scores * quality_logits.sigmoid()
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, H, W); boxes are clipped to the canvas."""
+        height, width = images.shape[-2:]
+        cls_logits, box_logits = (logits.float() for logits in self(images))
+        points, strides, _ = boxes.level_grid(height, width, images.device)
+        decoded = boxes.decode(box_logits, points, strides)
+        decoded[..., 0::2].clamp_(0, width)
+        decoded[..., 1::2].clamp_(0, height)
+        scores = self.scores(cls_logits, box_logits)
+        return [
+            Detections(*boxes.detect(s, b, score_threshold, iou_threshold, max_detections))
+            for s, b in zip(scores, decoded, strict=True)
+        ]
+
+
+def build(config: Config) -> LightDet:
+    """The network of a run, with ImageNet weights in the backbone when `pretrained` is set.
+
+    Raises:
+        WeightsError: the ImageNet weights cannot be had or do not fit.
+        ValueError: `model.num_classes` is null; the data decide it (`train.fit` fills it in).
+    """
+    settings = config.model
+    if settings.num_classes is None:
+        raise ValueError("model.num_classes is null: set it, or pass a config with the data's own")
+    model = LightDet(settings)
+    if settings.pretrained:
+        _load_imagenet(model.backbone, settings.backbone, settings.pretrained)
+    return model
+
+
+def _load_imagenet(backbone: Backbone, name: str, source: bool | str) -> None:
+    """timm's tf_efficientnet_lite weights, downloaded (True) or from a .safetensors file."""
+    if source is True:
+        source = f"timm's tf_efficientnet_{name}"
+        try:
+            state = timm.create_model(f"tf_efficientnet_{name}", pretrained=True).state_dict()
+        except Exception as error:  # hub, network and file errors have no common class
+            raise WeightsError(
+                f"{source}: cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
+                "set model.pretrained to a local .safetensors file, or to false"
+            ) from error
+    else:
+        state = _read(Path(source))
+    wanted = backbone.net.state_dict()
+    missing = [key for key in wanted if key not in state and "num_batches" not in key]
+    wrong = [k for k, v in wanted.items() if k in state and state[k].shape != v.shape]
+    if missing or wrong:
+        raise WeightsError(
+            f"{source}: not weights of efficientnet_{name}: "
+            f"{len(missing)} tensors missing, {len(wrong)} of another shape "
+            f"(first: {(missing + wrong)[0]})"
+        )
+    backbone.net.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: not found; check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from None
+
+
+def save_weights(
+    path: Path, state: dict[str, Tensor], config: Config, categories: list[dict]
+) -> None:
+    """Weights as .safetensors, with the config and the classes in its metadata."""
+    metadata = {
+        "config": json.dumps(dataclasses.asdict(config)),
+        "categories": json.dumps(categories),
+    }
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(state, path, metadata=metadata)
+
+
+def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
+    """A trained network in eval mode, its config (nested dict) and its categories (id, name).
+
+    Raises:
+        WeightsError: missing, damaged, or not written by `save_weights`.
+    """
+    path = Path(path)
+    state = _read(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if "config" not in metadata:
+        raise WeightsError(f"{path}: has no LightDet config; it is not a file that training wrote")
+    config = json.loads(metadata["config"])
+    try:
+        model = LightDet(ModelConfig(**config["model"]))
+        model.load_state_dict(state)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise WeightsError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
+    return model.eval(), config, json.loads(metadata["categories"])

@@ -1,0 +1,222 @@
+"""Notebooks: check the sources, extract their text for DVC, execute them reproducibly.
+
+    python -m lightdet_core.notebook check
+    python -m lightdet_core.notebook extract build/source
+    python -m lightdet_core.notebook run notebooks/X.ipynb OUT.ipynb -p experiment g1
+
+An executed copy holds nothing that differs between two runs or two machines: no times, no
+random cell ids, no absolute paths. `dvc repro -f` therefore leaves `git status` empty.
+"""
+
+import argparse
+import ast
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from lightdet_core.config import ROOT, UserError, run_cli
+
+MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+class NotebookError(UserError):
+    """A notebook breaks a rule or one of its cells fails; the message says which and where."""
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """The notebook at `path`; `NotebookError` when it is missing or no notebook."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise NotebookError(f"{path}: not found; the sources are notebooks/*.ipynb") from None
+    except Exception as error:  # nbformat raises several unrelated types
+        raise NotebookError(f"{path}: not a notebook: {error}") from error
+
+
+def parameters(notebook: nbformat.NotebookNode) -> dict[str, object]:
+    """Names and default values in the first code cell, which must be tagged `parameters`.
+
+    Raises:
+        NotebookError: another cell comes first, or something but `name = literal` stands in it.
+    """
+    cell = next((cell for cell in notebook.cells if cell.cell_type == "code"), None)
+    if cell is None or "parameters" not in cell.metadata.get("tags", []):
+        raise NotebookError("the first code cell needs the tag `parameters`")
+    values = {}
+    for statement in ast.parse(cell.source).body:
+        try:
+            (target,) = statement.targets
+            values[target.id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            line = ast.unparse(statement)
+            raise NotebookError(f"parameters: `{line}` is not a plain `name = literal`") from None
+    return values
+
+
+def check(path: Path) -> list[str]:
+    """The rules that a notebook source breaks, in words; empty when it is in order."""
+    try:
+        notebook = read(path)
+        names = parameters(notebook)
+    except (NotebookError, SyntaxError) as error:
+        return [str(error)]
+    problems = []
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        problems.append("its kernelspec must be python3")
+    used = set()
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        if cell.outputs or cell.execution_count is not None:
+            problems.append(f"cell {number} has outputs; clear them before saving")
+        try:
+            nodes = list(ast.walk(ast.parse(cell.source)))
+        except SyntaxError as error:
+            problems.append(f"cell {number} is not plain Python: {error}")
+            continue
+        for node in nodes:
+            if isinstance(node, ast.ClassDef):
+                problems.append(f"cell {number}: class {node.name} belongs in lightdet_core")
+            elif isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_DEF_LINES:
+                    problems.append(f"cell {number}: def {node.name} has {lines} lines, not <= 10")
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                used.add(node.id)
+    problems += [f"parameter {name} is never used" for name in names if name not in used]
+    return problems
+
+
+def extract(notebook: nbformat.NotebookNode) -> str:
+    """Text, code and tags as one script: what an execution depends on, and nothing else."""
+    parts = []
+    for cell in notebook.cells:
+        source = cell.source.rstrip()
+        if cell.cell_type != "code":
+            source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
+        tags = " ".join([f"[{cell.cell_type}]", *sorted(cell.metadata.get("tags", []))])
+        parts.append(f"# %% {tags}\n{source}\n")
+    return "\n".join(parts)
+
+
+def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> None:
+    """Run the notebook `source` from the repository root and write its clean copy to `out`.
+
+    Args:
+        source: notebook without outputs.
+        out: replaced once every cell has run; untouched when one fails.
+        given: parameter -> text; read as a Python literal where the default is not text.
+
+    Raises:
+        NotebookError: unknown parameter, value of the wrong type, failing cell.
+    """
+    import papermill  # here, for `extract` must stay quick
+    from papermill.exceptions import PapermillExecutionError
+
+    notebook = read(source)
+    defaults = parameters(notebook)
+    values = {name: _typed(name, text, defaults) for name, text in (given or {}).items()}
+    try:
+        executed = papermill.execute_notebook(
+            notebook,
+            None,
+            values,
+            kernel_name="python3",
+            cwd=ROOT,
+            progress_bar=False,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # it warns about local TCP
+        )
+    except PapermillExecutionError as error:
+        # papermill counts from 1 and has inserted the cell with the given parameters
+        cell = error.cell_index - (2 if values else 1)
+        raise NotebookError(
+            f"{source}: cell {cell} failed with {error.ename}: {error.evalue}\n"
+            + "\n".join(f"    {line}" for line in error.source.splitlines())
+        ) from None
+    text = nbformat.writes(clean(executed)) + "\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, out)
+
+
+def _typed(name: str, text: str, defaults: dict[str, object]) -> object:
+    if name not in defaults:
+        raise NotebookError(f"parameter {name!r}: unknown; known are {', '.join(defaults)}")
+    kind = type(defaults[name])
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if type(value) is not kind:
+        raise NotebookError(f"parameter {name}: {text!r} is no {kind.__name__}")
+    return value
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The executed notebook without what differs between runs and machines."""
+    cells = []
+    for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        kept = {**cell, "id": f"cell-{number:02d}", "metadata": {"tags": tags} if tags else {}}
+        if cell.cell_type == "code":
+            kept["outputs"] = [_without_machine(output) for output in cell.outputs]
+        cells.append(kept)
+    content = {"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5}
+    return nbformat.from_dict(content)
+
+
+def _without_machine(value: object, key: str = "") -> object:
+    """`value` with every text in it free of absolute paths and memory addresses."""
+    if isinstance(value, dict):
+        return {k: _without_machine(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_machine(item, key) for item in value]
+    if not isinstance(value, str) or (key.startswith("image/") and key != "image/svg+xml"):
+        return value
+    value = re.sub(r"[^\s\"'(<]*ipykernel_\d+[/\\]\d+\.py", "cell", value)
+    for path, name in ((ROOT, "."), (Path(sys.prefix), "$PREFIX"), (Path.home(), "~")):
+        value = value.replace(f"{path}{os.sep}", f"{name}/" if name != "." else "")
+        value = re.sub(re.escape(str(path)) + r"(?![\w.-])", lambda _, name=name: name, value)
+    return re.sub(r" at 0x[0-9a-f]+", "", value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Check, extract or run notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="the sources in notebooks/ against the rules")
+    commands.add_parser("extract", help="their text, for DVC").add_argument("folder", type=Path)
+    run = commands.add_parser("run", help="execute one")
+    run.add_argument("source", type=Path)
+    run.add_argument("out", type=Path)
+    run.add_argument("-p", dest="given", nargs=2, action="append", default=[])
+    args = parser.parse_args()
+
+    sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if args.command == "run":
+        execute(args.source, args.out, dict(args.given))
+    elif args.command == "extract":
+        args.folder.mkdir(parents=True, exist_ok=True)
+        for path in sources:
+            script = args.folder / f"{path.stem}.py"
+            script.write_text(extract(read(path)), encoding="utf-8")
+    else:
+        found = [f"{path.name}: {problem}" for path in sources for problem in check(path)]
+        if found:
+            raise NotebookError("\n".join(found))
+        print(f"{len(sources)} notebooks are in order")
+
+
+if __name__ == "__main__":
+    run_cli(main)

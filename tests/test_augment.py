@@ -1,0 +1,428 @@
+"""Augmentation: closed forms, and painted rectangles that must stay inside their boxes."""
+
+import colorsys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lightdet_core import augment
+from lightdet_core.augment import batch_indices, epoch_indices, training_batch
+from lightdet_core.config import AugmentConfig
+
+STILL = AugmentConfig(warp_probability=0.0, flip=0.0, color_probability=0.0)  # changes nothing
+
+
+def settings(augmentation=STILL, size=64, batch_size=4, epochs=50, **changes):
+    return SimpleNamespace(
+        model=SimpleNamespace(input_size=size),
+        train=SimpleNamespace(batch_size=batch_size, epochs=epochs),
+        augment=replace(augmentation, **changes),
+    )
+
+
+def make_pack(images, boxes=None, sizes=None, crowd=None):
+    """A pack of square images (N, P, P, 3) with a list of boxes per image."""
+    count, side = images.shape[:2]
+    boxes = boxes or [[]] * count
+    most = max(1, *(len(b) for b in boxes))
+    gt_boxes = np.zeros((count, most, 4), np.float32)
+    gt_labels = np.zeros((count, most), np.int64)
+    for i, own in enumerate(boxes):
+        gt_boxes[i, : len(own)] = np.reshape(own, (-1, 4))
+        gt_labels[i, : len(own)] = i
+    return SimpleNamespace(
+        images=images.astype(np.uint8),
+        gt_boxes=gt_boxes,
+        gt_labels=gt_labels,
+        gt_crowd=np.zeros((count, most), bool) if crowd is None else np.array(crowd),
+        counts=np.array([len(b) for b in boxes]),
+        sizes=np.full((count, 2), side) if sizes is None else np.array(sizes),
+        size=side,
+    )
+
+
+def noise(count=8, side=64):
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def packed_images(pack, rows):
+    return torch.from_numpy(pack.images[rows.numpy()]).permute(0, 3, 1, 2).float()
+
+
+def painted(count, side, seed):
+    """Black images, each with one bright rectangle, its box, and a wide or tall original."""
+    rng = np.random.default_rng(seed)
+    images, boxes, sizes = np.zeros((count, side, side, 3)), [], []
+    for image in images:
+        wide = rng.random() < 0.5
+        sizes.append([640, 480] if wide else [300, 400])
+        margin = np.array([0, side // 8] if wide else [side // 8, 0])
+        low = rng.integers(margin + 2, side // 2)
+        high = low + rng.integers(side // 6, side // 2 - margin - 2)
+        image[low[1] : high[1], low[0] : high[0]] = 250
+        boxes.append([[*low, *high]])
+    return make_pack(images, boxes, sizes)
+
+
+def bright_hull(image, threshold=125):
+    rows, columns = torch.where(image.amax(0) > threshold)
+    return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+
+
+def expected_draws(seed, step, batch_size):
+    generator = augment._generator(seed, 1, step)
+    shape = len(augment.DRAWS), batch_size
+    values = torch.rand(shape, dtype=torch.float64, generator=generator)
+    return dict(zip(augment.DRAWS, values, strict=True))
+
+
+# Sampling
+
+
+def test_epoch_is_a_permutation_that_differs_between_epochs_and_seeds():
+    orders = [epoch_indices(50, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    assert orders[0] == epoch_indices(50, 0, 0).tolist()
+
+
+def test_batches_show_each_image_once_per_epoch():
+    first = torch.cat([batch_indices(12, 4, 3, step) for step in range(3)])
+    second = torch.cat([batch_indices(12, 4, 3, step) for step in range(3, 6)])
+    assert first.tolist() == epoch_indices(12, 3, 0).tolist()
+    assert second.tolist() == epoch_indices(12, 3, 1).tolist()
+    # 14 images: the incomplete fourth batch is dropped, step 3 opens the next epoch.
+    assert batch_indices(14, 4, 3, 3).tolist() == epoch_indices(14, 3, 1)[:4].tolist()
+
+
+def test_small_data_sets_fill_a_batch_by_starting_over():
+    order = epoch_indices(3, 0, 5).tolist()
+    assert batch_indices(3, 8, 0, 5).tolist() == (order * 3)[:8]
+    with pytest.raises(ValueError, match="0 images"):
+        batch_indices(0, 8, 0, 0)
+
+
+def test_neighbouring_keys_give_unrelated_numbers():
+    draws = torch.stack(
+        [
+            torch.rand(64, generator=augment._generator(seed, 1, step))
+            for seed in range(12)
+            for step in range(12)
+        ]
+    )
+    correlation = torch.corrcoef(draws).fill_diagonal_(0).abs()
+    assert correlation.max() < 0.6  # 10,296 pairs of 64 numbers: the largest is about 0.5
+    assert abs(draws.mean() - 0.5) < 0.02
+
+
+def test_batches_depend_on_seed_and_step_only():
+    busy = settings(AugmentConfig(), size=48, mosaic=0.5, mixup=0.3, cutmix=0.3)
+    pack = painted(8, 64, 0)
+    torch.manual_seed(1)
+    one = training_batch(pack, busy, 5, 7, "cpu")
+    torch.manual_seed(2)
+    again = training_batch(pack, busy, 5, 7, "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    for seed, step in ((5, 8), (6, 7)):
+        assert not torch.equal(one.images, training_batch(pack, busy, seed, step, "cpu").images)
+
+
+def test_settings_do_not_move_other_draws():
+    pack, base = painted(8, 64, 0), settings(AugmentConfig(), color_probability=0.0)
+    plain = training_batch(pack, base, 1, 0, "cpu")
+    coloured = training_batch(pack, settings(AugmentConfig(), color_probability=1), 1, 0, "cpu")
+    assert torch.equal(plain.gt_boxes, coloured.gt_boxes)
+    assert not torch.equal(plain.images, coloured.images)
+
+
+# Warp and flip
+
+
+def test_without_changes_the_packed_image_comes_back_exactly():
+    pack = make_pack(noise(), [[[3, 5, 20.5, 30]]] * 8)
+    batch = training_batch(pack, settings(), 0, 0, "cpu")
+    rows = batch_indices(8, 4, 0, 0)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch.images, packed_images(pack, rows))
+    assert batch.gt_boxes[:, 0].tolist() == [[3, 5, 20.5, 30]] * 4
+    assert batch.gt_labels[:, 0].tolist() == rows.tolist()
+    assert batch.gt_mask.tolist() == [[True]] * 4 and batch.gt_weights.tolist() == [[1.0]] * 4
+
+
+def test_flip_mirrors_pixels_and_boxes():
+    pack = make_pack(noise(), [[[3, 5, 20, 30]]] * 8)
+    batch = training_batch(pack, settings(flip=1.0), 0, 0, "cpu")
+    assert torch.equal(batch.images, packed_images(pack, batch_indices(8, 4, 0, 0)).flip(-1))
+    assert batch.gt_boxes[:, 0].tolist() == [[44, 5, 61, 30]] * 4
+
+
+def test_whole_pixel_shift_moves_pixels_and_boxes(monkeypatch):
+    shifted = settings(warp_probability=1.0, scale=(1.0, 1.0), translate=0.25, batch_size=2)
+    draws = dict.fromkeys(augment.DRAWS, 0.5) | {"shift_x": 0.75, "shift_y": 0.375}
+    values = torch.tensor(list(draws.values()), dtype=torch.float64)[:, None].expand(-1, 2)
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: values)
+    pack = make_pack(noise(), [[[10, 20, 40, 50]]] * 8)
+    batch = training_batch(pack, shifted, 0, 0, "cpu")  # 0.25 * 64 * (0.5, -0.25) = (8, -4) px
+    source = packed_images(pack, batch_indices(8, 2, 0, 0))
+    assert torch.equal(batch.images[:, :, :60, 8:], source[:, :, 4:, :56])
+    assert (batch.images[:, :, 60:] == 0).all() and (batch.images[:, :, :, :8] == 0).all()
+    assert batch.gt_boxes[:, 0].tolist() == [[18, 16, 48, 46]] * 2
+
+
+def test_scale_about_the_image_centre_and_fill_outside():
+    half = settings(warp_probability=1.0, scale=(0.5, 0.5), translate=0.0, fill=30.0)
+    pack = make_pack(np.full((8, 64, 64, 3), 200), [[[0, 8, 64, 56]]] * 8, sizes=[[640, 480]] * 8)
+    image, boxes = training_batch(pack, half, 0, 0, "cpu")[:2]
+    expected = torch.full((64, 64), 30.0)
+    expected[20:44, 16:48] = 200.0  # 64 x 48 content at half size; the black borders are not seen
+    assert torch.equal(image[0], expected.expand(3, -1, -1))
+    assert boxes[0, 0].tolist() == [16, 20, 48, 44]
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_boxes_follow_the_painted_rectangles(mosaic):
+    """Each object painted alone: the hull of the bright pixels agrees with its box."""
+    pack = painted(6, 160, 3)
+    config = settings(AugmentConfig(), size=112, batch_size=6, mosaic=mosaic, color_probability=0.0)
+    checked = 0
+    for step in range(12):
+        batch = training_batch(pack, config, 0, step, "cpu")
+        shown = sources(pack, config, step)[:, : 4 if mosaic else 1]
+        for label in range(6):  # also the number of the image that the object is painted on
+            alone = SimpleNamespace(**vars(pack))
+            alone.images = pack.images * (np.arange(6) == label)[:, None, None, None]
+            images = training_batch(alone, config, 0, step, "cpu").images
+            chosen = batch.gt_mask & (batch.gt_labels == label)
+            # An image that a mosaic holds twice shows the object twice: not comparable.
+            once = chosen.any(1) & ((shown == label).sum(1) == 1)
+            for b in torch.where(once)[0].tolist():
+                (box,) = batch.gt_boxes[b][chosen[b]]
+                assert (bright_hull(images[b]) - box).abs().max() <= 1.0
+                checked += 1
+    assert checked > 60
+
+
+def sources(pack, config, step):
+    size = config.train.batch_size
+    draws = expected_draws(0, step, size)
+    others = [(draws[f"tile_{t}"] * len(pack.counts)).long() for t in (1, 2, 3)]
+    return torch.stack([batch_indices(len(pack.counts), size, 0, step), *others], 1)
+
+
+def test_thin_and_mostly_hidden_objects_are_dropped():
+    away = settings(warp_probability=1.0, scale=(2.0, 2.0), translate=0.0)  # shows 16..48
+    boxes = [
+        [20, 20, 20.9, 40],  # 1.8 px wide after the zoom
+        [20, 20, 21, 40],  # 2 px
+        [0, 20, 17.7, 40],  # 1.7 / 17.7 = 9.6 % visible
+        [0, 20, 17.8, 40],  # 1.8 / 17.8 = 10.1 %
+        [0, 0, 10, 10],  # not on the canvas
+    ]
+    batch = training_batch(make_pack(noise(), [boxes] * 8), away, 0, 0, "cpu")
+    kept = torch.tensor([[8, 8, 10, 48], [0, 8, 3.6, 48]])
+    assert batch.gt_mask.shape == (4, 2) and batch.gt_mask.all()
+    assert torch.allclose(batch.gt_boxes, kept.expand(4, 2, 4), atol=1e-5)
+
+
+def test_crowd_and_padding_are_no_targets():
+    pack = make_pack(
+        noise(4), [[[1, 1, 30, 30], [5, 5, 40, 40]], [], [[2, 2, 9, 9]], []],
+        crowd=[[True, False], [False, False], [True, False], [False, False]],
+    )  # fmt: skip
+    batch = training_batch(pack, settings(), 0, 0, "cpu")
+    first = batch_indices(4, 4, 0, 0).tolist().index(0)
+    assert batch.gt_mask.shape == (4, 1)
+    assert batch.gt_mask.sum() == 1 and batch.gt_boxes[first, 0].tolist() == [5, 5, 40, 40]
+
+
+@pytest.mark.parametrize("changes", [{}, {"mosaic": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0}])
+def test_images_without_objects(changes):
+    batch = training_batch(make_pack(noise()), settings(AugmentConfig(), **changes), 0, 0, "cpu")
+    assert batch.gt_mask.shape == (4, 1) and not batch.gt_mask.any()
+    assert batch.images.isfinite().all() and batch.gt_boxes.shape == (4, 1, 4)
+
+
+# Mosaic
+
+
+def test_mosaic_shows_four_images_around_one_point_without_bleeding():
+    """Constant images at half size: every pixel is one of their four values or the grey."""
+    values = np.arange(8) * 10 + 150
+    images = np.zeros((8, 64, 64, 3)) + values[:, None, None, None]
+    images[:, :8] = images[:, 56:] = 0  # borders of the 640 x 480 images, never to be seen
+    pack = make_pack(images, sizes=[[640, 480]] * 8)
+    config = settings(
+        STILL, size=64, batch_size=8, mosaic=1.0, warp_probability=1.0, scale=(0.5, 0.5),
+        translate=0.0,
+    )  # fmt: skip
+    for step in range(3):
+        batch = training_batch(pack, config, 0, step, "cpu")
+        draws, rows = expected_draws(0, step, 8), sources(pack, config, step)
+        for b in range(8):
+            # The frame's centre is at the same place of the canvas, which is half as large.
+            x, y = (32 * (draws[name][b] + 0.5) for name in ("mosaic_x", "mosaic_y"))
+            expected = torch.full((64, 64), 114.0)
+            for value, left, top in zip(
+                values[rows[b].numpy()], (x - 32, x, x - 32, x), (y - 24, y - 24, y, y), strict=True
+            ):
+                across, down = (
+                    slice(max(0, round(float(low))), round(float(low + length)))
+                    for low, length in ((left, 32), (top, 24))
+                )
+                expected[down, across] = value
+            assert torch.allclose(batch.images[b, 0], expected, atol=0.01)
+
+
+def test_mosaic_stops_before_the_last_epochs():
+    pack = make_pack(noise(8))
+    config = settings(epochs=20, mosaic=1.0, mosaic_off_epochs=15)  # 2 steps per epoch
+    for step, expected in ((9, True), (10, False)):
+        automatic = training_batch(pack, config, 0, step, "cpu").images
+        forced = training_batch(pack, config, 0, step, "cpu", mosaic=expected).images
+        other = training_batch(pack, config, 0, step, "cpu", mosaic=not expected).images
+        assert torch.equal(automatic, forced) and not torch.equal(automatic, other)
+
+
+def test_plain_images_of_a_mosaic_batch_are_untouched():
+    pack, config = make_pack(noise()), settings(batch_size=8, mosaic=0.5)
+    batch = training_batch(pack, config, 0, 0, "cpu")
+    plain = expected_draws(0, 0, 8)["mosaic"] >= 0.5
+    source = packed_images(pack, batch_indices(8, 8, 0, 0))
+    same = (batch.images == source).flatten(1).all(1)
+    assert same.tolist() == plain.tolist() and 0 < plain.sum() < 8
+
+
+# Colour
+
+
+def test_brightness_and_contrast_are_one_line_and_nothing_is_clipped():
+    always = settings(color_probability=1.0, saturation=(1.0, 1.0), brightness=0.9)
+    pack = make_pack(noise())
+    batch, draws = training_batch(pack, always, 0, 0, "cpu"), expected_draws(0, 0, 4)
+    add = (draws["brightness"] * 1.8 - 0.9) * 255
+    times = 0.6 + 0.8 * draws["contrast"]
+    source = packed_images(pack, batch_indices(8, 4, 0, 0)).double()
+    expected = (source + add[:, None, None, None]) * times[:, None, None, None]
+    assert torch.allclose(batch.images.double(), expected, atol=1e-3)
+    assert batch.images.min() < 0 or batch.images.max() > 255
+
+
+def test_saturation_is_the_hsv_factor_of_colorsys():
+    half = settings(color_probability=1.0, brightness=0.0, contrast=(1.0, 1.0), saturation=(0.5, 1))
+    pack = make_pack(noise(side=16))
+    config = SimpleNamespace(**vars(half) | {"model": SimpleNamespace(input_size=16)})
+    images = training_batch(pack, config, 0, 0, "cpu").images
+    factors = 0.5 + 0.5 * expected_draws(0, 0, 4)["saturation"]
+    source = packed_images(pack, batch_indices(8, 4, 0, 0))
+    for image, before, factor in zip(images, source, factors.tolist(), strict=True):
+        for y, x in ((0, 0), (3, 9), (15, 15), (7, 2)):
+            h, s, v = colorsys.rgb_to_hsv(*(before[:, y, x] / 255).tolist())
+            expected = torch.tensor(colorsys.hsv_to_rgb(h, s * factor, v)) * 255
+            assert torch.allclose(image[:, y, x], expected, atol=1e-2)
+
+
+# MixUp and CutMix
+
+
+def test_mixup_blends_pixels_and_shares_the_weights():
+    pack = make_pack(noise(), [[[3, 5, 20, 30]], [[1, 1, 50, 50], [9, 9, 30, 30]]] * 4)
+    mixed = training_batch(pack, settings(mixup=1.0), 0, 0, "cpu")
+    source = packed_images(pack, rows := batch_indices(8, 4, 0, 0))
+    for b in range(4):
+        own, other = int(rows[b]), int(rows[b - 1])
+        mask = mixed.gt_mask[b]
+        assert mixed.gt_labels[b][mask].tolist() == [own] * (1 + own % 2) + [other] * (
+            1 + other % 2
+        )
+        weights = mixed.gt_weights[b]
+        ratio = weights[0]
+        assert 0 < ratio < 1 and torch.allclose(weights[1 + own % 2], 1 - ratio)
+        expected = ratio * source[b] + (1 - ratio) * source[b - 1]
+        assert torch.allclose(mixed.images[b], expected, atol=1e-3)
+        assert weights[~mask].eq(0).all()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 32.0])
+def test_mixup_ratio_is_beta_distributed(alpha):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(len(augment.DRAWS), 40_000, dtype=torch.float64, generator=generator)
+    draws = dict(zip(augment.DRAWS, values, strict=True))
+    ratio = augment._draw_mix(draws, replace(STILL, mixup=1.0, mixup_alpha=alpha), 64).share
+    assert abs(ratio.mean() - 0.5) < 0.01
+    assert ratio.var().item() == pytest.approx(1 / (8 * alpha + 4), rel=0.03)
+    fourth = 3 * (2 * alpha + 1) / (2 * alpha + 3)  # kurtosis of Beta(alpha, alpha)
+    assert (((ratio - 0.5) / ratio.std()) ** 4).mean().item() == pytest.approx(fourth, rel=0.05)
+
+
+def test_mixup_alpha_that_has_no_closed_form_is_refused():
+    with pytest.raises(ValueError, match=r"mixup_alpha 0\.2"):
+        config = settings(mixup=1.0, mixup_alpha=0.2)
+        training_batch(make_pack(noise()), config, 0, 0, "cpu")
+
+
+def test_a_batch_of_one_is_not_mixed():
+    pack = make_pack(noise(), [[[3, 5, 20, 30]]] * 8)
+    batch = training_batch(pack, settings(batch_size=1, mixup=1.0), 0, 0, "cpu")
+    assert batch.gt_weights.tolist() == [[1.0]]
+
+
+def test_cutmix_pastes_the_previous_image():
+    pack = make_pack(noise(16))
+    batch = training_batch(pack, settings(batch_size=16, cutmix=1.0), 0, 0, "cpu")
+    source = packed_images(pack, batch_indices(16, 16, 0, 0))
+    draws = expected_draws(0, 0, 16)
+    for b in range(16):
+        own = (batch.images[b] == source[b]).all(0)
+        other = (batch.images[b] == source[b - 1]).all(0)
+        assert (own | other).all()
+        rows, columns = torch.where(~own)
+        height, width = rows.max() - rows.min() + 1, columns.max() - columns.min() + 1
+        assert height == width == (draws["cut_area"][b].sqrt() * 64).round()
+        inside = other[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert inside.all() and (~own).sum() > 0.95 * height * width
+
+
+def test_cutmix_keeps_what_is_half_visible():
+    """Own objects against the rectangle 20..40, then the pasted ones of the previous image."""
+    own = {
+        (10, 22, 30, 38): (10, 22, 20, 38),  # loses its right half: cut to what is left
+        (18, 22, 30, 38): None,  # 2 of 12 px left
+        (22, 30, 38, 60): (22, 40, 38, 60),  # loses its upper third
+        (10, 10, 30, 30): (10, 10, 30, 30),  # loses a corner only: unchanged
+        (0, 25, 60, 35): (0, 25, 60, 35),  # cut in two: unchanged
+        (50, 50, 60, 60): (50, 50, 60, 60),  # not touched
+        (25, 25, 35, 35): None,  # covered
+    }
+    other = {
+        (22, 22, 38, 38): (22, 22, 38, 38),  # inside
+        (10, 25, 30, 35): (20, 25, 30, 35),  # half of it
+        (9, 25, 30, 35): None,  # 10 of 21 px
+        (50, 50, 60, 60): None,  # outside
+    }
+    size = len(own)
+    boxes = torch.zeros(2, size, 4, dtype=torch.float64)
+    mask = torch.zeros(2, size, dtype=torch.bool)
+    for b, given in enumerate((other, own)):  # image 1 gets the rectangle of image 0
+        boxes[b, : len(given)] = torch.tensor(list(given), dtype=torch.float64)
+        mask[b, : len(given)] = True
+    rect = torch.tensor([[7, 7, 7, 7], [20, 20, 40, 40]], dtype=torch.float64)
+    mix = augment._Mix(torch.ones(2, dtype=torch.float64), rect, torch.zeros(2, dtype=torch.bool))
+    labels = torch.zeros(2, size, dtype=torch.long)
+    boxes, _, mask, weights = augment._mix_targets(boxes, labels, mask, mix)
+    kept = [tuple(box) for box in boxes[1][mask[1]].tolist()]
+    assert kept == [box for box in [*own.values(), *other.values()] if box]
+    assert [tuple(box) for box in boxes[0][mask[0]].tolist()] == list(other)
+    assert torch.equal(weights, mask.float())
+
+
+def test_an_image_is_mixed_one_way_at_most():
+    draws = {name: torch.rand(4000, dtype=torch.float64) for name in augment.DRAWS}
+    mix = augment._draw_mix(draws, replace(STILL, mixup=0.3, cutmix=0.4), 64)
+    cut = augment._area(mix.rect) > 0
+    assert not (mix.mixup & cut).any()
+    assert abs(mix.mixup.double().mean() - 0.3) < 0.04 and abs(cut.double().mean() - 0.4) < 0.04
+    assert mix.rect.min() >= 0 and mix.rect[cut].max() <= 64

@@ -1,0 +1,118 @@
+import copy
+import dataclasses
+
+import pytest
+
+from lightdet_core.config import ConfigError, find_root, load_config, read_params
+
+PARAMS = read_params()
+PROFILES = [k for k in PARAMS if k not in ("profile", "runs", "seeds", "common", "experiments")]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("experiment", PARAMS["experiments"])
+def test_every_experiment_loads_in_every_profile(experiment, profile):
+    config = load_config(experiment, profile)
+    assert config.experiment == experiment and config.profile == profile
+
+
+def test_paper_groups():
+    """Table 2: backbone, input, activation and head of groups 1 to 3."""
+    rows = {
+        name: dataclasses.asdict(load_config(name, "coco").model) for name in ("g1", "g2", "g3")
+    }
+    columns = ("backbone", "input_size", "activation", "head")
+    assert [tuple(row[c] for c in columns) for row in rows.values()] == [
+        ("lite0", 320, "relu6", "gflv1"),
+        ("lite1", 416, "mish", "gflv1"),
+        ("lite1", 416, "silu", "gflv1"),
+    ]
+    assert (rows["g1"]["channels"], rows["g1"]["reg_max"], rows["g1"]["cell_scale"]) == (96, 7, 5)
+    assert (rows["g3"]["channels"], rows["g3"]["reg_max"], rows["g3"]["cell_scale"]) == (128, 10, 8)
+
+
+def test_profile_scales_the_input():
+    assert load_config("g1", "demo").model.input_size == 160
+    assert load_config("g2", "demo").model.input_size == 208
+
+
+def test_later_layers_win_key_by_key():
+    params = {
+        "profile": "p",
+        "common": {"train": {"lr": 0.1, "epochs": 3}, "model": {"channels": 64}},
+        "p": {"train": {"epochs": 4}, "experiments": {"e": {"train": {"epochs": 6}}}},
+        "experiments": {"e": {"train": {"epochs": 5, "lr": 0.2}}, "f": None},
+    }
+    config = load_config("e", params=params)
+    assert (config.train.lr, config.train.epochs, config.model.channels) == (0.2, 6, 64)
+    config = load_config("f", params=params)
+    assert (config.train.lr, config.train.epochs) == (0.1, 4)
+
+
+def test_hash_covers_settings_and_not_the_seed():
+    config = load_config("g1", "demo")
+    assert config.hash == load_config("g1", "demo", seed=5).hash
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=1e-3))
+    assert other.hash != config.hash
+    assert load_config("g1", "demo", seed=5).run_name == "g1-s5"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("demo.train.epoch", 3, r"demo\.train\.epoch: unknown; known are epochs"),
+        ("demo.trian", {"lr": 1}, r"demo\.trian: unknown; sections are data"),
+        ("common.model.chanels", 3, r"common\.model\.chanels: unknown"),
+        ("demo.train.lr", "2e-3", r"demo\.train\.lr: '2e-3' is not of type float"),
+        ("demo.train.epochs", 2.5, r"demo\.train\.epochs: 2\.5 is not of type int"),
+        ("demo.train.epochs", True, r"demo\.train\.epochs: True is not of type int"),
+        ("demo.data.skip_broken", "no", r"skip_broken: 'no' is not of type bool"),
+        ("demo.augment.scale", [1], r"augment\.scale: \[1\] is not of type"),
+        ("demo.augment.scale", [1.5, 0.5], r"augment\.scale: \(1\.5, 0\.5\): two numbers"),
+        ("demo.train.epochs", 0, r"train\.epochs: 0: at least 1"),
+        ("demo.train.lr", -1.0, r"train\.lr: -1\.0: above 0"),
+        ("demo.train.lr", float("nan"), r"train\.lr: nan: above 0"),
+        ("demo.train.label_smoothing", 0.1, r"label_smoothing: 0\.1: between 0 and 0\.05"),
+        ("demo.train.milestones", [3, 2], r"milestones: \(3, 2\): rising"),
+        ("demo.model.activation", "relu", r"activation: 'relu': choose one of relu6, leakyrelu"),
+        ("demo.input_scale", 0.3, r"model\.input_size: 125: a multiple of 16"),
+        ("demo.input_scale", "half", r"demo\.input_scale: 'half' is not a factor"),
+        ("demo.evaluate.iou_threshold", 1.5, r"iou_threshold: 1\.5: between 0 and 1"),
+        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, folder"),
+        ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
+    ],
+)
+def test_mistakes_are_named(path, value, message):
+    params = copy.deepcopy(PARAMS)
+    *sections, key = path.split(".")
+    target = params
+    for section in sections:
+        target = target[section]
+    target[key] = value
+    with pytest.raises(ConfigError, match=message):
+        load_config("c0", "demo", params=params)
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="experiment 'g9': choose one of c0, g1"):
+        load_config("g9", "demo")
+    with pytest.raises(ConfigError, match="profile 'dmeo': choose one of demo"):
+        load_config("g1", "dmeo")
+    with pytest.raises(ConfigError, match="profile 'common'"):
+        load_config("g1", "common")
+    with pytest.raises(ConfigError, match="seed -1"):
+        load_config("g1", "demo", seed=-1)
+
+
+def test_params_file_errors(tmp_path):
+    path = tmp_path / "params.yaml"
+    with pytest.raises(ConfigError, match="params.yaml: not found"):
+        load_config("g1", "demo", params=path)
+    path.write_text("a: [1")
+    with pytest.raises(ConfigError, match="params.yaml: not YAML"):
+        load_config("g1", "demo", params=path)
+
+
+def test_root_is_found_from_any_folder():
+    root = find_root()
+    assert find_root(root / "notebooks") == root == find_root(root.parent)

@@ -1,0 +1,400 @@
+"""datasets.py: `pytest tests/test_datasets.py`."""
+
+import functools
+import http.server
+import io
+import json
+import os
+import threading
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lightdet_core import datasets, scenes
+from lightdet_core.config import ConfigError
+from lightdet_core.datasets import DataError, prepare, split_paths
+from PIL import Image
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def make_config(source: str, profile: str = "p", **data: object) -> SimpleNamespace:
+    fields = {
+        "source": source, "images": "", "train_annotations": "", "val_annotations": "",
+        "num_train": 11, "num_val": 2, "seed": 3, "image_width": 128, "image_height": 96,
+    }  # fmt: skip
+    return SimpleNamespace(profile=profile, data=SimpleNamespace(**{**fields, **data}))
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "ROOT", tmp_path)
+    monkeypatch.delenv("LIGHTDET_BCCD", raising=False)
+    return tmp_path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+
+
+# ---------------------------------------------------------------------------------------- demo
+
+
+def test_demo_matches_the_scenes(root):
+    config = make_config("demo")
+    manifest = json.loads(prepare(config, silent).read_text())
+    annotations, images = split_paths(config, "train")
+    coco = json.loads(annotations.read_text())
+    assert annotations == root / "data/p/annotations/train.json"
+    assert [i["file_name"] for i in coco["images"]][:2] == ["000001.png", "000002.png"]
+    assert {c["id"]: c["name"] for c in coco["categories"]} == {
+        i: name for name, i in scenes.CLASSES.items()
+    }
+    assert [c["id"] for c in coco["categories"]] == sorted(scenes.CLASSES.values())
+    names = {c["id"]: c["name"] for c in coco["categories"]}
+    boxes = 0
+    for i, image in enumerate(coco["images"]):
+        size = (96, 128) if i == 9 else (128, 96)  # every tenth scene is portrait
+        assert (image["width"], image["height"]) == size
+        picture, objects = scenes.draw_scene(3, i, *size)
+        assert np.array_equal(np.asarray(Image.open(images / image["file_name"])), picture)
+        mine = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        assert [names[a["category_id"]] for a in mine] == [o.name for o in objects]
+        assert [a["iscrowd"] for a in mine] == [int(o.crowd) for o in objects]
+        for a, o in zip(mine, objects, strict=True):
+            x, y, w, h = a["bbox"]
+            assert np.allclose([x, y, x + w, y + h], o.box, atol=0.011)
+            assert a["area"] == pytest.approx(w * h, abs=0.01)
+            assert a["segmentation"] == []
+        boxes += len(mine)
+    assert boxes > 0 and len({a["id"] for a in coco["annotations"]}) == boxes
+    assert manifest["splits"]["train"] == {
+        "images": 11,
+        "boxes": boxes,
+        "crowds": sum(a["iscrowd"] for a in coco["annotations"]),
+        "classes": len(scenes.CLASSES),
+        "sha256": datasets.file_hash(annotations),
+    }
+    assert manifest["splits"]["val"]["images"] == 2 and str(root) not in json.dumps(manifest)
+
+
+def test_demo_is_deterministic_and_made_once(root, monkeypatch):
+    config = make_config("demo", num_train=2)
+    path = prepare(config, silent)
+    first = tree(root / "data/p")
+    other = make_config("demo", profile="q", num_train=2)
+    assert tree(prepare(other, silent).parent)["images/train/000002.png"] == first[
+        "images/train/000002.png"
+    ]
+    path.unlink()  # as a pipeline does before it runs a stage again
+    monkeypatch.setattr(scenes, "draw_scene", None)  # drawing again would fail
+    assert tree(prepare(config, silent).parent) == first
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "ROOT", root)
+    (root / "data/p/images/val/000001.png").write_bytes(b"damaged")
+    prepare(config, silent)
+    assert tree(root / "data/p") == first
+
+
+def test_demo_settings_and_pixels_change_the_annotations(root, monkeypatch):
+    config = make_config("demo", num_train=1)
+    before = tree(prepare(config, silent).parent)
+    config.data.seed = 4
+    after = tree(prepare(config, silent).parent)
+    assert before["annotations/train.json"] != after["annotations/train.json"]
+
+    def darker(*arguments):
+        picture, objects = real(*arguments)
+        return picture // 2, objects
+
+    real = scenes.draw_scene
+    monkeypatch.setattr(scenes, "draw_scene", darker)
+    (root / "data/p/generated.json").unlink()
+    hashes = [json.loads(after["annotations/train.json"])["info"]["pixels_sha256"]]
+    prepare(config, silent)
+    annotations = json.loads((root / "data/p/annotations/train.json").read_text())
+    assert annotations["info"]["pixels_sha256"] not in hashes
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_demo_interrupted_keeps_the_old_set(root, monkeypatch, error):
+    config = make_config("demo", num_train=2)
+    prepare(config, silent)
+    before = tree(root / "data/p")
+    real = scenes.draw_scene
+
+    def fails(seed, index, width, height):
+        if index == 1:
+            raise error
+        return real(seed, index, width, height)
+
+    monkeypatch.setattr(scenes, "draw_scene", fails)
+    config.data.seed = 9
+    with pytest.raises(type(error) if isinstance(error, OSError) else error):
+        prepare(config, silent)
+    assert tree(root / "data/p") == before
+    fresh = make_config("demo", profile="fresh")
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        prepare(fresh, silent)
+    assert tree(root / "data/fresh") == {}
+
+
+def test_demo_without_scenes_is_refused():
+    with pytest.raises(DataError, match="num_train 0"):
+        prepare(make_config("demo", num_train=0), silent)
+
+
+# ---------------------------------------------------------------------------------------- BCCD
+
+VOC = """<annotation><filename>{name}</filename>
+<size><width>40</width><height>30</height><depth>3</depth></size>{objects}</annotation>"""
+OBJECT = """<object><name>{}</name><difficult>0</difficult><bndbox><xmin>{}</xmin>
+<ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"""
+
+
+def make_voc(folder: Path) -> Path:
+    """Three images; the XML's file name lacks its extension, as some tools write it."""
+    root = folder / "BCCD"
+    boxes = {
+        1: [("RBC", 1, 1, 40, 30), ("WBC", 5, 6, 5, 6), ("Platelets", 35, 2, 44, 9)],
+        2: [("WBC", 3, 4, 12, 23)],
+        7: [],
+    }
+    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    for i, things in boxes.items():
+        name = f"BloodImage_{i:05d}"
+        objects = "".join(OBJECT.format(*thing) for thing in things)
+        (root / f"Annotations/{name}.xml").write_text(VOC.format(name=name, objects=objects))
+        Image.new("RGB", (40, 30), (i, 0, 0)).save(root / f"JPEGImages/{name}.jpg")
+    for split, i in (("train", 1), ("val", 2), ("test", 7)):
+        (root / f"ImageSets/Main/{split}.txt").write_text(f"BloodImage_{i:05d}\n")
+    return root
+
+
+def pin(monkeypatch, root: Path) -> None:
+    found = datasets.content_hash(root, datasets._bccd_files(root))
+    monkeypatch.setattr(datasets, "BCCD_SHA256", found)
+
+
+def archive(root: Path, extra: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in tree(root).items():
+            file.writestr(f"BCCD_Dataset-abc/BCCD/{name}", content)
+        file.writestr("BCCD_Dataset-abc/README.md", "not unpacked")
+        if extra:
+            file.writestr(extra, "bad")
+    return buffer.getvalue()
+
+
+def check_converted(config: SimpleNamespace) -> None:
+    annotations, images = split_paths(config, "train")
+    coco = json.loads(annotations.read_text())
+    assert (images / coco["images"][0]["file_name"]).is_file()
+    assert coco["images"] == [
+        {"id": 1, "file_name": "BloodImage_00001.jpg", "width": 40, "height": 30}
+    ]
+    # 1-based inclusive corners: the whole image, the stray click dropped, the last one clipped
+    assert [(a["category_id"], a["bbox"]) for a in coco["annotations"]] == [
+        (1, [0, 0, 40, 30]),
+        (3, [34, 1, 6, 8]),
+    ]
+    assert [(c["id"], c["name"]) for c in coco["categories"]] == [
+        (1, "RBC"), (2, "WBC"), (3, "Platelets"),
+    ]  # fmt: skip
+    val = json.loads(split_paths(config, "val")[0].read_text())
+    assert val["annotations"][0]["bbox"] == [2, 3, 10, 20]
+    test = json.loads((annotations.parent / "test.json").read_text())
+    assert len(test["images"]) == 1 and test["annotations"] == []
+
+
+def test_bccd_local_copy(root, monkeypatch):
+    local = make_voc(root / "local")
+    pin(monkeypatch, local)
+    monkeypatch.setenv("LIGHTDET_BCCD", str(root / "local"))
+    config, lines = make_config("bccd"), []
+    manifest = json.loads(prepare(config, lines.append).read_text())
+    check_converted(config)
+    assert split_paths(config, "train")[1] == local / "JPEGImages"
+    assert not list((root / "data").rglob("*.jpg"))
+    assert manifest["splits"]["train"]["boxes"] == 2 and "MIT" in manifest["licence"]
+    report = "bccd train: 1 boxes without extent dropped, 1 clipped to the image"
+    assert report in lines
+    (local / "JPEGImages/BloodImage_00002.jpg").write_bytes(b"other")
+    with pytest.raises(DataError, match="not the pinned BCCD data set: 9 files"):
+        prepare(config, silent)
+    monkeypatch.setenv("LIGHTDET_BCCD", str(root / "nowhere"))
+    with pytest.raises(DataError, match="nowhere: no folder BCCD"):
+        prepare(config, silent)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine over tmp_path/web; gives its address."""
+    (tmp_path / "web").mkdir()
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *a: None})
+    handler = functools.partial(quiet, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_address[1]}"
+        serving.shutdown()
+        thread.join()
+
+
+def test_bccd_download(root, monkeypatch, server):
+    local = make_voc(root / "local")
+    pin(monkeypatch, local)
+    (root / "web/bccd.zip").write_bytes(archive(local))
+    monkeypatch.setattr(datasets, "BCCD_URL", f"{server}/bccd.zip")
+    config = make_config("bccd")
+    prepare(config, silent)
+    check_converted(config)
+    assert not list((root / "data").rglob("README.md"))
+    monkeypatch.setattr(datasets, "BCCD_URL", f"{server}/gone.zip")
+    prepare(config, silent)  # intact: not downloaded again
+    (root / "data/p/raw/BCCD/JPEGImages/BloodImage_00001.jpg").unlink()
+    with pytest.raises(DataError, match=r"gone.zip: download failed: .*404.*LIGHTDET_BCCD"):
+        prepare(config, silent)
+
+
+def test_bccd_bad_archives(root, monkeypatch):
+    local = make_voc(root / "local")
+    pin(monkeypatch, local)
+    file, config = root / "bccd.zip", make_config("bccd")
+    monkeypatch.setattr(datasets, "BCCD_URL", file.as_uri())
+    good = archive(local)
+
+    def refused(content: bytes, message: str) -> None:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            prepare(config, silent)
+        assert tree(root / "data") == {} and not (root / "evil").exists()
+
+    refused(archive(local, "../../evil"), r"unsafe path in the archive: \.\./\.\./evil")
+    refused(archive(local, "a/BCCD/../../../evil"), "unsafe path")
+    refused(archive(local, "/evil"), "unsafe path")
+    refused(archive(local, "BCCD_Dataset-abc/BCCD/JPEGImages/new.jpg"), "content hash")
+    refused(good[: len(good) // 2], "not a zip archive")
+    monkeypatch.setattr(datasets, "BCCD_MAX_BYTES", 2000)
+    refused(good, "more than|unpacks to over")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<annotation>", "BloodImage_00001.xml: not a VOC annotation"),
+        ("<annotation></annotation>", "BloodImage_00001.xml: not a VOC annotation"),
+        (
+            VOC.format(name="x", objects=OBJECT.format("Moon", 1, 1, 5, 5)),
+            "00001.xml: unknown class 'Moon'; known are RBC, WBC, Platelets",
+        ),
+        (VOC.format(name="x", objects=OBJECT.format("RBC", "a", 1, 5, 5)), "not a VOC annotation"),
+    ],
+)
+def test_bccd_bad_xml(root, content, message):
+    voc = make_voc(root / "local")
+    (voc / "Annotations/BloodImage_00001.xml").write_text(content)
+    with pytest.raises(DataError, match=message):
+        datasets.convert_bccd(voc, root / "out", silent)
+
+
+def test_bccd_listed_but_missing(root):
+    voc = make_voc(root / "local")
+    (voc / "Annotations/BloodImage_00002.xml").unlink()
+    with pytest.raises(DataError, match=r"BloodImage_00002.xml: listed in ImageSets/Main"):
+        datasets.convert_bccd(voc, root / "out", silent)
+
+
+REAL = os.environ.get("LIGHTDET_BCCD")
+
+
+@pytest.mark.skipif(not REAL, reason="LIGHTDET_BCCD names no local copy")
+def test_bccd_real(root, monkeypatch):
+    monkeypatch.setenv("LIGHTDET_BCCD", str(REAL))
+    config = make_config("bccd")
+    splits = json.loads(prepare(config, silent).read_text())["splits"]
+    assert (splits["train"]["images"], splits["val"]["images"]) == (205, 87)
+    test = json.loads((root / "data/p/annotations/test.json").read_text())
+    assert len(test["images"]) == 72
+    total = splits["train"]["boxes"] + splits["val"]["boxes"] + len(test["annotations"])
+    assert total == 4888 - 2  # two stray clicks
+
+
+# -------------------------------------------------------------------------------------- folder
+
+
+def write_folder(root: Path) -> dict[str, str]:
+    coco = {
+        "images": [{"id": 5, "file_name": "a/b.png", "width": 4, "height": 4}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 9, "bbox": [0, 0, 2, 2], "iscrowd": 1,
+             "segmentation": {"counts": [1], "size": [4, 4]}},
+        ],
+        "categories": [{"id": 9, "name": "x"}],
+    }  # fmt: skip
+    for split in ("train", "val"):
+        (root / f"my/{split}").mkdir(parents=True)
+        (root / f"my/{split}.json").write_text(json.dumps(coco))
+    return {
+        "images": "my/{split}",
+        "train_annotations": "my/train.json",
+        "val_annotations": "my/val.json",
+    }
+
+
+def test_folder(root):
+    config = make_config("folder", **write_folder(root))
+    manifest = json.loads(prepare(config, silent).read_text())
+    assert split_paths(config, "val") == (root / "my/val.json", root / "my/val")
+    counts = {"images": 1, "boxes": 1, "crowds": 1, "classes": 1}
+    assert manifest["splits"]["train"].items() >= counts.items()
+    with pytest.raises(ValueError, match="split 'test': choose train or val"):
+        split_paths(config, "test")
+
+
+def test_folder_names_all_that_is_missing(root):
+    config = make_config("folder", **write_folder(root))
+    (root / "my/val.json").unlink()
+    (root / "my/train").rmdir()
+    with pytest.raises(DataError, match=r"p: not found: .*my/train, .*my/val.json; put the data"):
+        prepare(config, silent)
+    assert tree(root / "data") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "train.json: not JSON"),
+        ("[]", "train.json: not COCO format: no list under images, annotations, categories"),
+        ('{"images": [], "annotations": {}}', "no list under annotations, categories"),
+    ],
+)
+def test_folder_bad_json(root, content, message):
+    config = make_config("folder", **write_folder(root))
+    (root / "my/train.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        prepare(config, silent)
+
+
+def test_main_reports_in_one_line(root, monkeypatch, capsys):
+    config = make_config("folder", **write_folder(root))
+    monkeypatch.setattr("lightdet_core.config.load_config", lambda experiment, profile: config)
+    assert datasets.main(["--profile", "p"]) == 0
+    (root / "my/train.json").unlink()
+    assert datasets.main(["--profile", "p"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "train.json" in error
+
+    def unknown(experiment, profile):
+        raise ConfigError(f"profile {profile!r}: choose one of demo")
+
+    monkeypatch.setattr("lightdet_core.config.load_config", unknown)
+    assert datasets.main(["--profile", "moon"]) == 2
+    assert capsys.readouterr().err == "error: profile 'moon': choose one of demo\n"

@@ -1,0 +1,110 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightdet_core.config import EvaluateConfig
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.model import Detections
+
+TRUTH = {
+    "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in (7, 9, 11)],
+    "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "dog"}, {"id": 91, "name": "owl"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400},
+        {"id": 2, "image_id": 7, "category_id": 90, "bbox": [100, 100, 50, 60], "area": 3000},
+        {"id": 3, "image_id": 9, "category_id": 3, "bbox": [0, 0, 300, 200], "area": 60000},
+    ],
+}
+
+
+def results(**scores):
+    return [
+        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in TRUTH["annotations"]
+    ]
+
+
+def test_truth_as_prediction_is_perfect(tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(TRUTH))
+    for source in (TRUTH, path, str(path)):
+        metrics = coco_metrics(source, results())
+        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"):
+            assert metrics[name] == pytest.approx(1.0)
+    assert metrics["per_class"] == pytest.approx({"car": 1.0, "dog": 1.0, "owl": -1.0})
+
+
+def test_truth_is_not_changed():
+    before = json.dumps(TRUTH)
+    coco_metrics(TRUTH, results())
+    assert json.dumps(TRUTH) == before  # area and iscrowd are filled in on a copy
+
+
+def test_no_detections_is_zero():
+    metrics = coco_metrics(TRUTH, [])
+    assert metrics["AP"] == 0 and metrics["per_class"]["car"] == 0 and metrics["AR100"] == 0
+
+
+def test_no_objects_is_minus_one():
+    assert coco_metrics({**TRUTH, "annotations": []}, [])["AP"] == -1
+
+
+def test_hand_computed_ap():
+    """One of two cars found, by a box of IoU 0.6 (300x120 of 300x200): 3 of 10 thresholds count."""
+    found = {"image_id": 9, "category_id": 3, "bbox": [0, 0, 300, 120], "score": 0.8}
+    metrics = coco_metrics(TRUTH, [found])
+    half = 51 / 101  # precision 1 up to recall 0.5, on 101 recall points
+    assert metrics["per_class"]["car"] == pytest.approx(0.3 * half)
+    assert metrics["AP50"] == pytest.approx(half / 2)  # the mean with the dog's 0
+    assert metrics["AP75"] == 0
+
+
+def test_crowd_swallows_detections():
+    crowd = {"id": 4, "image_id": 11, "category_id": 3, "bbox": [0, 0, 200, 200], "area": 40000}
+    truth = {**TRUTH, "annotations": [*TRUTH["annotations"], {**crowd, "iscrowd": 1}]}
+    inside = {"image_id": 11, "category_id": 3, "bbox": [20, 20, 30, 30], "score": 0.99}
+    assert coco_metrics(truth, [*results(), inside])["AP"] == pytest.approx(1.0)
+    assert coco_metrics(TRUTH, [*results(), inside])["AP"] < 1
+
+
+@dataclasses.dataclass
+class FakePack:
+    images: np.ndarray
+    sizes: np.ndarray
+    image_ids: np.ndarray
+    size: int
+    categories: list
+
+
+class Oracle(torch.nn.Module):
+    """Finds one box per image, at known canvas pixels."""
+
+    def __init__(self, boxes):
+        super().__init__()
+        self.boxes = list(boxes)
+
+    def detect(self, images, *_):
+        assert images.shape[1:] == (3, 416, 416) and images.dtype == torch.float32
+        return [
+            Detections(torch.tensor([self.boxes.pop(0)]), torch.tensor([0.5]), torch.tensor([1]))
+            for _ in images
+        ]
+
+
+def test_boxes_return_to_the_original_pixels():
+    """640x480 sits at scale 0.65 and 52 px down in 416; 300x600 at 0.6933 and 104 px right."""
+    pack = FakePack(
+        np.zeros((3, 416, 416, 3), np.uint8),
+        np.array([[640, 480], [300, 600], [640, 480]]),
+        np.array([7, 9, 11]),
+        416,
+        [{"id": 3, "name": "car"}, {"id": 90, "name": "dog"}],
+    )
+    oracle = Oracle([[6.5, 65.0, 65.0, 182.0], [104.0, 0.0, 312.0, 416.0], [0.0, 0.0, 416.0, 60.0]])
+    first, second, third = detect_pack(oracle, pack, EvaluateConfig(batch_size=2))
+    assert first == {"image_id": 7, "category_id": 90, "bbox": [10, 20, 90, 180], "score": 0.5}
+    np.testing.assert_allclose(second["bbox"], [0, 0, 300, 600], atol=1e-3)
+    np.testing.assert_allclose(third["bbox"], [0, 0, 640, 8 / 0.65], atol=1e-3)  # border cut off

@@ -1,0 +1,249 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import close, saw
+from safetensors.torch import save_file
+from torch import nn
+
+from lightdet_core import model as m
+from lightdet_core.config import load_config
+
+
+def settings(experiment: str, **changes) -> "m.ModelConfig":
+    config = load_config(experiment, "coco").model
+    return dataclasses.replace(config, pretrained=False, **changes)
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "case"),
+    [
+        ("g1", "lite0_320_gflv1_c96_s2_r7"),
+        ("c0", "lite1_416_gflv1_c128_s3_r10"),
+        ("gflv2", "lite1_416_gflv2_shared_dgqp"),
+    ],
+)
+def test_counts_golden(golden, experiment, case):
+    """Parameters to the unit, MACs of the convolutions, cells: as the reference has them."""
+    expected = golden("model_counts")[1][case]
+    config = settings(experiment)
+    net = m.LightDet(config).eval()
+    assert count(net) == expected["params"]
+    batch_norms = [x for x in net.modules() if isinstance(x, nn.BatchNorm2d)]
+    folded = count(net) - sum(x.num_features for x in batch_norms)  # scale, shift -> one bias
+    assert folded == expected["fused"]
+    if "backbone" in expected:
+        parts = (count(net.backbone), count(net.neck), count(net.head))
+        assert parts == (expected["backbone"], expected["pan"], expected["head"])
+    macs = []
+    for conv in (x for x in net.modules() if isinstance(x, nn.Conv2d)):
+        conv.register_forward_hook(
+            lambda c, _, out: macs.append(c.weight.numel() * out[0, 0].numel())
+        )
+    with torch.no_grad():
+        cls_logits, box_logits = net(torch.zeros(1, 3, config.input_size, config.input_size))
+    if "conv_macs" in expected:
+        assert sum(macs) == expected["conv_macs"]
+        assert cls_logits.shape[1] == expected["points"]
+    assert cls_logits.shape[2] == 80
+    assert box_logits.shape[1:] == (cls_logits.shape[1], 4, config.reg_max + 1)
+
+
+def test_taps_golden(golden):
+    expected = golden("model_counts")[1]["backbone_taps"]
+    for name in ("lite0", "lite1", "lite2"):
+        backbone = m.Backbone(name, "silu")
+        assert backbone.channels == expected[name]
+        assert backbone.net.feature_info.reduction() == expected["strides"]
+    backbone = m.Backbone("lite1", "relu6")
+    norms = [x for x in backbone.modules() if isinstance(x, nn.BatchNorm2d)]
+    assert len(norms) == expected["bn_layers"]["lite1"]
+    assert {x.eps for x in norms} == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", nn.Mish), ("silu", nn.SiLU)],
+)
+def test_activation_reaches_every_layer(golden, name, kind):
+    """Called 42 times in the backbone and 18 times in the head, and no other one is called."""
+    net = m.LightDet(settings("c0", activation=name)).eval()
+    calls = []
+    for module in net.modules():
+        if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Mish, nn.SiLU):
+            module.register_forward_hook(lambda x, *_: calls.append(type(x)))
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 64, 64))
+    backbone = golden("model_counts")[1]["backbone_taps"]["activations"]["lite1"]
+    assert calls == [kind] * (backbone + 3 * 3 * 2)
+
+
+def test_activation_values_golden(golden):
+    inputs, expected = golden("silu_mish")
+    x = torch.tensor(inputs["x"], dtype=torch.float32)
+    for name in ("silu", "mish", "relu6"):
+        close(m.ACTIVATIONS[name]()(x), expected[name])
+    assert m.ACTIVATIONS["leakyrelu"]()(torch.tensor(-1.0)) == pytest.approx(-0.1)
+
+
+def test_drop_path_rates_golden(golden):
+    expected = golden("drop_connect_rates")[1]["timm_lite1_rate0.2"]
+    blocks = [b for stage in m.Backbone("lite1", "relu6", 0.2).net.blocks for b in stage]
+    rates = [getattr(b.drop_path, "drop_prob", 0.0) or 0.0 for b in blocks]
+    close(torch.tensor(rates), expected)
+
+
+def test_neck_resampling_golden(golden):
+    """With identity laterals the sums are the golden x2 and x0.5 maps."""
+    inputs, expected = golden("pan_resample")
+    neck = m.PAN([1, 1, 1], 1)
+    for conv in neck.lateral:
+        nn.init.ones_(conv.weight)
+    fine = torch.tensor(inputs["x4"])[None, None]
+    coarse = torch.tensor(inputs["x2"])[None, None]
+    zeros = [torch.zeros(1, 1, s, s) for s in (4, 2, 1)]
+    close(neck([zeros[0], coarse, zeros[2]])[0][0, 0], expected["up2"])
+    close(neck([fine, zeros[1], zeros[2]])[1][0, 0], expected["down2"])
+
+
+def test_neck_on_odd_maps_stays_on_the_grid():
+    """7 cells above 13: a constant map stays constant, and the bottom-up equals bilinear inside."""
+    neck = m.PAN([1, 1, 1], 1)
+    for conv in neck.lateral:
+        nn.init.ones_(conv.weight)
+    x = torch.rand(1, 1, 13, 13)
+    maps = neck([torch.zeros(1, 1, 26, 26), x, torch.zeros(1, 1, 7, 7)])
+    assert [tuple(y.shape[-2:]) for y in maps] == [(26, 26), (13, 13), (7, 7)]
+    down = F.interpolate(maps[1][..., :12, :12], scale_factor=0.5, mode="bilinear")
+    torch.testing.assert_close(maps[2][..., :6, :6], down)
+
+
+def test_quality_predictor_golden(golden):
+    expected = golden("dgqp")[1]
+    config = settings("gflv2", num_classes=3)
+    net = m.LightDet(config)
+    first, _, second = net.head.quality
+    first.weight.data = saw(64, 20, lo=-0.8, hi=1.0)
+    first.bias.data = torch.linspace(-0.2, 0.2, 64)
+    second.weight.data = saw(1, 64, lo=-0.5, hi=0.6)
+    second.bias.data = torch.tensor([0.1])
+    box_logits = saw(1, 44, 2, 2, lo=-3, hi=3).flatten(2).transpose(1, 2).view(1, 4, 4, 11)
+    quality = net.head.quality_logits(box_logits).sigmoid()
+    close(quality.view(2, 2), expected["quality"])
+    cls_logits = torch.linspace(-2, 2, 12).view(1, 3, 4).transpose(1, 2)
+    scores = net.scores(cls_logits, box_logits)
+    close(scores.transpose(1, 2).view(3, 2, 2), expected["joint_scores"])
+
+
+def test_initial_scores():
+    """Every class starts at 0.01, times the quality 0.5 in GFLv2."""
+    for experiment, score in (("c0", 0.01), ("gflv2", 0.005)):
+        net = m.LightDet(settings(experiment)).eval()
+        with torch.no_grad():
+            logits = net(torch.zeros(1, 3, 64, 64))
+        assert net.scores(*logits).mean().item() == pytest.approx(score, rel=0.05)
+
+
+def test_normalisation_is_inside():
+    """The network takes 0..255; the backbone sees (x - 127.5) / 127.5 as the tf_ weights expect."""
+    backbone = m.Backbone("lite0", "relu6").eval()
+    seen = []
+    backbone.net.conv_stem.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    backbone(torch.tensor([0.0, 127.5, 255.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64))
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([-1.0, 0.0, 1.0]))
+
+
+def test_detect_clips_and_batch_equals_single():
+    torch.manual_seed(0)
+    net = m.LightDet(settings("g1", num_classes=4)).eval()
+    images = torch.rand(2, 3, 96, 128) * 255
+    both = net.detect(images, score_threshold=0.005)
+    assert all(len(d.boxes) for d in both)
+    for image, detections in zip(images, both, strict=True):
+        (alone,) = net.detect(image[None], score_threshold=0.005)
+        torch.testing.assert_close(alone.scores, detections.scores, atol=1e-5, rtol=1e-4)
+        assert detections.boxes[:, 0::2].max() <= 128 and detections.boxes[:, 1::2].max() <= 96
+        assert detections.boxes.min() >= 0
+
+
+def small_config():
+    config = load_config("g1", "smoke", seed=3)
+    return config
+
+
+def test_weights_round_trip(tmp_path):
+    config = small_config()
+    net = m.build(config).eval()
+    path = tmp_path / "weights.safetensors"
+    m.save_weights(path, net.state_dict(), config, [{"id": 3, "name": "car"}])
+    again, stored, categories = m.load_weights(path)
+    assert stored["model"]["backbone"] == "lite0" and stored["seed"] == 3
+    assert categories == [{"id": 3, "name": "car"}]
+    x = torch.rand(1, 3, 64, 64) * 255
+    torch.testing.assert_close(again(x)[0], net(x)[0])
+
+
+def test_damaged_weights_are_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(m.WeightsError, match="weights.safetensors: not found"):
+        m.load_weights(path)
+    path.write_bytes(b"not a tensor file")
+    with pytest.raises(m.WeightsError, match="not a readable"):
+        m.load_weights(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(m.WeightsError, match="has no LightDet config"):
+        m.load_weights(path)
+    config = small_config()
+    m.save_weights(path, m.LightDet(settings("c0")).state_dict(), config, [])
+    with pytest.raises(m.WeightsError, match="does not fit its own config"):
+        m.load_weights(path)
+
+
+def test_imagenet_weights_from_a_file(tmp_path):
+    """timm's tf_ weights have the same names: they load into the symmetric network."""
+    path = tmp_path / "tf_efficientnet_lite0.safetensors"
+    source = m.timm.create_model("tf_efficientnet_lite0")
+    with torch.no_grad():
+        for p in source.parameters():
+            p.fill_(0.125)
+    save_file(source.state_dict(), path)
+    config = small_config()
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, pretrained=str(path))
+    )
+    net = m.build(config)
+    assert all((p == 0.125).all() for p in net.backbone.parameters())
+    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone="lite1"))
+    with pytest.raises(m.WeightsError, match="not weights of efficientnet_lite1"):
+        m.build(wrong)
+    gone = dataclasses.replace(config.model, pretrained=str(tmp_path / "none.safetensors"))
+    with pytest.raises(m.WeightsError, match="none.safetensors: not found"):
+        m.build(dataclasses.replace(config, model=gone))
+
+
+def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch):
+    def no_network(*_, **kwargs):
+        assert kwargs["pretrained"]
+        raise OSError("no route to host")
+
+    config = small_config()
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=True))
+    create = m.timm.create_model
+    monkeypatch.setattr(
+        m.timm,
+        "create_model",
+        lambda name, **kw: no_network(**kw) if name.startswith("tf_") else create(name, **kw),
+    )
+    with pytest.raises(m.WeightsError, match="cannot be downloaded .*local .safetensors"):
+        m.build(config)
+
+
+def test_classes_must_be_known():
+    config = load_config("g1", "custom")
+    with pytest.raises(ValueError, match="num_classes is null"):
+        m.build(config)
