@@ -31,7 +31,7 @@ def run_cli(main: Callable[[], None]) -> None:
     """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: disk full, no permission, …
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
@@ -84,7 +84,7 @@ class ModelConfig:
 @dataclass(frozen=True)
 class AugmentConfig:
     scale: tuple[float, float] = (0.5, 1.5)  # factor on the letterboxed size
-    translate: float = 0.2  # shift, uniform within +- this share of the canvas
+    translate: float = 0.2  # shift, uniform within +- this share of the letterboxed image
     warp_probability: float = 0.5  # scale and translation are each applied with this probability
     flip: float = 0.5  # probability of mirroring left-right
     brightness: float = 0.2  # add uniform(-b, b) to the [0, 1] image
@@ -94,7 +94,7 @@ class AugmentConfig:
     mosaic: float = 0.0  # probability per image
     mosaic_off_epochs: int = 15  # the last epochs see plain images again
     mixup: float = 0.0  # probability per image
-    mixup_alpha: float = 1.5  # mixing ratio ~ Beta(alpha, alpha); each box keeps its share
+    mixup_alpha: float = 1.5  # ratio ~ Beta(alpha, alpha), alpha >= 0.5; a box weighs its share
     cutmix: float = 0.0  # probability per image
     fill: float = 0.0  # 0..255 outside of the image; a mosaic canvas uses 114
 
@@ -303,9 +303,11 @@ def _check_values(config: Config) -> None:
     }
     for key, (value, smallest) in least.items():
         need(value >= smallest, key, value, f"at least {smallest}")
+    mixed = augment.mixup + augment.cutmix
+    need(mixed <= 1, "augment.mixup + augment.cutmix", mixed, "an image gets at most one: sum <= 1")
+    need(augment.mixup_alpha >= 0.5, "augment.mixup_alpha", augment.mixup_alpha, "at least 0.5")
     positive = {
         "model.cell_scale": model.cell_scale,
-        "augment.mixup_alpha": augment.mixup_alpha,
         "train.lr": train.lr,
     }
     for key, value in positive.items():

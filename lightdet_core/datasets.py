@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import sys
 import urllib.request
 import zipfile
 from collections import Counter
@@ -22,7 +21,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from lightdet_core import scenes
-from lightdet_core.config import ROOT
+from lightdet_core.config import ROOT, UserError, load_config, run_cli
 
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 BCCD_URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{BCCD_COMMIT}.zip"
@@ -38,7 +37,7 @@ LICENCES = {
 }
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Unusable data; the message names files, ids and values."""
 
 
@@ -380,20 +379,12 @@ def _read_voc(path: Path) -> tuple[dict, list[tuple[int, list[float]]]]:
     return image, boxes
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; user mistakes end as one line and exit code 2."""
-    from lightdet_core.config import load_config
-
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Get a profile's data into COCO format.")
     parser.add_argument("--profile", required=True, help="demo, bccd, custom or coco")
     profile = parser.parse_args(arguments).profile
-    try:
-        print(f"wrote {prepare(load_config(experiment='g1', profile=profile))}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(f"wrote {prepare(load_config('c0', profile)).relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)

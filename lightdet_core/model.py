@@ -130,9 +130,7 @@ class GFLHead(nn.Module):
         flat = [
             tower(x).flatten(2).transpose(1, 2) for tower, x in zip(self.towers, maps, strict=True)
         ]
-        cls_logits, box_logits = torch.cat(flat, 1).split(
-            [self.num_classes, 4 * self.num_bins], -1
-        )
+        cls_logits, box_logits = torch.cat(flat, 1).split([self.num_classes, 4 * self.num_bins], -1)
         return cls_logits, box_logits.unflatten(-1, (4, self.num_bins))
 
     def quality_logits(self, box_logits: Tensor) -> Tensor | None:

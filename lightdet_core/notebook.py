@@ -136,8 +136,7 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # it warns about local TCP
         )
     except PapermillExecutionError as error:
-        # papermill counts from 1 and has inserted the cell with the given parameters
-        cell = error.cell_index - (2 if values else 1)
+        cell = error.cell_index - bool(values)  # papermill inserts a cell for given parameters
         raise NotebookError(
             f"{source}: cell {cell} failed with {error.ename}: {error.evalue}\n"
             + "\n".join(f"    {line}" for line in error.source.splitlines())

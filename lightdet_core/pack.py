@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightdet_core.config import ROOT
+from lightdet_core.config import ROOT, load_config, read_params, run_cli
 from lightdet_core.datasets import DataError, file_hash, read_coco, split_paths, write_json
 
 FORMAT = 1  # raise it when the arrays change their meaning: older packs are then rebuilt
@@ -321,13 +320,13 @@ def build(
         DataError: everything wrong with the annotations, or all missing and broken images.
         OSError: not enough space.
     """
+    settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
+    settings["skip_broken"] = skip_broken
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
     temporary = out.with_name(f".{out.name}.tmp")
     try:
-        settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
-        settings["skip_broken"] = skip_broken
         try:
             if _read_meta(out).items() >= settings.items():
                 pack = open_pack(out)
@@ -527,22 +526,15 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
     return target
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; user mistakes end as an error message and exit code 2."""
-    from lightdet_core.config import load_config
-
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
     parser.add_argument("--profile", required=True, help="demo, bccd, custom or coco")
-    parser.add_argument("--runs", nargs="+", required=True, help="experiments, e.g. g1 g2 g3")
+    parser.add_argument("--runs", nargs="+", help="experiments (default: params.yaml's runs)")
     options = parser.parse_args(arguments)
-    try:
-        configs = [load_config(experiment=run, profile=options.profile) for run in options.runs]
-        print(f"wrote {prepare_packs(configs)}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    runs = options.runs or read_params()["runs"]
+    path = prepare_packs([load_config(run, options.profile) for run in runs])
+    print(f"wrote {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)

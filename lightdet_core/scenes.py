@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-CLASSES = {
+CLASSES: dict[str, int] = {
     "person": 1, "bicycle": 2, "car": 3, "motorcycle": 4, "bus": 6,
     "truck": 8, "traffic light": 10, "fire hydrant": 11, "stop sign": 13, "dog": 18,
 }  # fmt: skip
@@ -104,7 +104,7 @@ class Stage:
         scale = self.focal / z
         return round(self.vanish + x * scale), round(self.horizon + (self.camera - y) * scale)
 
-    def paint(self, shape: str, where: list, color: Color, owner: int = 0, **style) -> None:
+    def paint(self, shape: str, where: list, color: Color, owner: int = 0, **style: object) -> None:
         """Draws a shape of ImageDraw on the picture and, as its owner, on the id buffer."""
         key = "outline" if shape == "arc" else "fill"
         for brush, ink in zip(self.brushes, (color, owner), strict=True):
@@ -126,16 +126,22 @@ class Pen:
         (u0, v0), (u1, v1) = self.at(x0, y0), self.at(x1, y1)
         return [(min(u0, u1), min(v0, v1)), (max(u0, u1), max(v0, v1))]
 
-    def _paint(self, shape: str, where: list, color: Color, lit: bool = False, **style) -> None:
+    def _paint(
+        self, shape: str, where: list, color: Color, lit: bool = False, **style: object
+    ) -> None:
         self.stage.paint(shape, where, self.stage.tone(color, self.z, lit), self.owner, **style)
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, color: Color, lit=False) -> None:
+    def rect(
+        self, x0: float, y0: float, x1: float, y1: float, color: Color, lit: bool = False
+    ) -> None:
         self._paint("rectangle", self._box(x0, y0, x1, y1), color, lit)
 
-    def oval(self, x0: float, y0: float, x1: float, y1: float, color: Color, lit=False) -> None:
+    def oval(
+        self, x0: float, y0: float, x1: float, y1: float, color: Color, lit: bool = False
+    ) -> None:
         self._paint("ellipse", self._box(x0, y0, x1, y1), color, lit)
 
-    def disc(self, x: float, y: float, r: float, color: Color, lit=False) -> None:
+    def disc(self, x: float, y: float, r: float, color: Color, lit: bool = False) -> None:
         self.oval(x - r, y - r, x + r, y + r, color, lit)
 
     def ring(self, x: float, y: float, r: float, thick: float, color: Color) -> None:
@@ -636,7 +642,7 @@ def _facade(
     wall, shop = _pick(rng, WALLS), rng.random() < 0.5
     glow = {"day": 0.0, "dusk": 0.25, "night": 0.45}[stage.light]
 
-    def quad(u0: float, v0: float, u1: float, v1: float, color: Color, lit=False) -> None:
+    def quad(u0: float, v0: float, u1: float, v1: float, color: Color, lit: bool = False) -> None:
         points = [corner(u0, v0), corner(u1, v0), corner(u1, v1), corner(u0, v1)]
         stage.paint("polygon", points, stage.tone(color, z, lit))
 

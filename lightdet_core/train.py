@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightdet_core.assign import atss
-from lightdet_core.augment import Batch, training_batch
+from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
 from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
 from lightdet_core.datasets import split_paths
@@ -50,7 +50,7 @@ class TrainError(UserError):
     """Training cannot start or go on; the message says what to do."""
 
 
-def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(train: TrainConfig, step: int, epoch_steps: int) -> float:
     """Learning rate of a step (counted from 0): linear warm-up, then multistep or cosine.
 
     The warm-up is k = 1 - (1 - step / warmup_steps) (1 - warmup_lr / lr), as in NanoDet; the
@@ -60,8 +60,8 @@ def learning_rate(train: TrainConfig, step: int, steps_per_epoch: int) -> float:
         ratio = train.warmup_lr / train.lr
         return train.lr * (1 - (1 - step / train.warmup_steps) * (1 - ratio))
     if train.schedule == "multistep":
-        return train.lr * 0.1 ** sum(step // steps_per_epoch >= m for m in train.milestones)
-    span = max(train.epochs * steps_per_epoch - train.warmup_steps, 1)
+        return train.lr * 0.1 ** sum(step // epoch_steps >= m for m in train.milestones)
+    span = max(train.epochs * epoch_steps - train.warmup_steps, 1)
     share = (step - train.warmup_steps) / span
     return train.final_lr + (train.lr - train.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
@@ -198,15 +198,15 @@ def _train(
     average = {k: v.clone() for k, v in model.state_dict().items()} if train.ema_decay else None
     start = _load_checkpoint(checkpoint, model, optimizer, average) if resumed else 0
 
-    steps_per_epoch = max(len(pack.images) // train.batch_size, 1)
-    steps = train.epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
+    steps = train.epochs * epoch_steps
     if start:
         progress(f"{name}: continuing at step {start} of {steps}")
     began = shown = time.monotonic()
     with _log_writer(_log_path(checkpoint), start) as write_row, _interruptible() as stop:
         for step in range(start, steps):
             torch.manual_seed(config.seed * 1_000_003 + step)  # stochastic depth
-            lr = learning_rate(train, step, steps_per_epoch)
+            lr = learning_rate(train, step, epoch_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             batch = training_batch(pack, config, config.seed, step, device)
@@ -232,12 +232,12 @@ def _train(
                     )
                 parts = [terms[k].item() for k in LOG_COLUMNS[4:]]
                 if done % train.log_steps == 0 or last:
-                    write_row([done, step // steps_per_epoch, lr, value, *parts])
+                    write_row([done, step // epoch_steps, lr, value, *parts])
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
                     rate = (done - start) / (now - began)
                     progress(
-                        f"{name}: step {done}/{steps}  epoch {step // steps_per_epoch + 1}"
+                        f"{name}: step {done}/{steps}  epoch {step // epoch_steps + 1}"
                         f"/{train.epochs}  lr {lr:.2e}  loss {value:.3f}"
                         f" (qfl {parts[0]:.3f} giou {parts[1]:.3f} dfl {parts[2]:.3f})"
                         f"  {rate * train.batch_size:.1f} images/s"
@@ -328,9 +328,11 @@ def _load_checkpoint(
     try:
         with safe_open(path, "pt") as file:
             step = int(file.metadata()["step"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise TrainError(f"{path}: damaged checkpoint ({error}); delete it to start again") from None
+        raise TrainError(
+            f"{path}: damaged checkpoint ({error}); delete it to start again"
+        ) from None
     parts: dict[str, dict] = {"model": {}, "optimizer": {}, "average": {}}
     for key, tensor in tensors.items():
         part, name = key.split(".", 1)

@@ -69,7 +69,7 @@ def test_decode_and_nms_golden(golden):
 def test_detect_thresholds_strictly_and_separates_classes():
     xyxy = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
     scores = torch.tensor([[0.9, 0.3], [0.8, 0.0], [0.05, 0.0]])
-    kept, values, labels = boxes.detect(scores, xyxy, 0.05, 0.6, 100)
+    _, values, labels = boxes.detect(scores, xyxy, 0.05, 0.6, 100)
     # the second box falls to the first one's class; one cell emits two classes; 0.05 is not above
     assert labels.tolist() == [0, 1] and values.tolist() == [scores[0, 0], scores[0, 1]]
     assert len(boxes.detect(scores, xyxy, 0.05, 0.6, 1)[0]) == 1

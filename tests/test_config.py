@@ -3,7 +3,7 @@ import dataclasses
 
 import pytest
 
-from lightdet_core.config import ConfigError, find_root, load_config, read_params
+from lightdet_core.config import ConfigError, find_root, load_config, read_params, run_cli
 
 PARAMS = read_params()
 PROFILES = [k for k in PARAMS if k not in ("profile", "runs", "seeds", "common", "experiments")]
@@ -106,13 +106,30 @@ def test_unknown_names():
 
 def test_params_file_errors(tmp_path):
     path = tmp_path / "params.yaml"
-    with pytest.raises(ConfigError, match="params.yaml: not found"):
+    with pytest.raises(ConfigError, match=r"params\.yaml: not found"):
         load_config("g1", "demo", params=path)
     path.write_text("a: [1")
-    with pytest.raises(ConfigError, match="params.yaml: not YAML"):
+    with pytest.raises(ConfigError, match=r"params\.yaml: not YAML"):
         load_config("g1", "demo", params=path)
 
 
 def test_root_is_found_from_any_folder():
     root = find_root()
     assert find_root(root / "notebooks") == root == find_root(root.parent)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("params.yaml: x"), 2, "error: params.yaml: x\n"),
+        (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
+        (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
+    ],
+)
+def test_commands_end_without_a_stack_trace(capsys, error, code, text):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run_cli(main)
+    assert end.value.code == code and capsys.readouterr().err.startswith(text)

@@ -190,7 +190,7 @@ def test_weights_round_trip(tmp_path):
 
 def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(m.WeightsError, match="weights.safetensors: not found"):
+    with pytest.raises(m.WeightsError, match=r"weights\.safetensors: not found"):
         m.load_weights(path)
     path.write_bytes(b"not a tensor file")
     with pytest.raises(m.WeightsError, match="not a readable"):
@@ -222,7 +222,7 @@ def test_imagenet_weights_from_a_file(tmp_path):
     with pytest.raises(m.WeightsError, match="not weights of efficientnet_lite1"):
         m.build(wrong)
     gone = dataclasses.replace(config.model, pretrained=str(tmp_path / "none.safetensors"))
-    with pytest.raises(m.WeightsError, match="none.safetensors: not found"):
+    with pytest.raises(m.WeightsError, match=r"none\.safetensors: not found"):
         m.build(dataclasses.replace(config, model=gone))
 
 
@@ -239,7 +239,7 @@ def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch):
         "create_model",
         lambda name, **kw: no_network(**kw) if name.startswith("tf_") else create(name, **kw),
     )
-    with pytest.raises(m.WeightsError, match="cannot be downloaded .*local .safetensors"):
+    with pytest.raises(m.WeightsError, match=r"cannot be downloaded .*local \.safetensors"):
         m.build(config)
 
 

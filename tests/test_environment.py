@@ -1,0 +1,64 @@
+"""One lock serves pip and conda, names no host, and holds everything that is asked for."""
+
+import ast
+import re
+import sys
+import tomllib
+
+import yaml
+
+from lightdet_core.config import ROOT
+
+
+def pins(text: str) -> dict[str, str]:
+    """Normalised package name -> what follows it, comments dropped."""
+    found = {}
+    for line in text.splitlines():
+        line = line.split("#")[0].strip()
+        if line:
+            name = re.match(r"[A-Za-z0-9._-]+", line)[0]
+            found[re.sub(r"[-_.]+", "-", name).lower()] = line[len(name) :]
+    return found
+
+
+LOCK = pins((ROOT / "requirements.txt").read_text())
+WANTED = pins((ROOT / "requirements.in").read_text())
+
+
+def test_lock_holds_what_requirements_in_asks_for():
+    for name, pin in WANTED.items():
+        assert name in LOCK, f"{name}: run `make lock`"
+        assert LOCK[name].split(";")[0].strip().startswith(pin or "==")
+
+
+def test_every_package_of_the_lock_has_one_exact_version():
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,-]+\])?==[^ ;]+( ; .+)?", line), line
+
+
+def test_lock_names_no_index_host_or_local_path():
+    text = (ROOT / "requirements.txt").read_text()
+    assert not re.search(r"://|--|^/|\.whl|@ ", text, re.MULTILINE)
+
+
+def test_conda_takes_the_same_lock_and_python():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == ["python=3.11.*", "pip"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.11"
+
+
+def test_direct_imports_of_the_core_are_asked_for():
+    modules = {"PIL": "pillow", "yaml": "pyyaml"}
+    imported = set()
+    for path in (ROOT / "lightdet_core").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    others = imported - set(sys.stdlib_module_names) - {"lightdet_core"}
+    missing = {modules.get(name, name) for name in others} - set(WANTED)
+    assert not missing

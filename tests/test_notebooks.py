@@ -1,0 +1,125 @@
+"""The notebooks' sources keep the rules; the runner gives the same bytes twice or nothing."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from lightdet_core import notebook
+from lightdet_core.config import ROOT
+
+SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def write(path, *code, parameters='name = "a"\ncount = 3'):
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        *map(new_code_cell, code),
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata=notebook.METADATA), path)
+    return path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_sources_keep_the_rules(path):
+    assert notebook.check(path) == []
+
+
+def test_check_accepts_a_notebook_in_order(tmp_path):
+    assert notebook.check(write(tmp_path / "a.ipynb", "print(name, count)")) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "parameters", "problem"),
+    [
+        ("class A:\n    pass\nname, count", 'name = "a"\ncount = 3', "class A"),
+        ("def f():\n" + "    x = 1\n" * 10 + "name, count", 'name = "a"\ncount = 3', "11 lines"),
+        ("print(name)", 'name = "a"\ncount = 3', "count is never used"),
+        ("name, count", 'name = "a"\ncount = 2 * 3', "plain"),
+        ("name, count", 'name = "a"\ncount: int = 3', "plain"),
+        ("%matplotlib inline\nname, count", 'name = "a"\ncount = 3', "not plain Python"),
+    ],
+)
+def test_check_names_what_is_wrong(tmp_path, code, parameters, problem):
+    assert problem in notebook.check(write(tmp_path / "a.ipynb", code, parameters=parameters))[0]
+
+
+def test_check_finds_outputs_counts_kernels_and_a_missing_tag(tmp_path):
+    path = write(tmp_path / "a.ipynb", "print(name, count)")
+    source = nbformat.read(path, 4)
+    source.cells[2].execution_count = 1
+    source.metadata.kernelspec.name = "my-env"
+    nbformat.write(source, path)
+    problems = " ".join(notebook.check(path))
+    assert "cell 2 has outputs" in problems and "python3" in problems
+    source.cells[1].metadata.tags = []
+    nbformat.write(source, path)
+    assert "tag `parameters`" in notebook.check(path)[0]
+
+
+def test_extract_ignores_outputs_and_ids_but_no_text(tmp_path):
+    path = write(tmp_path / "a.ipynb", "print(name, count)")
+    source = nbformat.read(path, 4)
+    before = notebook.extract(source)
+    assert "# # Title" in before and "[code] parameters" in before and 'name = "a"' in before
+    source.cells[2].outputs = [nbformat.v4.new_output("stream", text="hi")]
+    source.cells[2].execution_count = 7
+    source.cells[2].id = "other"
+    assert notebook.extract(source) == before
+    source.cells[0].source = "# Other title"
+    assert notebook.extract(source) != before
+
+
+def test_execution_is_reproducible_and_names_no_machine(tmp_path):
+    code = (
+        "import sys, warnings\n"
+        "from lightdet_core.config import ROOT\n"
+        "print(name, count + 1, ROOT / 'params.yaml', ROOT, object())\n"
+        "print(sys.prefix, sys.executable)\n"
+        "warnings.warn('careful')"
+    )
+    source = write(tmp_path / "a.ipynb", code)
+    out = tmp_path / "deep" / "out.ipynb"
+    notebook.execute(source, out, {"name": "7", "count": "41"})
+    first = out.read_bytes()
+    notebook.execute(source, out, {"name": "7", "count": "41"})
+    assert out.read_bytes() == first
+    executed = nbformat.read(out, 4)
+    nbformat.validate(executed)
+    text = "".join(output.text for output in executed.cells[-1].outputs)
+    assert text.startswith("7 42 params.yaml . <object object>\n")
+    assert "cell:5: UserWarning: careful" in text
+    for trace in (str(ROOT), sys.prefix, "/tmp/", "papermill"):
+        assert trace not in first.decode()
+    assert [path.name for path in out.parent.iterdir()] == ["out.ipynb"]
+
+
+def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
+    out = tmp_path / "out.ipynb"
+    out.write_text("the last good copy")
+    source = write(tmp_path / "a.ipynb", "name, count", "denominator = 0\n1 / denominator")
+    command = f"-m lightdet_core.notebook run {source} {out} -p name b".split()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "cell 3 failed with ZeroDivisionError: division by zero" in done.stderr
+    assert "    1 / denominator" in done.stderr and "Traceback" not in done.stderr
+    assert out.read_text() == "the last good copy"
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"nmae": "b"}, "'nmae': unknown; known are name, count"),
+        ({"count": "many"}, "'many' is no int"),
+        ({"count": "1.5"}, "'1.5' is no int"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, problem):
+    source = write(tmp_path / "a.ipynb", "name, count")
+    with pytest.raises(notebook.NotebookError, match=problem):
+        notebook.execute(source, tmp_path / "out.ipynb", given)
+    assert not (tmp_path / "out.ipynb").exists()

@@ -1,0 +1,163 @@
+"""dvc.yaml lists what its stages use, nothing heavy is in git, every profile has its settings."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from lightdet_core.config import ROOT, load_config
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+PROFILES = [
+    key for key in PARAMS if key not in ("profile", "runs", "seeds", "common", "experiments")
+]
+# What these two do reaches later stages as data/<profile>/manifest.json, so that drawing another
+# scene does not have to mean training again when the scenes stay as they are.
+DATA_ONLY = {"datasets", "scenes"}
+
+
+def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
+    """`text` of dvc.yaml with its ${...} filled in."""
+    values = {"profile": profile, "item.run": run, "item.seed": str(seed)}
+    values |= {f"runs[{i}]": name for i, name in enumerate(PARAMS["runs"])}
+    return re.sub(r"\$\{([^}]+)\}", lambda match: values[match[1]], text)
+
+
+def names(entries: list) -> list[str]:
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def imports(tree: ast.AST, everywhere: bool) -> set[str]:
+    """Core modules that code imports: at its top level, or everywhere in it."""
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightdet_core"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            modules = [alias.name.split(".") for alias in node.names]
+            found |= {parts[1] for parts in modules if parts[0] == "lightdet_core" and parts[1:]}
+    return found
+
+
+@cache
+def closure(module: str) -> frozenset[str]:
+    """`module` and every core module that comes with importing it."""
+    tree = ast.parse((ROOT / f"lightdet_core/{module}.py").read_text())
+    below = (closure(name) for name in imports(tree, everywhere=False))
+    return frozenset({module}.union(*below))
+
+
+def used_modules(stage: dict) -> set[str]:
+    """Core modules that a stage's command runs, its notebook's included."""
+    words = shlex.split(stage["cmd"])
+    assert words[:2] == ["python", "-m"]
+    used = set(closure(words[2].removeprefix("lightdet_core.")))
+    for word in words:
+        if word.startswith("notebooks/"):
+            for cell in nbformat.read(ROOT / word, 4).cells:
+                if cell.cell_type == "code":
+                    found = imports(ast.parse(cell.source), everywhere=True)
+                    used |= set().union(*map(closure, found)) if found else set()
+    return used
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_the_core_files_it_uses_and_no_others(name):
+    stage = STAGES[name]
+    declared = {Path(dep).stem for dep in stage["deps"] if dep.startswith("lightdet_core/")}
+    used = used_modules(stage) - (set() if name == "data" else DATA_ONLY)
+    assert declared == used
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_a_stage_depends_on_exists_or_is_made_by_another(name):
+    made = [filled(out) for s in STAGES.values() for k in ("outs", "metrics", "plots")
+            for out in names(s.get(k, []))]  # fmt: skip
+    for dep in map(filled, STAGES[name]["deps"]):
+        by_stage = any(out == dep or f"{out}/".startswith(f"{dep}/") for out in made)
+        assert by_stage or dep.startswith("build/source/") or (ROOT / dep).exists(), dep
+        if dep.startswith("build/source/"):
+            assert (ROOT / "notebooks" / f"{Path(dep).stem}.ipynb").exists(), dep
+
+
+def test_every_notebook_has_its_stage_and_text():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        stage = STAGES[path.stem]
+        assert f"notebooks/{path.name}" in stage["cmd"]
+        assert f"build/source/{path.stem}.py" in stage["deps"]
+
+
+@pytest.mark.parametrize("name", [n for n, s in STAGES.items() if "notebooks/" in s["cmd"]])
+def test_a_stage_gives_its_notebook_parameters_that_it_has(name):
+    from lightdet_core.notebook import parameters
+
+    words = shlex.split(STAGES[name]["cmd"])
+    given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
+    known = parameters(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4))
+    assert "profile" in given and given <= set(known)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_has_the_settings_that_stages_name(profile):
+    for run in PARAMS["experiments"]:
+        load_config(run, profile)
+    for stage in STAGES.values():
+        for param in stage.get("params", []):
+            section = PARAMS
+            for key in filled(param, profile).split("."):
+                assert key in section, param
+                section = section[key]
+
+
+def test_what_is_in_git_is_small_and_the_rest_is_ignored():
+    for name, stage in STAGES.items():
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                path = filled(names([out])[0])
+                cached = isinstance(out, str) or out[path_key(out)].get("cache", True)
+                ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
+                if ignored.returncode > 1:
+                    pytest.skip("not a git checkout")
+                in_git = ignored.returncode == 1
+                assert in_git == path.startswith("results/"), (name, path)
+                assert cached == path.startswith("runs/"), (name, path)
+
+
+def path_key(out: dict) -> str:
+    return next(iter(out))
+
+
+def test_runs_and_seeds_of_params_fan_out():
+    assert STAGES["train"]["matrix"] == {"run": "${runs}", "seed": "${seeds}"}
+    assert STAGES["05_train"]["matrix"] == STAGES["train"]["matrix"]
+    assert set(PARAMS["runs"]) <= set(PARAMS["experiments"])
+
+
+def test_results_name_no_machine_and_stay_small():
+    results = [p for p in (ROOT / "results").rglob("*") if p.is_file()]
+    for path in results:
+        assert path.stat().st_size < 1_500_000, path
+        if path.suffix == ".ipynb":
+            for cell in json.loads(path.read_text())["cells"]:
+                outputs = [{k: v for k, v in (o.get("data") or o).items() if k != "image/png"}
+                           for o in cell.get("outputs", [])]  # fmt: skip
+                text = json.dumps(outputs)
+                assert not re.search(r"/(home|root|Users|tmp)/|site-packages", text), path
+
+
+def test_dvc_reads_the_pipeline():
+    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    listed = {name.split("@")[0] for name in done.stdout.decode().split()}
+    assert listed == set(STAGES)
