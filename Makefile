@@ -29,7 +29,7 @@ $(STAMP): requirements.txt pyproject.toml
 repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
-	  run_cli(lambda: load_config("g1", "$(PROFILE)"))'
+	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
 	@grep -qE '^profile: $(PROFILE)( |$$)' params.yaml \
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
@@ -61,7 +61,7 @@ lab: setup  ## open the notebooks
 	jupyter lab notebooks
 
 lock: setup  ## requirements.in -> requirements.txt
-	uv pip compile --universal --python-version 3.11 --no-annotate --no-header --upgrade \
+	uv pip compile --universal --python-version 3.11 --no-annotate --no-header \
 	  --quiet requirements.in --output-file requirements.txt
 
 smoke: setup  ## the whole pipeline in small, in a copy (build/smoke)

@@ -80,9 +80,10 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
     return torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
 
 
-def training_loss(model: LightDet, batch: Batch, config: Config) -> dict[str, Tensor]:
-    """Forward pass, assignment and losses of one batch; see `losses.detection_loss`."""
-    cls_logits, box_logits = model(batch.images)
+def batch_loss(
+    model: LightDet, cls_logits: Tensor, box_logits: Tensor, batch: Batch, config: Config
+) -> dict[str, Tensor]:
+    """Assignment and losses of one batch; see `losses.detection_loss`."""
     height, width = batch.images.shape[-2:]
     points, strides, level_sizes = level_grid(height, width, batch.images.device)
     matched_gt, _ = atss(
@@ -145,7 +146,7 @@ def fit(
         folder.rename(aside)
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
 
-    _keep_memory()
+    keep_memory()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = runs.parent.parent / "checkpoints" / config.profile / f"{config.run_name}-{key}"
     checkpoint = checkpoint.with_suffix(".safetensors")
@@ -210,7 +211,7 @@ def _train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             batch = training_batch(pack, config, config.seed, step, device)
-            terms = training_loss(model, batch, config)
+            terms = batch_loss(model, *model(batch.images), batch, config)
             loss = terms["loss_qfl"] + terms["loss_giou"] + terms["loss_dfl"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -218,7 +219,7 @@ def _train(
                 nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
             optimizer.step()
             if average is not None:
-                _update_average(average, model, ema_decay(train.ema_decay, step, train.ema_ramp))
+                update_average(average, model, ema_decay(train.ema_decay, step, train.ema_ramp))
 
             done, now, last = step + 1, time.monotonic(), step + 1 == steps
             save = done % train.checkpoint_steps == 0 or last or stop.is_set()
@@ -262,7 +263,7 @@ def _train(
 
 
 @torch.no_grad()
-def _update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
     for key, value in model.state_dict().items():
         if value.is_floating_point():
@@ -395,7 +396,7 @@ def _interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Ask glibc to keep freed memory: large activations come and go at every step (1.1-1.3x)."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -60,5 +60,5 @@ def test_direct_imports_of_the_core_are_asked_for():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
     others = imported - set(sys.stdlib_module_names) - {"lightdet_core"}
-    missing = {modules.get(name, name) for name in others} - set(WANTED)
+    missing = {modules.get(name, name.replace("_", "-")) for name in others} - set(WANTED)
     assert not missing

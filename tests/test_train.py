@@ -1,0 +1,287 @@
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import close
+from safetensors.torch import load_file
+
+from lightdet_core import augment, datasets, pack, train
+from lightdet_core.config import ROOT, load_config
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def tiny(**changes):
+    """The smoke profile at 64 px with 16 + 4 scenes and 6 steps."""
+    config = load_config("g1", "smoke", seed=changes.pop("seed", 0))
+    data = dataclasses.replace(
+        config.data, num_train=16, num_val=4, pack_size=96, image_width=128, image_height=96
+    )
+    model = dataclasses.replace(
+        config.model, input_size=64, drop_path=0.1, **changes.pop("model", {})
+    )
+    settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1}
+    settings |= {"warmup_steps": 2} | changes
+    return dataclasses.replace(
+        config, data=data, model=model, train=dataclasses.replace(config.train, **settings)
+    )
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """Scenes and packs of `tiny`, made once."""
+    root = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "ROOT", root)
+        patch.setattr(pack, "ROOT", root)
+        datasets.prepare(tiny(), silent)
+        pack.prepare_packs([tiny()], silent)
+    return root
+
+
+@pytest.fixture
+def here(data_root, tmp_path, monkeypatch):
+    """Runs land in a fresh folder, data come from the shared one."""
+    monkeypatch.setattr(datasets, "ROOT", data_root)
+    monkeypatch.setattr(pack, "ROOT", data_root)
+    return tmp_path / "runs" / "smoke"
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+def test_warmup_golden(golden):
+    inputs, expected = golden("warmup")
+    paper = load_config("g1", "coco").train
+    nanodet = load_config("c0", "coco").train
+    for settings, key in ((paper, "paper_lr"), (nanodet, "nanodet_lite1_lr")):
+        rates = [train.learning_rate(settings, step, 924) for step in inputs["steps"]]
+        close(torch.tensor(rates), expected[key])
+
+
+def test_multistep_and_cosine():
+    settings = load_config("c0", "coco").train  # 0.07, x0.1 after epochs 130, 150, 160, 165
+    rates = [train.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
+    close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
+    settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
+    rates = [train.learning_rate(settings, step, 10) for step in (20, 60, 100)]
+    close(torch.tensor(rates), [1.0, 0.55, 0.1])
+
+
+def test_ema_golden(golden):
+    inputs, expected = golden("nanodet_ema")
+    new = [1 - train.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
+    close(torch.tensor(new), expected["new_weight"])
+
+
+def test_average_follows_weights_and_statistics():
+    net = torch.nn.BatchNorm1d(2)
+    average = {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.no_grad():
+        net.weight.fill_(3.0), net.running_mean.fill_(1.0), net.num_batches_tracked.fill_(7)
+    train.update_average(average, net, 0.75)
+    assert average["weight"].tolist() == [1.5, 1.5]  # 0.75 x 1 + 0.25 x 3
+    assert average["running_mean"].tolist() == [0.25, 0.25]
+    assert average["num_batches_tracked"] == 7
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_reaches_every_parameter(optimizer):
+    """Batch-norm and biases included, as NanoDet has it."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    made = train.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
+    (group,) = made.param_groups
+    assert len(group["params"]) == 4 and group["weight_decay"] == 0.03
+    if optimizer == "sgd":
+        assert group["momentum"] == 0.9 and not group["nesterov"]
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def test_run_folder_and_repetition(here):
+    """Every file is there; the same seed gives the same bytes, another seed does not."""
+    config = tiny()
+    folder = train.fit(config, here, silent, "cpu")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "detections.json",
+        "log.csv",
+        "metrics.json",
+        "run.json",
+        "weights.safetensors",
+    ]
+    run = json.loads((folder / "run.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert run["config_hash"] == metrics["config"] == config.hash
+    assert run["steps"] == 6 and run["train_images"] == 16 and run["val_images"] == 4
+    assert run["versions"]["torch"] == torch.__version__
+    rows = (folder / "log.csv").read_text().splitlines()
+    assert rows[0] == ",".join(train.LOG_COLUMNS) and len(rows) == 7
+    assert not list(here.parent.parent.glob("checkpoints/*/*"))  # gone on success
+
+    again = train.fit(config, here.with_name("again"), silent, "cpu")
+    for name in ("weights.safetensors", "metrics.json", "log.csv", "detections.json"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    other = train.fit(tiny(seed=1), here, silent, "cpu")
+    assert other.name == "g1-s1" and not same(weights(other), weights(folder))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step, monkeypatch):
+    """Fail in the middle of a step, as a kill would."""
+
+    def batch(pack, config, seed, now, device):
+        if now == step:
+            raise Stopped
+        return augment.training_batch(pack, config, seed, now, device)
+
+    monkeypatch.setattr(train, "training_batch", batch)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0}])
+def test_resume_equals_undisturbed(here, monkeypatch, changes):
+    """Killed at steps 3 and 5, with checkpoints at 2 and 4: bit for bit the same weights."""
+    config = tiny(**changes)
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    for step in (3, 5):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stop_at(step, patch)
+            train.fit(config, here, silent, "cpu")
+    lines = []
+    resumed = train.fit(config, here, lines.append, "cpu")
+    assert any("continuing at step 4 of 6" in line for line in lines)
+    assert same(weights(resumed), weights(undisturbed))
+    for name in ("metrics.json", "log.csv"):
+        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_finished_run_is_returned_and_another_kept(here):
+    first = train.fit(tiny(), here, silent, "cpu")
+    before = weights(first)
+    lines = []
+    assert train.fit(tiny(), here, lines.append, "cpu") == first
+    assert len(lines) == 1 and "finished already" in lines[0]
+    second = train.fit(tiny(lr=1e-4), here, lines.append, "cpu")
+    assert second == first and not same(weights(second), before)
+    (aside,) = here.glob("g1-s0.*")
+    assert same(weights(aside), before) and "kept as" in lines[1]
+
+
+def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
+    """Ctrl-C during step 3: that step is finished, saved, and continued from."""
+    config = tiny(checkpoint_steps=100)
+
+    def interrupted(pack, config, seed, step, device):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return augment.training_batch(pack, config, seed, step, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "training_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
+            train.fit(config, here, silent, "cpu")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
+    lines = []
+    resumed = train.fit(config, here, lines.append, "cpu")
+    assert any("continuing at step 3" in line for line in lines)
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
+
+
+def test_loss_that_is_not_finite(here):
+    """A learning rate far too high: the last good checkpoint stays, the message says what to do."""
+    config = tiny(
+        optimizer="sgd", lr=1e20, warmup_lr=0.001, warmup_steps=3, grad_clip=0.0, checkpoint_steps=1
+    )
+    with pytest.raises(train.TrainError, match=r"the loss is .*lower train\.lr.*safetensors"):
+        train.fit(config, here, silent, "cpu")
+    (kept,) = here.parent.parent.glob("checkpoints/smoke/*.safetensors")
+    assert all(v.isfinite().all() for v in load_file(kept).values() if v.is_floating_point())
+    assert not (here / "g1-s0").exists()
+
+
+def test_damaged_checkpoint_is_named(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (checkpoint,) = here.parent.parent.glob("checkpoints/smoke/*.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(train.TrainError, match=r"damaged checkpoint .*delete it to start again"):
+        train.fit(tiny(), here, silent, "cpu")
+    assert checkpoint.exists()
+
+
+def test_classes_come_from_the_data_or_must_agree(here):
+    folder = train.fit(tiny(epochs=1, model={"num_classes": None}), here, silent, "cpu")
+    run = json.loads((folder / "run.json").read_text())
+    assert run["config"]["model"]["num_classes"] == 10
+    with pytest.raises(train.TrainError, match="num_classes is 3, but the annotations have 10"):
+        train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
+
+
+def test_training_learns(here):
+    """Forty steps on sixteen scenes: the loss falls well below its start, in GFLv1 and GFLv2."""
+    for head in ("gflv1", "gflv2"):
+        config = tiny(epochs=20, checkpoint_steps=100, model={"head": head})
+        folder = train.fit(config, here.with_name(head), silent, "cpu")
+        rows = [r.split(",") for r in (folder / "log.csv").read_text().splitlines()[1:]]
+        loss = [float(row[3]) for row in rows]
+        assert sum(loss[-5:]) < 0.8 * sum(loss[:5])
+        assert all(math.isfinite(x) for x in loss)
+
+
+def test_command_reports_mistakes_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "lightdet_core.train", "--experiment", "g7", "--profile", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: experiment 'g7': choose one of")
+
+
+def test_kill_and_resume_through_the_command(here, data_root, tmp_path):
+    """kill -9 while the command trains; the next one continues to the undisturbed weights."""
+    code = (
+        "import sys; sys.path.insert(0, {tests!r})\n"
+        "from pathlib import Path\n"
+        "from lightdet_core import datasets, pack, train\n"
+        "import test_train\n"
+        "datasets.ROOT = pack.ROOT = Path({data!r})\n"
+        "config = test_train.tiny(epochs=10)\n"
+        "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
+    ).format(tests=str(ROOT / "tests"), data=str(data_root), runs=str(here))
+    victim = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    checkpoints = here.parent.parent / "checkpoints" / "smoke"
+    limit = time.monotonic() + 120
+    while not list(checkpoints.glob("*.safetensors")) and time.monotonic() < limit:
+        time.sleep(0.02)
+    victim.kill()
+    victim.wait()
+    assert list(checkpoints.glob("*.safetensors")), "killed before the first checkpoint"
+    lines = []
+    resumed = train.fit(tiny(epochs=10), here, lines.append, "cpu")
+    assert any("continuing at step" in line for line in lines)
+    undisturbed = train.fit(tiny(epochs=10), here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
