@@ -3,6 +3,8 @@
 `load_config(experiment, profile)` merges four levels, the later one winning key by key:
 common <- profile <- experiments[name] <- profile.experiments[name]. The last level is for
 what an experiment needs in one profile only (NanoDet's own schedule on COCO, say).
+A profile's `input_scale` shrinks `input_size` and with it `cell_scale`, so that the assignment's
+cells keep their share of the picture; else no object of a half-size picture fits stride 32.
 Unknown keys, wrong types and impossible values raise `ConfigError`, which names the key.
 """
 
@@ -170,6 +172,12 @@ def read_params(path: Path | None = None) -> dict:
         raise ConfigError(f"{path}: not YAML: {error}") from None
 
 
+def profiles(params: dict) -> list[str]:
+    """The keys of params.yaml that are profiles."""
+    others = {"profile", "runs", "seeds", "show", "common", "experiments"}
+    return [key for key in params if key not in others]
+
+
 def load_config(
     experiment: str, profile: str | None = None, seed: int = 0, params: Path | dict | None = None
 ) -> Config:
@@ -189,10 +197,8 @@ def load_config(
     experiments = params.get("experiments") or {}
     if experiment not in experiments:
         raise ConfigError(f"experiment {experiment!r}: choose one of {', '.join(experiments)}")
-    not_profiles = {"profile", "runs", "seeds", "common", "experiments"}
-    if profile not in params or profile in not_profiles:
-        known = ", ".join(key for key in params if key not in not_profiles)
-        raise ConfigError(f"profile {profile!r}: choose one of {known}")
+    if profile not in profiles(params):
+        raise ConfigError(f"profile {profile!r}: choose one of {', '.join(profiles(params))}")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed {seed!r}: a whole number of at least 0 is needed")
 
@@ -216,10 +222,13 @@ def load_config(
     config = Config(
         experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
     )
-    size = _checked_scale(input_scale, f"{profile}.input_scale") * config.model.input_size
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, input_size=round(size))
+    scale = _checked_scale(input_scale, f"{profile}.input_scale")
+    scaled = dataclasses.replace(
+        config.model,
+        input_size=round(config.model.input_size * scale),
+        cell_scale=config.model.cell_scale * scale,
     )
+    config = dataclasses.replace(config, model=scaled)
     _check_values(config)
     return config
 

@@ -125,9 +125,9 @@ def compare(
     ):
         keep = one.scores > score_threshold
         scored = zip(one.labels[keep].tolist(), one.scores[keep].tolist(), strict=True)
-        image(axis, pixels, f"{int(keep.sum())} found")
+        image(axis, pixels, f"detections: {int(keep.sum())}")
         boxes(axis, one.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
-        title = titles[number] if titles else f"{int(truth.gt_mask[number].sum())} objects"
+        title = titles[number] if titles else f"objects: {int(truth.gt_mask[number].sum())}"
         axes[number].set_title(title, fontsize=10)
 
 
@@ -139,10 +139,11 @@ def grid(axis: plt.Axes, size: tuple[int, int], stride: int, color: str) -> None
 
 
 def cells(axis: plt.Axes, points: Tensor, strides: Tensor, positive: Tensor) -> None:
-    """Candidate cells as hollow marks, positive ones filled; one mark and colour per level.
+    """Cells as hollow marks, positive ones filled; one mark and colour per level.
 
     Args:
-        points: (P, 2) centres, pixels. strides: (P,) pixels. positive: (P,) bool.
+        points: (P, 2), where the marks go: the centres in pixels, or any other coordinates.
+        strides: (P,) pixels. positive: (P,) bool.
     """
     for stride, color in LEVEL_COLORS.items():
         for chosen, face in ((~positive, "none"), (positive, color)):
@@ -169,3 +170,4 @@ def distributions(
         axis.axvline(float(row @ torch.arange(len(row)).float()), color=FOUND)
         axis.set(title=side, ylim=(0, 1), xticks=bins[::2], xlabel="strides")
         axis.grid(axis="x", visible=False)
+        axis.tick_params(labelleft=axis is axes[0])

@@ -3,10 +3,10 @@ import dataclasses
 
 import pytest
 
-from lightdet_core.config import ConfigError, find_root, load_config, read_params, run_cli
+from lightdet_core.config import ConfigError, find_root, load_config, profiles, read_params, run_cli
 
 PARAMS = read_params()
-PROFILES = [k for k in PARAMS if k not in ("profile", "runs", "seeds", "common", "experiments")]
+PROFILES = profiles(PARAMS)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -31,7 +31,9 @@ def test_paper_groups():
     assert (rows["g3"]["channels"], rows["g3"]["reg_max"], rows["g3"]["cell_scale"]) == (128, 10, 8)
 
 
-def test_profile_scales_the_input():
+def test_profile_scales_input_and_cells():
+    assert load_config("g2", "coco").model.cell_scale == 8
+    assert load_config("g2", "demo").model.cell_scale == 4
     assert load_config("g1", "demo").model.input_size == 160
     assert load_config("g2", "demo").model.input_size == 208
 

@@ -83,7 +83,7 @@ def test_compare_shows_truth_above_and_what_passes_the_threshold_below(pack):
     assert rectangles(axes[0], draw.TRUTH) == [(0, 0, 2, 3), (1, 1, 3, 3)]
     assert rectangles(axes[2], draw.FOUND) == [(0, 0, 2, 2)] and texts(axes[2]) == ["dog 0.90"]
     titles = [axis.get_title() for axis in axes]
-    assert titles == ["2 objects", "0 objects", "1 found", "0 found"]
+    assert titles == ["objects: 2", "objects: 0", "detections: 1", "detections: 0"]
 
 
 def test_batch_tells_shares_of_mixed_images(pack):

@@ -13,13 +13,11 @@ import nbformat
 import pytest
 import yaml
 
-from lightdet_core.config import ROOT, load_config
+from lightdet_core.config import ROOT, load_config, profiles
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-PROFILES = [
-    key for key in PARAMS if key not in ("profile", "runs", "seeds", "common", "experiments")
-]
+PROFILES = profiles(PARAMS)
 # What these two do reaches later stages as data/<profile>/manifest.json, so that drawing another
 # scene does not have to mean training again when the scenes stay as they are.
 DATA_ONLY = {"datasets", "scenes"}
@@ -28,7 +26,7 @@ DATA_ONLY = {"datasets", "scenes"}
 def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
     """`text` of dvc.yaml with its ${...} filled in."""
     values = {"profile": profile, "item.run": run, "item.seed": str(seed)}
-    values |= {f"runs[{i}]": name for i, name in enumerate(PARAMS["runs"])}
+    values["show"] = PARAMS["show"]
     return re.sub(r"\$\{([^}]+)\}", lambda match: values[match[1]], text)
 
 
@@ -93,6 +91,10 @@ def test_what_a_stage_depends_on_exists_or_is_made_by_another(name):
 def test_every_notebook_has_its_stage_and_text():
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         stage = STAGES[path.stem]
+        if "open_pack(" in path.read_text():
+            assert "data/${profile}/packs.json" in stage["deps"], path
+        if "load_weights(" in path.read_text():
+            assert any(dep.startswith("runs/") for dep in stage["deps"]), path
         assert f"notebooks/{path.name}" in stage["cmd"]
         assert f"build/source/{path.stem}.py" in stage["deps"]
 
@@ -124,17 +126,13 @@ def test_what_is_in_git_is_small_and_the_rest_is_ignored():
         for kind in ("outs", "metrics", "plots"):
             for out in stage.get(kind, []):
                 path = filled(names([out])[0])
-                cached = isinstance(out, str) or out[path_key(out)].get("cache", True)
+                cached = isinstance(out, str) or next(iter(out.values())).get("cache", True)
                 ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
                 if ignored.returncode > 1:
                     pytest.skip("not a git checkout")
                 in_git = ignored.returncode == 1
                 assert in_git == path.startswith("results/"), (name, path)
                 assert cached == path.startswith("runs/"), (name, path)
-
-
-def path_key(out: dict) -> str:
-    return next(iter(out))
 
 
 def test_runs_and_seeds_of_params_fan_out():
@@ -149,7 +147,7 @@ def test_results_name_no_machine_and_stay_small():
         assert path.stat().st_size < 1_500_000, path
         if path.suffix == ".ipynb":
             for cell in json.loads(path.read_text())["cells"]:
-                outputs = [{k: v for k, v in (o.get("data") or o).items() if k != "image/png"}
+                outputs = [{k: v for k, v in (o.get("data") or o).items() if not k.startswith("image/")}
                            for o in cell.get("outputs", [])]  # fmt: skip
                 text = json.dumps(outputs)
                 assert not re.search(r"/(home|root|Users|tmp)/|site-packages", text), path
