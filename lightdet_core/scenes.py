@@ -38,13 +38,17 @@ def _palette(codes: str) -> list[Color]:
 
 
 PAINT = _palette("b3261e 1f4e8c e8e8e6 2b2d31 9aa0a6 f2c230 2f6b4f 7a1f2b 5fa3c7 c96f2b 6d6875")
-BUS_PAINT = _palette("c8201c f0b31c f2f2ee 1d5fae 2f8f5b e0661a")
-CARGO_PAINT = _palette("f4f4f0 d9d4c7 8fa6b8 b5482f 3f6f9f 6f7f52")
+# Classes have their typical colours, so that a network learns them from few pictures.
+CAR_PAINT = _palette("b3261e 1f4e8c 2b2d31 9aa0a6 5fa3c7 7a1f2b")
+BUS_PAINT = _palette("f0b31c f2c230 e0661a")
+TRUCK_PAINT = _palette("2f6b4f 2f8f5b 3f7d5a")
+CARGO_PAINT = _palette("f4f4f0 d9d4c7 e8e8e6")
+MOTORCYCLE_PAINT = _palette("b3261e 2b2d31 c96f2b")
 CLOTHES = _palette("c0392b 2563a8 f1c40f 27774f 8e44ad e67e22 f5f5f5 23272e d16a8f 4aa3a2 7f5539")
 TROUSERS = _palette("22304d 2d2d2d 4b5563 6b5b45 8a8f98 3b4a2f")
 SKIN = _palette("f3c9a5 e0a87e c58a5c 8d5a3b 5c3a27")
 HAIR = _palette("1c1512 3d2716 6e4a25 b98b46 8c8c8c")
-FUR = _palette("8a5a2b c48a45 2a2320 e6d8bd 5b3d28 9c9189")
+FUR = _palette("8a5a2b c48a45 5b3d28 a9713a")
 WALLS = _palette("b08968 a8644d d8cbb2 8d99a6 c9b79c 9c6b5a 7f8c7a bfae9f 6f7a8a dfd6c8")
 LEAVES = _palette("3f7d3a 5b8c3e 2f6134 7d9440 b07a2c")
 GLASS, GLARE, RUBBER, STEEL = (52, 70, 88), (86, 102, 118), (24, 24, 26), (120, 124, 128)
@@ -72,15 +76,15 @@ class Stage:
     def __init__(self, rng: np.random.Generator, width: int, height: int):
         self.width, self.height = width * SUPERSAMPLE, height * SUPERSAMPLE
         self.side = math.sqrt(self.width * self.height)
-        self.focal = self.side * rng.uniform(0.8, 1.15)
+        self.focal = self.side * rng.uniform(0.9, 1.3)
         self.camera = rng.uniform(1.3, 2.1)
         self.horizon = self.height * rng.uniform(0.38, 0.58)
         self.vanish = self.width * rng.uniform(0.25, 0.75)
-        self.light = str(rng.choice(["day", "dusk", "night"], p=[0.58, 0.22, 0.20]))
+        self.light = str(rng.choice(["day", "dusk", "night"], p=[0.64, 0.20, 0.16]))
         self.ambient = {"day": (1, 1, 1), "dusk": (0.82, 0.7, 0.72), "night": (0.44, 0.46, 0.6)}[
             self.light
         ]
-        self.sight = rng.uniform(9, 25) if rng.random() < 0.12 else 400.0  # fog: metres to 1 / e
+        self.sight = rng.uniform(9, 25) if rng.random() < 0.10 else 400.0  # fog: metres to 1 / e
         self.haze = self.tone((205, 210, 214))
         self.across = rng.random() < 0.4  # look across the street rather than along it
         self.road = rng.uniform(3.5, 6.0)  # half width
@@ -274,7 +278,7 @@ def _bicycle(pen: Pen, rng: np.random.Generator, front: bool) -> None:
 
 
 def _motorcycle(pen: Pen, rng: np.random.Generator, front: bool) -> None:
-    paint = _pick(rng, PAINT)
+    paint = _pick(rng, MOTORCYCLE_PAINT)
     pen.shadow(0.35 if front else 1.05)
     if front:
         pen.oval(-0.1, 0, 0.1, 0.64, RUBBER)
@@ -301,7 +305,7 @@ def _motorcycle(pen: Pen, rng: np.random.Generator, front: bool) -> None:
 
 
 def _car(pen: Pen, rng: np.random.Generator, front: bool) -> None:
-    paint, roof = _pick(rng, PAINT), rng.uniform(1.38, 1.68)
+    paint, roof = _pick(rng, CAR_PAINT), rng.uniform(1.38, 1.68)
     if front:
         behind = rng.random() < 0.5
         pen.poly([(-0.8, 0.9), (-0.62, roof), (0.62, roof), (0.8, 0.9)], paint)
@@ -367,7 +371,7 @@ def _bus(pen: Pen, rng: np.random.Generator, front: bool) -> None:
 
 
 def _truck(pen: Pen, rng: np.random.Generator, front: bool) -> None:
-    paint, cargo = _pick(rng, PAINT), _pick(rng, CARGO_PAINT)
+    paint, cargo = _pick(rng, TRUCK_PAINT), _pick(rng, CARGO_PAINT)
     if front:
         pen.rect(-1.25, 0.9, 1.25, 3.3, cargo)
         if rng.random() < 0.4:  # from behind: the cargo doors
@@ -390,7 +394,7 @@ def _truck(pen: Pen, rng: np.random.Generator, front: bool) -> None:
         for x in np.arange(-3.4, 1.5, 0.55).tolist():
             pen.rect(x, 1.08, x + 0.08, 3.2, _shade(cargo, 0.8))
     else:
-        pen.poly([(-3.75, 1.5), (-3.75, 2.1), (1.6, 2.7), (1.6, 2.1)], _pick(rng, PAINT))
+        pen.poly([(-3.75, 1.5), (-3.75, 2.1), (1.6, 2.7), (1.6, 2.1)], _pick(rng, TRUCK_PAINT))
     pen.poly([(1.85, 0.5), (1.85, 2.65), (2.9, 2.65), (3.35, 1.65), (3.7, 1.5), (3.75, 0.5)], paint)
     pen.poly([(2.3, 1.6), (2.3, 2.4), (2.82, 2.4), (3.15, 1.6)], GLASS)
     pen.line([(2.25, 0.7), (2.25, 2.4)], 0.03, _shade(paint, 0.6))
@@ -723,31 +727,42 @@ def _span(stage: Stage, zone: str, z: float, rng: np.random.Generator) -> list[f
     return [low, high] if low < high else None
 
 
+def _hidden(a: _Item, b: _Item) -> float:
+    """Share of the farther one's width that the nearer one covers in the picture."""
+    near, far = sorted((a, b))
+    low = max((near.x - near.half) / near.z, (far.x - far.half) / far.z)
+    high = min((near.x + near.half) / near.z, (far.x + far.half) / far.z)
+    return max(high - low, 0) / (2 * far.half / far.z)
+
+
 def _place(stage: Stage, rng: np.random.Generator, name: str, items: list[_Item]) -> _Item | None:
     """Finds room for an object: a size in the picture gives its depth, its zone gives x."""
     kind = KINDS[name]
+    limit = 0.7 if rng.random() < 0.3 else 0.25  # most objects stand rather free
     for _ in range(12):
         front = bool(rng.random() < (0.25 if stage.across else 0.65))
         half = 0.45 * (kind.wide if front else kind.side)
-        size = 0.045 * (kind.largest / 0.045) ** (rng.random() ** 0.8) * stage.side
+        size = 0.045 * (kind.largest / 0.045) ** (rng.random() ** 0.45) * stage.side
         z = max(stage.focal * (kind.front if front else kind.side) / size, 1.6)
         span = _span(stage, kind.zone, z, rng)
         if span is None or not 0 < stage.point(0, kind.middle, z)[1] < stage.height:
             continue
         x = rng.uniform(*span)
-        if all(abs(x - it.x) > half + it.half or abs(z - it.z) > 0.08 * z + 0.5 for it in items):
-            return _Item(z, x, half, name, front)
+        item = _Item(z, x, half, name, front)
+        apart = (abs(x - it.x) > half + it.half or abs(z - it.z) > 0.08 * z + 0.5 for it in items)
+        if all(apart) and all(_hidden(item, it) < limit for it in items):
+            return item
     return None
 
 
 def _layout(stage: Stage, rng: np.random.Generator) -> list[_Item]:
     """What stands where, far to near."""
-    names = ["clutter"] * int(rng.integers(3, 9))
+    names = ["clutter"] * int(rng.integers(2, 6))
     if rng.random() > 0.05:
         if rng.random() < 0.12:
             names.append("crowd")
         weights = np.array([kind.weight for kind in KINDS.values()])
-        shares = np.array([8, 12, 15, 16, 15, 13, 10, 7, 4]) / 100
+        shares = np.array([3, 6, 10, 14, 17, 17, 14, 11, 8]) / 100
         count = int(rng.choice(np.arange(2, 11), p=shares))
         names += rng.choice(list(KINDS), count, p=weights / weights.sum()).tolist()
     items: list[_Item] = []

@@ -75,9 +75,15 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
     """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it."""
     if train.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(), lr=train.lr, momentum=0.9, weight_decay=train.weight_decay
+            model.parameters(),
+            lr=train.lr,
+            momentum=0.9,
+            weight_decay=train.weight_decay,
+            fused=True,
         )
-    return torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(
+        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True
+    )
 
 
 def batch_loss(
@@ -265,11 +271,11 @@ def _train(
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
-    for key, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[key].lerp_(value, 1 - decay)
-        else:
-            average[key].copy_(value)
+    now = model.state_dict()
+    floating = [key for key, value in now.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[k] for k in floating], [now[k] for k in floating], 1 - decay)
+    for key in now.keys() - set(floating):
+        average[key].copy_(now[key])
 
 
 def _with_classes(config: Config, pack: Pack) -> Config:

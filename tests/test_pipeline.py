@@ -147,8 +147,10 @@ def test_results_name_no_machine_and_stay_small():
         assert path.stat().st_size < 1_500_000, path
         if path.suffix == ".ipynb":
             for cell in json.loads(path.read_text())["cells"]:
-                outputs = [{k: v for k, v in (o.get("data") or o).items() if not k.startswith("image/")}
-                           for o in cell.get("outputs", [])]  # fmt: skip
+                outputs = [
+                    {k: v for k, v in (o.get("data") or o).items() if not k.startswith("image/")}
+                    for o in cell.get("outputs", [])
+                ]
                 text = json.dumps(outputs)
                 assert not re.search(r"/(home|root|Users|tmp)/|site-packages", text), path
 
