@@ -19,7 +19,7 @@ CLASSES: dict[str, int] = {
 
 SUPERSAMPLE = 2
 MIN_VISIBLE = 0.25  # objects with a smaller visible fraction are not annotated
-MIN_SIDE = 8  # pixels on the longer side; smaller objects are not drawn, smaller rests not kept
+MIN_SIDE = 12  # pixels on the longer side; smaller objects are not drawn, smaller rests not kept
 
 Color = tuple[int, int, int]
 Painted = tuple[str, int, int]  # name, number in the id buffer, pixels when painted
@@ -740,9 +740,9 @@ def _place(stage: Stage, rng: np.random.Generator, name: str, items: list[_Item]
     kind = KINDS[name]
     limit = 0.7 if rng.random() < 0.3 else 0.25  # most objects stand rather free
     for _ in range(12):
-        front = bool(rng.random() < (0.25 if stage.across else 0.65))
+        front = bool(rng.random() < (0.25 if stage.across else 0.5))
         half = 0.45 * (kind.wide if front else kind.side)
-        size = 0.045 * (kind.largest / 0.045) ** (rng.random() ** 0.45) * stage.side
+        size = 0.045 * (kind.largest / 0.045) ** (rng.random() ** 0.38) * stage.side
         z = max(stage.focal * (kind.front if front else kind.side) / size, 1.6)
         span = _span(stage, kind.zone, z, rng)
         if span is None or not 0 < stage.point(0, kind.middle, z)[1] < stage.height:
@@ -789,7 +789,7 @@ def _paint_items(stage: Stage, rng: np.random.Generator, items: list[_Item]) -> 
             _clutter(pen, rng, item.front)
             continue
         own(item.name, KINDS[item.name].draw, item.front)
-        if item.name in ("bicycle", "motorcycle") and rng.random() < 0.55:
+        if item.name in ("bicycle", "motorcycle") and rng.random() < 0.35:
             own("person", _rider, item.front, 0.92 if item.name == "bicycle" else 0.86, 0.4)
     return painted
 
