@@ -547,15 +547,15 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "person": Kind(_person, 0.18, "any", 1.78, 1.78, 0.6, 0.95, 1.2),
+    "person": Kind(_person, 0.13, "any", 1.78, 1.78, 0.6, 0.95, 1.2),
     "bicycle": Kind(_bicycle, 0.11, "any", 1.76, 1.05, 0.6, 0.5, 0.9),
-    "car": Kind(_car, 0.22, "road", 4.3, 1.9, 1.9, 0.75, 1.4),
-    "motorcycle": Kind(_motorcycle, 0.09, "road", 2.06, 1.22, 0.9, 0.6, 0.9),
-    "bus": Kind(_bus, 0.09, "road", 9.5, 3.05, 2.5, 1.5, 2.0),
-    "truck": Kind(_truck, 0.10, "road", 7.5, 3.3, 2.5, 1.6, 2.0),
-    "traffic light": Kind(_traffic_light, 0.10, "pavement", 1.25, 1.25, 0.48, 2.9, 0.4),
-    "fire hydrant": Kind(_hydrant, 0.085, "pavement", 0.96, 0.96, 0.6, 0.45, 0.55),
-    "stop sign": Kind(_stop_sign, 0.075, "pavement", 1.0, 1.0, 1.0, 2.0, 0.4),
+    "car": Kind(_car, 0.19, "road", 4.3, 1.9, 1.9, 0.75, 1.4),
+    "motorcycle": Kind(_motorcycle, 0.12, "road", 2.06, 1.22, 0.9, 0.6, 0.9),
+    "bus": Kind(_bus, 0.10, "road", 9.5, 3.05, 2.5, 1.5, 2.0),
+    "truck": Kind(_truck, 0.13, "road", 7.5, 3.3, 2.5, 1.6, 2.0),
+    "traffic light": Kind(_traffic_light, 0.08, "pavement", 1.25, 1.25, 0.48, 2.9, 0.4),
+    "fire hydrant": Kind(_hydrant, 0.07, "pavement", 0.96, 0.96, 0.6, 0.45, 0.55),
+    "stop sign": Kind(_stop_sign, 0.07, "pavement", 1.0, 1.0, 1.0, 2.0, 0.4),
     "dog": Kind(_dog, 0.10, "any", 1.25, 1.25, 1.25, 0.45, 0.6),
     # Weight 0: a far group, annotated as a crowd of persons, and things that nobody annotates.
     "crowd": Kind(_crowd, 0.0, "any", 5.0, 5.0, 5.0, 0.9, 0.35),

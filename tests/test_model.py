@@ -68,14 +68,14 @@ def test_taps_golden(golden):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", nn.Mish), ("silu", nn.SiLU)],
+    [("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", m.Mish), ("silu", nn.SiLU)],
 )
 def test_activation_reaches_every_layer(golden, name, kind):
     """Called 42 times in the backbone and 18 times in the head, and no other one is called."""
     net = m.LightDet(settings("c0", activation=name)).eval()
     calls = []
     for module in net.modules():
-        if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Mish, nn.SiLU):
+        if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, m.Mish, nn.SiLU):
             module.register_forward_hook(lambda x, *_: calls.append(type(x)))
     with torch.no_grad():
         net(torch.zeros(1, 3, 64, 64))
@@ -89,6 +89,16 @@ def test_activation_values_golden(golden):
     for name in ("silu", "mish", "relu6"):
         close(m.ACTIVATIONS[name]()(x), expected[name])
     assert m.ACTIVATIONS["leakyrelu"]()(torch.tensor(-1.0)) == pytest.approx(-0.1)
+
+
+def test_fast_mish_is_mish():
+    """Value and gradient, from where e^x vanishes to where it overflows."""
+    x = torch.tensor([-200.0, -90, -20, -3, -0.1, 0, 0.1, 3, 19, 21, 45, 90, 200])
+    pairs = [x.clone().requires_grad_() for _ in range(2)]
+    values = m.Mish()(pairs[0]), torch.nn.functional.mish(pairs[1])
+    torch.testing.assert_close(*values, atol=3e-7, rtol=3e-7)
+    grads = [torch.autograd.grad(v.sum(), p)[0] for v, p in zip(values, pairs, strict=True)]
+    torch.testing.assert_close(*grads, atol=3e-7, rtol=3e-7)
 
 
 def test_drop_path_rates_golden(golden):
