@@ -7,8 +7,8 @@ Coordinates are continuous: pixel i covers [i, i + 1), so its centre lies at i +
 scale, flip, shift and mosaic are all axis-parallel, so their composition is one diagonal affine
 map per packed image, `canvas = scale * pack + offset`, and pixels are resampled once (bilinear).
 Every random number and all box arithmetic stay on the CPU (float64, a few kB); pixels are computed
-on the training device. So the targets are the same bits on every device, nothing waits for it, and
-a batch depends on (pack, config, seed, step) only, not on the number of processes.
+on the training device. So the targets are the same bits on every device, and a batch depends on
+(pack, config, seed, step) only, not on the number of processes.
 """
 
 from typing import NamedTuple

@@ -30,6 +30,7 @@ from lightdet_core.train import (
     keep_memory,
     make_optimizer,
     update_average,
+    with_classes,
 )
 
 PARTS = ("augmentation", "forward", "assignment and loss", "backward", "optimizer")
@@ -45,6 +46,7 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
     torch.manual_seed(config.seed)
     annotations = split_paths(config, "train")[0]
     pack = open_pack(pack_paths(config, "train", config.model.input_size), annotations)
+    config = with_classes(config, pack)
     model = build(config).to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(model, config.train)
     average = {k: v.clone() for k, v in model.state_dict().items()}
@@ -82,6 +84,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
+    if min(args.steps, args.batch_size) < 1:
+        parser.error("--steps and --batch-size must be at least 1")
     config = load_config(args.experiment, args.profile)
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, batch_size=args.batch_size)

@@ -165,11 +165,21 @@ def read_params(path: Path | None = None) -> dict:
     """params.yaml as a dict; `ConfigError` when it is missing or not YAML."""
     path = path or ROOT / "params.yaml"
     try:
-        return yaml.safe_load(path.read_text())
+        params = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; it holds every setting, restore it") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
+    missing = [key for key in ("profile", "runs", "seeds", "show", "experiments")
+               if not isinstance(params, dict) or not params.get(key)]  # fmt: skip
+    if missing:
+        raise ConfigError(f"{path}: nothing under {', '.join(missing)}")
+    if params["show"] not in params["runs"] or 0 not in params["seeds"]:
+        raise ConfigError(
+            f"{path}: notebooks show {params['show']}-s0, so that runs {params['runs']} must hold "
+            f"{params['show']} and seeds {params['seeds']} must hold 0; set `show` to one of runs"
+        )
+    return params
 
 
 def profiles(params: dict) -> list[str]:
@@ -202,22 +212,23 @@ def load_config(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed {seed!r}: a whole number of at least 0 is needed")
 
-    base = dict(params[profile])
+    base = dict(_mapping(params[profile], profile))
     input_scale = base.pop("input_scale", 1.0)
-    in_profile = (base.pop("experiments", None) or {}).get(experiment) or {}
-    of_experiment = {k: v for k, v in (experiments[experiment] or {}).items() if k != "printed"}
+    in_profile = _mapping(base.pop("experiments", None), f"{profile}.experiments")
+    of_experiment = dict(_mapping(experiments[experiment], f"experiments.{experiment}"))
+    of_experiment.pop("printed", None)
     layers = {
-        "common": params.get("common") or {},
+        "common": params.get("common"),
         profile: base,
         f"experiments.{experiment}": of_experiment,
-        f"{profile}.experiments.{experiment}": in_profile,
+        f"{profile}.experiments.{experiment}": in_profile.get(experiment),
     }
     merged = {name: {} for name in SECTIONS}
     for where, layer in layers.items():
-        for section, values in layer.items():
+        for section, values in _mapping(layer, where).items():
             if section not in SECTIONS:
                 raise ConfigError(f"{where}.{section}: unknown; sections are {', '.join(SECTIONS)}")
-            for key, value in (values or {}).items():
+            for key, value in _mapping(values, f"{where}.{section}").items():
                 merged[section][key] = _checked(SECTIONS[section], key, value, f"{where}.{section}")
     config = Config(
         experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
@@ -231,6 +242,13 @@ def load_config(
     config = dataclasses.replace(config, model=scaled)
     _check_values(config)
     return config
+
+
+def _mapping(value: object, where: str) -> dict:
+    """`value` if it is a mapping; nothing at all counts as an empty one."""
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{where}: {value!r}, but keys with values are needed")
+    return value or {}
 
 
 def _checked(cls: type, key: str, value: object, where: str) -> object:

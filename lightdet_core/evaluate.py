@@ -6,7 +6,7 @@ Tensor legend: B images · N detections of one image · C classes. COCO's ids co
 import contextlib
 import copy
 import io
-import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lightdet_core.config import EvaluateConfig
+from lightdet_core.datasets import read_coco
 from lightdet_core.model import LightDet
 from lightdet_core.pack import Pack, letterbox_transform
 
@@ -78,14 +79,14 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     """
     if isinstance(coco_gt, COCO):
         truth = coco_gt.dataset
-    elif isinstance(coco_gt, dict):
-        truth = coco_gt
     else:
-        truth = json.loads(Path(coco_gt).read_text())
+        truth = coco_gt if isinstance(coco_gt, dict) else read_coco(Path(coco_gt))
     truth = copy.deepcopy(truth)
-    for annotation in truth["annotations"]:  # both are optional in hand-made files
-        annotation.setdefault("iscrowd", 0)
-        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    for number, annotation in enumerate(truth["annotations"], start=1):
+        annotation["id"] = number  # pycocotools takes a match with id 0 for none
+        annotation.setdefault("iscrowd", 0)  # optional in hand-made files, as is the area
+        if not isinstance(annotation.get("area"), (int, float)):
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_index(truth), _index(_as_dataset(truth, detections)), "bbox")
         evaluation.evaluate()
@@ -103,6 +104,33 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
         )
     }
     return metrics
+
+
+def truth_of(annotations: Path, pack: Pack) -> dict:
+    """The ground truth of the packed images, as a COCO dict.
+
+    With `skip_broken` a pack may hold fewer images than the file; what was dropped as broken is
+    no object to be missed either.
+    """
+    truth = read_coco(annotations)
+    images, categories = set(pack.image_ids.tolist()), {c["id"] for c in pack.categories}
+
+    def usable(record: object) -> bool:
+        box = record.get("bbox") if isinstance(record, dict) else None
+        return (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
+            and min(box[2:]) >= 0
+            and record.get("image_id") in images
+            and record.get("category_id") in categories
+        )
+
+    return {
+        "images": [i for i in truth["images"] if isinstance(i, dict) and i.get("id") in images],
+        "annotations": [a for a in truth["annotations"] if usable(a)],
+        "categories": pack.categories,
+    }
 
 
 def _as_dataset(truth: dict, detections: list[dict]) -> dict:

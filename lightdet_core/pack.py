@@ -9,6 +9,7 @@ image_ids (N,) and sizes (N,2) original width and height, int64. pack.json holds
 import argparse
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -26,8 +27,8 @@ from PIL import Image, ImageOps
 from lightdet_core.config import ROOT, load_config, read_params, run_cli
 from lightdet_core.datasets import DataError, file_hash, read_coco, split_paths, write_json
 
-FORMAT = 1  # raise it when the arrays change their meaning: older packs are then rebuilt
-REPACK = "run python -m lightdet_core.pack"
+FORMAT = 2  # raise it when the arrays change their meaning: older packs are then rebuilt
+REPACK = "run `dvc repro pack`, or python -m lightdet_core.pack --profile NAME"
 SHOWN = 20  # problems spelled out in an error
 WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
 ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
@@ -54,6 +55,7 @@ class Pack(NamedTuple):
     size: int
     categories: list[dict]  # {"id", "name"} by label
     hash: str  # sha256 of the annotation file
+    pixels: str  # sha256 of the packed images
     path: Path
 
 
@@ -225,6 +227,8 @@ def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
         _checked(coco["categories"], "category", _check_category, problems), key=lambda c: c["id"]
     )
     categories = [{"id": c["id"], "name": c["name"]} for c in categories]
+    twice = [name for name, n in Counter(c["name"] for c in categories).items() if n > 1]
+    problems += [("duplicate category name", repr(name)) for name in twice]
     if not categories and not problems:
         problems.append(("no categories", "the list is empty"))
     _complain(path, [*problems] if skip_broken else [])  # labels cannot be trusted: never skipped
@@ -370,7 +374,7 @@ def _write(
         names = enumerate(truth.file_names)
         lost = [(i, folder / name) for i, name in names if not (folder / name).is_file()]
         _complain(folder, [("missing image", f"image {truth.image_ids[i]}: {f}") for i, f in lost])
-    good, broken = _write_images(truth, folder, out / "images.npy", size, progress)
+    good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, progress)
     if broken and not (settings["skip_broken"] and good.any()):
         _complain(folder, broken)
     drops = truth.drops | Counter(kind for kind, _ in broken)
@@ -392,14 +396,20 @@ def _write(
         arrays[name][rows, slots] = values
     for name, values in arrays.items():
         np.save(out / f"{name}.npy", values[good].astype(ARRAYS[name][0], copy=False))
-    meta = {**settings, "images": int(good.sum()), "drops": drops, "categories": truth.categories}
+    meta = {
+        **settings,
+        "pixels": pixels,
+        "images": int(good.sum()),
+        "drops": drops,
+        "categories": truth.categories,
+    }
     write_json(out / "pack.json", meta, indent=1)
 
 
 def _write_images(
     truth: Annotations, folder: Path, path: Path, size: int, progress: Callable[[str], None]
-) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Streams the letterboxed images into `path`: which are in it (N,), and the broken ones.
+) -> tuple[np.ndarray, list[tuple[str, str]], str]:
+    """Streams the letterboxed images into `path`: which are in it (N,), the broken ones, a hash.
 
     Written as a stream and not through a memory map: a full disk is then an OSError and not a
     bus error.
@@ -413,7 +423,7 @@ def _write_images(
             return error
 
     count = len(truth.image_ids)
-    good, broken = np.ones(count, bool), []
+    good, broken, pixels = np.ones(count, bool), [], hashlib.sha256()
     start = told = time.monotonic()
     with open(path, "wb") as file, ThreadPoolExecutor(WORKERS) as pool:
         _write_header(file, count, size)
@@ -427,13 +437,14 @@ def _write_images(
                 broken.append(("broken image", f"image {truth.image_ids[i]}: {result}"))
             else:
                 file.write(result.data)
+                pixels.update(result.data)
             if (now := time.monotonic()) - told > 3 or i + 1 == count:
                 told, rate = now, (i + 1) / (now - start + 1e-9)
                 left = (count - i - 1) / rate
                 progress(f"  {i + 1}/{count} images, {rate:.0f} images/s, {left:.0f} s left")
         file.seek(0)
         _write_header(file, int(good.sum()), size)  # numpy pads headers so that N can change
-    return good, broken
+    return good, broken, pixels.hexdigest()
 
 
 def _write_header(file: object, count: int, size: int) -> None:
@@ -452,7 +463,7 @@ def _read_meta(path: Path) -> dict:
         raise FileNotFoundError(f"{path}: {what}; {REPACK}") from None
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
-    keys = {"format", "sha256", "size", "skip_broken", "images", "drops", "categories"}
+    keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
     if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
     return meta
@@ -487,7 +498,7 @@ def open_pack(path: Path, annotations: Path | None = None) -> Pack:
             found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
             raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")
     return Pack(**arrays, size=meta["size"], categories=meta["categories"],
-                hash=meta["sha256"], path=path)  # fmt: skip
+                hash=meta["sha256"], pixels=meta["pixels"], path=path)  # fmt: skip
 
 
 def pack_paths(config: object, split: str, input_size: int) -> Path:
@@ -517,10 +528,16 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
         categories = categories or pack.categories
         if pack.categories != categories:
             raise DataError(f"{annotations}: its categories differ from those of the train split")
-        boxes, crowds = int(pack.counts.sum()), int(pack.gt_crowd.sum())
-        summary[path.name] = {"sha256": pack.hash, "size": size, "images": len(pack.counts),
-                              "boxes": boxes, "crowds": crowds, "classes": len(categories),
-                              "drops": _read_meta(path)["drops"]}  # fmt: skip
+        summary[path.name] = {
+            "sha256": pack.hash,
+            "pixels": pack.pixels,
+            "size": size,
+            "images": len(pack.counts),
+            "boxes": int(pack.counts.sum()),
+            "crowds": int(pack.gt_crowd.sum()),
+            "classes": len(categories),
+            "drops": _read_meta(path)["drops"],
+        }
     target = ROOT / "data" / config.profile / "packs.json"
     write_json(target, summary, indent=2)
     return target

@@ -1,7 +1,8 @@
 """Training one experiment: the loop, schedule, moving average, checkpoint and resume.
 
 `fit(config)` leaves a run folder with weights.safetensors, metrics.json, log.csv, run.json and
-detections.json. Until then the run lives in `checkpoints/`, keyed by its settings, and continues
+detections.json. Until then the run lives in `.checkpoints/` beside it, keyed by its settings and
+data, and continues
 from there after any interruption, to the same weights (bit for bit on a CPU): every random number
 is keyed by (seed, step) and nothing else is carried along.
 
@@ -12,6 +13,7 @@ import argparse
 import csv
 import ctypes
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -36,13 +38,13 @@ from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
 from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
 from lightdet_core.datasets import split_paths
-from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, build, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pycocotools", "safetensors")
+LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -117,12 +119,13 @@ def fit(
 ) -> Path:
     """Train, evaluate and write one run.
 
-    A finished run with the same settings is returned as it is. One with other settings is moved
-    aside, never overwritten. Ctrl-C ends after the current step and keeps a checkpoint.
+    A finished run with the same settings and data is returned as it is. One with others is moved
+    aside, never overwritten. (DVC removes a stage's outputs before it runs the stage; its cache
+    keeps them.) Ctrl-C ends after the current step and keeps a checkpoint.
 
     Args:
         config: of `load_config`.
-        runs: where run folders go; None is `runs/<profile>` in the repository.
+        runs: where run folders (and `.checkpoints`) go; None is `runs/<profile>` in the repository.
         progress: takes one line of text at a time.
         device: "cpu" or "cuda"; None takes the GPU where there is one.
 
@@ -132,6 +135,7 @@ def fit(
     Raises:
         TrainError: no data to train on, classes that do not fit, a loss that is not finite.
     """
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on a GPU, too
     runs = runs or ROOT / "runs" / config.profile
     folder = runs / config.run_name
     packs = {
@@ -140,22 +144,22 @@ def fit(
         )
         for split in ("train", "val")
     }
-    config = _with_classes(config, packs["train"])
+    config = with_classes(config, packs["train"])
     key = _run_key(config, packs)
-    if (folder / "run.json").is_file():
-        found = json.loads((folder / "run.json").read_text()).get("key", "unknown")
+    if folder.exists():
+        found = _finished_key(folder)
         if found == key:
             progress(f"{folder.name}: finished already, nothing to train ({folder})")
             return folder
-        aside = folder.with_name(f"{folder.name}.{found}")
-        shutil.rmtree(aside, ignore_errors=True)
+        aside, number = folder.with_name(f"{folder.name}.{found}"), 1
+        while aside.exists():
+            aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
         folder.rename(aside)
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
 
     keep_memory()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    checkpoint = runs.parent.parent / "checkpoints" / config.profile / f"{config.run_name}-{key}"
-    checkpoint = checkpoint.with_suffix(".safetensors")
+    checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     state, speed = _train(config, packs["train"], checkpoint, device, progress)
 
@@ -164,7 +168,7 @@ def fit(
     model = model.to(device, memory_format=torch.channels_last)
     progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
     detections = detect_pack(model, packs["val"], config.evaluate, device)
-    metrics = coco_metrics(split_paths(config, "val")[0], detections)
+    metrics = coco_metrics(truth_of(split_paths(config, "val")[0], packs["val"]), detections)
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -175,8 +179,6 @@ def fit(
     shutil.copy(_log_path(checkpoint), partial / "log.csv")
     run = _provenance(config, model, packs, device) | speed | {"key": key}
     _write_json(partial / "run.json", run)
-    if folder.exists():  # left by a run that never finished
-        shutil.rmtree(folder)
     partial.rename(folder)
     for leftover in (checkpoint, _log_path(checkpoint)):
         leftover.unlink(missing_ok=True)
@@ -278,7 +280,7 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -
         average[key].copy_(now[key])
 
 
-def _with_classes(config: Config, pack: Pack) -> Config:
+def with_classes(config: Config, pack: Pack) -> Config:
     """Fill in `num_classes: null`; refuse a number that the annotations contradict."""
     found = len(pack.categories)
     wanted = config.model.num_classes
@@ -297,7 +299,17 @@ def _untrained(config: Config):
 
 def _run_key(config: Config, packs: dict[str, Pack]) -> str:
     """Settings and data in 16 characters: what a checkpoint must agree with."""
-    return f"{config.hash[:8]}{packs['train'].hash[:4]}{packs['val'].hash[:4]}"
+    data = "".join(pack.hash + pack.pixels for pack in packs.values())
+    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8]
+
+
+def _finished_key(folder: Path) -> str:
+    """The key of the finished run in `folder`; "incomplete" if it is none."""
+    try:
+        key = json.loads((folder / "run.json").read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "incomplete"
+    return key if (folder / "weights.safetensors").is_file() else "incomplete"
 
 
 # --- checkpoints -----------------------------------------------------------------------------
@@ -310,7 +322,16 @@ def _save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor] | None,
 ) -> None:
-    """Everything that the next step needs, as .safetensors, written aside and then renamed."""
+    """Everything that the next step needs, as .safetensors, written aside and then renamed.
+
+    Raises:
+        TrainError: a weight is not finite; the checkpoint before stays.
+    """
+    if not all(torch.isfinite(v).all() for v in model.state_dict().values()):
+        raise TrainError(
+            f"{path}: a weight is not finite after step {step}; lower train.lr. The checkpoint "
+            "before, if any, is kept there; delete it to start again"
+        )
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
@@ -351,6 +372,11 @@ def _load_checkpoint(
         state.setdefault(int(index), {})[slot] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, slots in optimizer.state.items():
+        for slot, tensor in slots.items():
+            # the fused optimizers pair raw memory: the layout must be the parameter's
+            if tensor.shape == parameter.shape:
+                slots[slot] = torch.empty_like(parameter).copy_(tensor)
     if average is not None:
         for key, tensor in parts["average"].items():
             average[key].copy_(tensor)
@@ -365,13 +391,22 @@ def _log_path(checkpoint: Path) -> Path:
 def _log_writer(path: Path, start: int) -> Iterator[Callable[[list], None]]:
     """Append rows to log.csv; rows beyond the checkpoint that a resume starts from are cut."""
     rows = []
-    if start and path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if row and int(row[0]) <= start]
-    with path.open("w", newline="") as file:
+    if start:
+        try:
+            with path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+        except FileNotFoundError:
+            raise TrainError(
+                f"{path}: the log beside the checkpoint is gone; delete the checkpoint, too, to "
+                "start again"
+            ) from None
+        rows = [row for row in rows if len(row) == len(LOG_COLUMNS) and int(row[0]) <= start]
+    aside = path.with_suffix(".partial")
+    with aside.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([LOG_COLUMNS, *rows])
+    os.replace(aside, path)
+    with path.open("a", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(LOG_COLUMNS)
-        writer.writerows(rows)
 
         def write(row: list) -> None:
             writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
@@ -426,7 +461,11 @@ def _provenance(
         "config": dataclasses.asdict(config),
         **_git_state(),
         "hardware": hardware(device),
-        "versions": {"python": platform.python_version(), **{k: version(k) for k in LIBRARIES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{k: version(k) for k in LIBRARIES},
+            "torch": str(torch.__version__),  # with the build: +cu130
+        },
         "num_params": sum(p.numel() for p in model.parameters()),
         "input_size": config.model.input_size,
         "train_images": len(packs["train"].images),

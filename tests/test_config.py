@@ -2,6 +2,7 @@ import copy
 import dataclasses
 
 import pytest
+import yaml
 
 from lightdet_core.config import ConfigError, find_root, load_config, profiles, read_params, run_cli
 
@@ -82,6 +83,9 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.evaluate.iou_threshold", 1.5, r"iou_threshold: 1\.5: between 0 and 1"),
         ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, folder"),
         ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
+        ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),
+        ("demo.experiments", [1], r"demo\.experiments: \[1\], but keys"),
+        ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
     ],
 )
 def test_mistakes_are_named(path, value, message):
@@ -109,6 +113,12 @@ def test_unknown_names():
 def test_params_file_errors(tmp_path):
     path = tmp_path / "params.yaml"
     with pytest.raises(ConfigError, match=r"params\.yaml: not found"):
+        load_config("g1", "demo", params=path)
+    path.write_text("profile: demo")
+    with pytest.raises(ConfigError, match=r"params\.yaml: nothing under runs, seeds, show"):
+        load_config("g1", "demo", params=path)
+    path.write_text(yaml.safe_dump(PARAMS | {"show": "c0"}))
+    with pytest.raises(ConfigError, match=r"show c0-s0, so that runs .* must hold c0"):
         load_config("g1", "demo", params=path)
     path.write_text("a: [1")
     with pytest.raises(ConfigError, match=r"params\.yaml: not YAML"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightdet_core.config import EvaluateConfig
-from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import Detections
 
 TRUTH = {
@@ -20,7 +20,7 @@ TRUTH = {
 }
 
 
-def results(**scores):
+def results():
     return [
         {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
         for a in TRUTH["annotations"]
@@ -41,6 +41,24 @@ def test_truth_is_not_changed():
     before = json.dumps(TRUTH)
     coco_metrics(TRUTH, results())
     assert json.dumps(TRUTH) == before  # area and iscrowd are filled in on a copy
+
+
+def test_ids_from_zero_and_missing_area():
+    """pycocotools takes a match with annotation 0 for no match; hand-made files begin there."""
+    annotations = [{**a, "id": i, "area": None} for i, a in enumerate(TRUTH["annotations"])]
+    assert coco_metrics({**TRUTH, "annotations": annotations}, results())["AP"] == pytest.approx(1)
+
+
+def test_truth_holds_what_the_pack_holds(tmp_path):
+    """With skip_broken: image 9 was dropped, and so were annotations without a usable box."""
+    broken = [{"id": 5, "image_id": 7, "category_id": 3}, {"id": 6, "image_id": 7, "bbox": [1, 2]}]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps({**TRUTH, "annotations": [*TRUTH["annotations"], *broken]}))
+    pack = FakePack(None, None, np.array([7, 11]), 416, TRUTH["categories"])
+    truth = truth_of(path, pack)
+    assert [image["id"] for image in truth["images"]] == [7, 11]
+    assert [annotation["id"] for annotation in truth["annotations"]] == [1, 2]
+    assert coco_metrics(truth, results()[:2])["AP"] == pytest.approx(1)
 
 
 def test_no_detections_is_zero():

@@ -469,7 +469,7 @@ def test_interruption_keeps_the_old_pack(made, monkeypatch):
 
 def test_open_pack_errors(made, tmp_path):
     _, _, out = made
-    with pytest.raises(FileNotFoundError, match=r"nothing: no pack here; run python -m"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no pack here; run `dvc repro pack`"):
         open_pack(tmp_path / "nothing")
     good = {name: (out / name).read_bytes() for name in tree(out)}
 
@@ -480,7 +480,7 @@ def test_open_pack_errors(made, tmp_path):
             (out / name).write_bytes(content)
 
     (out / "pack.json").unlink()
-    fails(FileNotFoundError, "train-32: incomplete pack; run python -m")
+    fails(FileNotFoundError, "train-32: incomplete pack; run `dvc repro pack`")
     (out / "gt_boxes.npy").unlink()
     fails(FileNotFoundError, r"gt_boxes\.npy: missing")
     (out / "images.npy").write_bytes(good["images.npy"][:2000])

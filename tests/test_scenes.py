@@ -11,8 +11,8 @@ from lightdet_core.scenes import CLASSES, SceneObject, draw_scene
 
 @pytest.fixture(scope="module")
 def series() -> list[list[SceneObject]]:
-    """The annotations of 150 scenes of 320 x 240."""
-    return [draw_scene(5, index)[1] for index in range(150)]
+    """The annotations of 300 scenes of 320 x 240."""
+    return [draw_scene(5, index)[1] for index in range(300)]
 
 
 def test_same_arguments_same_bytes_other_arguments_other_scene():
