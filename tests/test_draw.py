@@ -31,7 +31,7 @@ def pack():
     categories = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
     labels, crowd = np.array([[1, 0, 0], [0, 0, 0]]), np.array([[0, 0, 1], [0, 0, 0]], bool)
     return Pack(images, gt_boxes, labels, crowd, np.array([3, 0]), np.array([5, 6]),
-                np.full((2, 2), 4), 4, categories, "", None)  # fmt: skip
+                np.full((2, 2), 4), 4, categories, "", "", None)  # fmt: skip
 
 
 def rectangles(axis, color):

@@ -79,8 +79,14 @@ def test_a_stage_depends_on_the_core_files_it_uses_and_no_others(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_what_a_stage_depends_on_exists_or_is_made_by_another(name):
-    made = [filled(out) for s in STAGES.values() for k in ("outs", "metrics", "plots")
-            for out in names(s.get(k, []))]  # fmt: skip
+    made = [
+        filled(out, run=run, seed=seed)
+        for stage in STAGES.values()
+        for kind in ("outs", "metrics", "plots")
+        for out in names(stage.get(kind, []))
+        for run in PARAMS["runs"]
+        for seed in PARAMS["seeds"]
+    ]
     for dep in map(filled, STAGES[name]["deps"]):
         by_stage = any(out == dep or f"{out}/".startswith(f"{dep}/") for out in made)
         assert by_stage or dep.startswith("build/source/") or (ROOT / dep).exists(), dep
