@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightdet_core.boxes import area
 from lightdet_core.pack import letterbox_transform
 
 MIN_SIDE = 2.0  # px; an object whose visible part is thinner teaches nothing
@@ -157,10 +158,6 @@ def _clip(boxes: Tensor, window: Tensor) -> Tensor:
     return boxes.maximum(window[..., [0, 1, 0, 1]]).minimum(window[..., [2, 3, 2, 3]])
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
-
-
 def _wide(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).amin(-1) >= MIN_SIDE
 
@@ -219,7 +216,7 @@ def _warp_targets(pack, sources: Tensor, geometry: _Geometry) -> tuple[Tensor, T
     warped = _map_boxes(boxes.double(), geometry.scale[:, :, None], geometry.offset[:, :, None])
     boxes = _clip(warped, geometry.window[:, :, None])
     mask = (torch.arange(objects) < counts[..., None]) & ~crowd
-    mask &= _wide(boxes) & (_area(boxes) >= MIN_AREA * _area(warped))
+    mask &= _wide(boxes) & (area(boxes) >= MIN_AREA * area(warped))
     return boxes.flatten(1, 2), labels.flatten(1, 2), mask.flatten(1, 2)
 
 
@@ -311,7 +308,7 @@ def _draw_mix(draws: dict, settings, size: int) -> _Mix:
 
 def _mix_images(images: Tensor, mix: _Mix) -> Tensor:
     """Each image blended with, or cut by, the previous one of the batch."""
-    if not (mix.mixup.any() or _area(mix.rect).any()):
+    if not (mix.mixup.any() or area(mix.rect).any()):
         return images
     x0, y0, x1, y1 = mix.rect[:, :, None].unbind(1)  # (B, 1) each
     pixel = torch.arange(images.shape[-1])
@@ -332,12 +329,12 @@ def _mix_targets(boxes: Tensor, labels: Tensor, mask: Tensor, mix: _Mix) -> tupl
     rect, mixup = mix.rect[:, None], mix.mixup[:, None]
     pasted, pasted_mask = boxes.roll(1, 0), mask.roll(1, 0)
     cut = _clip(pasted, rect)
-    inside = _wide(cut) & (_area(cut) >= MIN_VISIBLE * _area(pasted))
+    inside = _wide(cut) & (area(cut) >= MIN_VISIBLE * area(pasted))
     pasted = torch.where(mixup[..., None], pasted, cut)
     pasted_mask = pasted_mask & (mixup | inside)
 
-    left = _area(boxes) - _area(_clip(boxes, rect))
-    visible = left >= MIN_VISIBLE * _area(boxes)
+    left = area(boxes) - area(_clip(boxes, rect))
+    visible = left >= MIN_VISIBLE * area(boxes)
     boxes = _uncovered(boxes, rect)
     mask = mask & visible & _wide(boxes)
 

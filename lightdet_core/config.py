@@ -81,6 +81,7 @@ class ModelConfig:
     cell_scale: float = 8.0  # side of the ATSS cell in strides (octave_base_scale)
     pretrained: bool | str = False  # true: timm's tf_efficientnet_lite weights; or a local file
     drop_path: float = 0.0  # stochastic depth of the backbone's residual blocks
+    bn_momentum: float = 0.1  # of the backbone's running statistics; NanoDet: 0.01
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,14 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """12 hex digits over every setting but the seed: runs that share them are comparable."""
+        """12 hex digits over every setting but the seed: runs that share them are comparable.
+
+        How often a run is logged and saved changes no number and is left out, too.
+        """
         settings = dataclasses.asdict(self)
         settings.pop("seed")
+        for key in ("checkpoint_steps", "log_steps"):
+            settings["train"].pop(key)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -341,6 +347,7 @@ def _check_values(config: Config) -> None:
         need(value > 0, key, value, "above 0")
     within = {
         "model.drop_path": (model.drop_path, 0.9),
+        "model.bn_momentum": (model.bn_momentum, 1),
         "augment.translate": (augment.translate, 0.5),
         "augment.brightness": (augment.brightness, 1),
         "augment.fill": (augment.fill, 255),

@@ -69,7 +69,9 @@ class Backbone(nn.Module):
     and as it exports best; timm's `tf_` weights, trained with TensorFlow's padding, load into it.
     """
 
-    def __init__(self, name: str, activation: str, drop_path: float = 0.0):
+    def __init__(
+        self, name: str, activation: str, drop_path: float = 0.0, bn_momentum: float = 0.1
+    ):
         super().__init__()
         self.net = timm.create_model(
             f"efficientnet_{name}",
@@ -78,6 +80,7 @@ class Backbone(nn.Module):
             act_layer=ACTIVATIONS[activation],
             drop_path_rate=drop_path,
             bn_eps=BN_EPS,
+            bn_momentum=bn_momentum,
         )
         self.channels = self.net.feature_info.channels()
         # the tf_ weights were trained on images normalised so; the same serves from scratch
@@ -189,7 +192,9 @@ class LightDet(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.backbone = Backbone(config.backbone, config.activation, config.drop_path)
+        self.backbone = Backbone(
+            config.backbone, config.activation, config.drop_path, config.bn_momentum
+        )
         self.neck = PAN(self.backbone.channels, config.channels)
         self.head = GFLHead(config)
 
@@ -279,10 +284,9 @@ def save_weights(
     path: Path, state: dict[str, Tensor], config: Config, categories: list[dict]
 ) -> None:
     """Weights as .safetensors, with the config and the classes in its metadata."""
-    metadata = {
-        "config": json.dumps(dataclasses.asdict(config)),
-        "categories": json.dumps(categories),
-    }
+    # one key: safetensors writes several in random order, and equal runs should be equal bytes
+    about = {"config": dataclasses.asdict(config), "categories": categories}
+    metadata = {"lightdet": json.dumps(about)}
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(state, path, metadata=metadata)
 
@@ -294,15 +298,21 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
         WeightsError: missing, damaged, or not written by `save_weights`.
     """
     path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no trained run there; `dvc repro`, or python -m lightdet_core.train with its "
+            "--experiment, --profile and --seed, makes it"
+        )
     state = _read(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
-    if "config" not in metadata:
+    if "lightdet" not in metadata:
         raise WeightsError(f"{path}: has no LightDet config; it is not a file that training wrote")
-    config = json.loads(metadata["config"])
+    about = json.loads(metadata["lightdet"])
+    config = about["config"]
     try:
         model = LightDet(ModelConfig(**config["model"]))
         model.load_state_dict(state)
     except (TypeError, KeyError, RuntimeError) as error:
         raise WeightsError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
-    return model.eval(), config, json.loads(metadata["categories"])
+    return model.eval(), config, about["categories"]

@@ -210,7 +210,8 @@ def plot_losses(logs: Mapping[str, Path | pd.DataFrame]) -> Figure:
         frame = log if isinstance(log, pd.DataFrame) else pd.read_csv(log)
         style = ("-", "--", ":", "-.")[number % 4]  # overlapping curves stay apart
         for axis, column in zip(axes.flat, LOSSES, strict=True):
-            axis.plot(frame["step"], frame[column], style, label=run)
+            marker = "o" if len(frame) == 1 else None  # a single row makes no line
+            axis.plot(frame["step"], frame[column], style, marker=marker, label=run)
     for axis, title in zip(axes.flat, LOSSES.values(), strict=True):
         axis.set(title=title, ylim=(0, None))
     for axis in axes[1]:

@@ -2,9 +2,8 @@
 
 `fit(config)` leaves a run folder with weights.safetensors, metrics.json, log.csv, run.json and
 detections.json. Until then the run lives in `.checkpoints/` beside it, keyed by its settings and
-data, and continues
-from there after any interruption, to the same weights (bit for bit on a CPU): every random number
-is keyed by (seed, step) and nothing else is carried along.
+data, and continues from there after any interruption, to the same weights (bit for bit on a CPU):
+every random number is keyed by (seed, step) and nothing else is carried along.
 
     python -m lightdet_core.train --experiment g1 --profile demo --seed 0
 """
@@ -135,7 +134,6 @@ def fit(
     Raises:
         TrainError: no data to train on, classes that do not fit, a loss that is not finite.
     """
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32 on a GPU, too
     runs = runs or ROOT / "runs" / config.profile
     folder = runs / config.run_name
     packs = {
@@ -161,7 +159,8 @@ def fit(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    state, speed = _train(config, packs["train"], checkpoint, device, progress)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
+        state, speed = _train(config, packs["train"], checkpoint, device, progress)
 
     model = build(dataclasses.replace(config, model=_untrained(config)))
     model.load_state_dict(state)

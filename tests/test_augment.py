@@ -422,7 +422,7 @@ def test_cutmix_keeps_what_is_half_visible():
 def test_an_image_is_mixed_one_way_at_most():
     draws = {name: torch.rand(4000, dtype=torch.float64) for name in augment.DRAWS}
     mix = augment._draw_mix(draws, replace(STILL, mixup=0.3, cutmix=0.4), 64)
-    cut = augment._area(mix.rect) > 0
+    cut = augment.area(mix.rect) > 0
     assert not (mix.mixup & cut).any()
     assert abs(mix.mixup.double().mean() - 0.3) < 0.04 and abs(cut.double().mean() - 0.4) < 0.04
     assert mix.rect.min() >= 0 and mix.rect[cut].max() <= 64

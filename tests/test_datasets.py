@@ -45,7 +45,9 @@ def tree(folder: Path) -> dict[str, bytes]:
 # ---------------------------------------------------------------------------------------- demo
 
 
-def test_demo_matches_the_scenes(root):
+@pytest.mark.parametrize("per_worker", [50, 5])  # one process; two
+def test_demo_matches_the_scenes(root, monkeypatch, per_worker):
+    monkeypatch.setattr(datasets, "SCENES_PER_WORKER", per_worker)
     config = make_config("demo")
     manifest = json.loads(prepare(config, silent).read_text())
     annotations, images = split_paths(config, "train")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightdet_core.config import EvaluateConfig
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack, found_objects, truth_of
 from lightdet_core.model import Detections
 
 TRUTH = {
@@ -126,3 +126,21 @@ def test_boxes_return_to_the_original_pixels():
     assert first == {"image_id": 7, "category_id": 90, "bbox": [10, 20, 90, 180], "score": 0.5}
     np.testing.assert_allclose(second["bbox"], [0, 0, 300, 600], atol=1e-3)
     np.testing.assert_allclose(third["bbox"], [0, 0, 640, 8 / 0.65], atol=1e-3)  # border cut off
+
+
+def test_found_objects_and_false_alarms():
+    """One object twice, one below the score, one of another class, one shifted to IoU 1/3."""
+    gt_boxes = torch.tensor([[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [0, 0, 0, 0]]])
+    gt_labels = torch.tensor([[0, 1, 1, 0]])
+    gt_mask = torch.tensor([[True, True, True, False]])
+    one = Detections(
+        torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [20, 0, 30, 10],
+                      [45, 0, 55, 10], [0, 0, 0, 0]]).float(),
+        torch.tensor([0.9, 0.8, 0.3, 0.9, 0.7, 0.6]),
+        torch.tensor([0, 0, 1, 0, 1, 0]),
+    )  # fmt: skip
+    found, alarms = found_objects([one], gt_boxes.float(), gt_labels, gt_mask, 0.3)
+    assert found.tolist() == [[True, False, False, False]]
+    assert alarms.tolist() == [3]  # another class, shifted, nothing there
+    found, alarms = found_objects([one], gt_boxes.float(), gt_labels, gt_mask, 0.2, 0.3)
+    assert found.tolist() == [[True, True, True, False]] and alarms.tolist() == [2]

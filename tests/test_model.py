@@ -200,7 +200,9 @@ def test_weights_round_trip(tmp_path):
 
 def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(m.WeightsError, match=r"weights\.safetensors: not found"):
+    with pytest.raises(
+        m.WeightsError, match=r"weights\.safetensors: no trained run .*lightdet_core\.train"
+    ):
         m.load_weights(path)
     path.write_bytes(b"not a tensor file")
     with pytest.raises(m.WeightsError, match="not a readable"):

@@ -137,8 +137,7 @@ def test_run_folder_and_repetition(here):
     assert not list(here.glob(".checkpoints/*"))  # gone on success
 
     again = train.fit(config, here.with_name("again"), silent, "cpu")
-    assert same(weights(again), weights(folder))
-    for name in ("metrics.json", "log.csv", "detections.json"):
+    for name in ("metrics.json", "log.csv", "detections.json", "weights.safetensors"):
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
     other = train.fit(tiny(seed=1), here, silent, "cpu")
     assert other.name == "g1-s1" and not same(weights(other), weights(folder))
