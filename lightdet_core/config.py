@@ -118,8 +118,28 @@ class TrainConfig:
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
     ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
+    precision: str = "fp32"  # fp32, bf16, fp16 (autocast, scaled loss) or fp16-pure (Apex O3)
+    init: str = ""  # experiment whose run of the same seed gives the first weights; empty = none
     checkpoint_steps: int = 500  # steps between two resumable checkpoints
     log_steps: int = 10  # steps between two rows of log.csv
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    prune_at: float | None = None  # share of the steps after which 2:4 masks are set; 0 = at once
+    backend: str = "own"  # own, or apex: NVIDIA's ASP, which must be built from source
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    teacher: str = ""  # experiment whose run of seed 0 teaches; empty = none
+    ld_weight: float = 0.0  # localization distillation at the positive cells
+    vlr_weight: float = 0.0  # the same around them, in the valuable localization region
+    kd_weight: float = 0.0  # distillation of the class logits at the positive cells
+    temperature: float = 10.0  # of the edge distributions
+    kd_temperature: float = 2.0  # of the classes
+    vlr_gamma: float = 0.25  # the region: gamma x threshold <= DIoU < threshold
+    normalizer: str = "batch"  # batch: as the box losses; released: as the LD authors' code
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
@@ -163,6 +185,8 @@ SECTIONS = {
     "model": ModelConfig,
     "augment": AugmentConfig,
     "train": TrainConfig,
+    "sparsity": SparsityConfig,
+    "distill": DistillConfig,
     "evaluate": EvaluateConfig,
 }
 
@@ -296,7 +320,7 @@ def _checked_scale(value: object, where: str) -> float:
 def _check_values(config: Config) -> None:
     """Impossible values, named by section and key."""
     data, model, augment, train = config.data, config.model, config.augment, config.train
-    evaluate = config.evaluate
+    sparsity, distill, evaluate = config.sparsity, config.distill, config.evaluate
 
     def need(condition: bool, key: str, value: object, remedy: str) -> None:
         if not condition:
@@ -309,6 +333,9 @@ def _check_values(config: Config) -> None:
     choice("model.backbone", model.backbone, tuple(f"lite{i}" for i in range(5)))
     choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu"))
     choice("model.head", model.head, ("gflv1", "gflv2"))
+    choice("train.precision", train.precision, ("fp32", "bf16", "fp16", "fp16-pure"))
+    choice("sparsity.backend", sparsity.backend, ("own", "apex"))
+    choice("distill.normalizer", distill.normalizer, ("batch", "released"))
     choice("train.optimizer", train.optimizer, ("sgd", "adamw"))
     choice("train.schedule", train.schedule, ("multistep", "cosine"))
     size = model.input_size
@@ -339,7 +366,23 @@ def _check_values(config: Config) -> None:
     mixed = augment.mixup + augment.cutmix
     need(mixed <= 1, "augment.mixup + augment.cutmix", mixed, "an image gets at most one: sum <= 1")
     need(augment.mixup_alpha >= 0.5, "augment.mixup_alpha", augment.mixup_alpha, "at least 0.5")
+    prune_at = sparsity.prune_at
+    need(prune_at is None or 0 <= prune_at < 1, "sparsity.prune_at", prune_at,
+         "a share of the steps from 0 to below 1 (pruned at the end, nothing is left to retrain), "
+         "or null")  # fmt: skip
+    weights = {
+        f"distill.{k}": getattr(distill, k) for k in ("ld_weight", "vlr_weight", "kd_weight")
+    }
+    for key, value in weights.items():
+        need(value >= 0, key, value, "at least 0")
+    need(bool(distill.teacher) == any(weights.values()), "distill.teacher", distill.teacher,
+         "a teacher needs a weight above 0 among ld_weight, vlr_weight, kd_weight, and these need "
+         "a teacher")  # fmt: skip
+    for key, value in (("distill.teacher", distill.teacher), ("train.init", train.init)):
+        need(value != config.experiment, key, value, "a run cannot need itself")
     positive = {
+        "distill.temperature": distill.temperature,
+        "distill.kd_temperature": distill.kd_temperature,
         "model.cell_scale": model.cell_scale,
         "train.lr": train.lr,
     }
@@ -359,6 +402,7 @@ def _check_values(config: Config) -> None:
         "train.grad_clip": (train.grad_clip, float("inf")),
         "evaluate.score_threshold": (evaluate.score_threshold, 1),
         "evaluate.iou_threshold": (evaluate.iou_threshold, 1),
+        "distill.vlr_gamma": (distill.vlr_gamma, 1),
     }
     for key in ("warp_probability", "flip", "color_probability", "mosaic", "mixup", "cutmix"):
         within[f"augment.{key}"] = (getattr(augment, key), 1)

@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -248,8 +247,7 @@ def _drawn(data: object, split: str, count: int) -> Iterator[tuple]:
         yield from map(scenes.draw_scene, *todo)
         return
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)
+    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=ignore)
     try:
         yield from pool.map(scenes.draw_scene, *todo, chunksize=10)
     finally:

@@ -69,6 +69,31 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     return -(log_p[..., 0] * (1 - share) + log_p[..., 1] * share)
 
 
+def positive_weight(
+    cls_logits: Tensor,
+    quality_logits: Tensor | None,
+    matched_gt: Tensor,
+    gt_weights: Tensor | None = None,
+) -> Tensor:
+    """w_p: the detached score of a positive cell's best class, times its object's share; else 0.
+
+    Args and shapes as in `detection_loss`.
+
+    Returns:
+        (B, P).
+    """
+    scores = cls_logits.detach().float().sigmoid()
+    if quality_logits is not None:
+        scores = scores * quality_logits.detach().float().sigmoid()
+    return scores.amax(-1) * object_shares(matched_gt, gt_weights)
+
+
+def object_shares(matched_gt: Tensor, gt_weights: Tensor | None) -> Tensor:
+    """(B, P): the share of the cell's object in a mixed image, 0 for background."""
+    positive = (matched_gt >= 0).float()
+    return positive if gt_weights is None else positive * gt_weights.gather(1, matched_gt.clamp(0))
+
+
 def detection_loss(
     cls_logits: Tensor,
     box_logits: Tensor,
@@ -109,23 +134,18 @@ def detection_loss(
     centers = points / strides[:, None]  # (P, 2)
     targets = gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
     predicted = boxes.distances_to_boxes(centers, boxes.integral(box_logits))
-    share = torch.ones_like(positive, dtype=cls_logits.dtype)
-    if gt_weights is not None:
-        share = gt_weights.gather(1, owner)
-    share = share * positive
 
-    quality = boxes.iou(predicted.detach(), targets) * share * (1 - label_smoothing)
+    quality = boxes.iou(predicted.detach(), targets) * object_shares(matched_gt, gt_weights)
+    quality = quality * (1 - label_smoothing)
     labels = gt_labels.gather(1, owner)
     cls_targets = torch.zeros_like(cls_logits).scatter_(-1, labels[..., None], quality[..., None])
-    scores = cls_logits.detach().sigmoid()
     if quality_logits is None:
         qfl = quality_focal_loss(cls_logits, cls_targets)
     else:
         qfl = joint_quality_focal_loss(cls_logits, quality_logits, cls_targets)
-        scores = scores * quality_logits.detach().sigmoid()
     num_pos = positive.sum(1).clamp(min=1).sum()
 
-    weight = scores.amax(-1) * share  # (B, P)
+    weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)
     weight_sum = weight.sum().clamp(min=1)
     giou = (1 - boxes.giou(predicted, targets)) * weight
     distances = boxes.boxes_to_distances(centers, targets, reg_max)

@@ -44,7 +44,8 @@ class Mish(nn.Mish):
     """Mish (Misra 2019), quicker where it is trained on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FastMish.apply(x) if x.requires_grad and not x.is_cuda else super().forward(x)
+        quick = x.requires_grad and not x.is_cuda and x.dtype == torch.float32
+        return _FastMish.apply(x) if quick else super().forward(x)
 
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
@@ -176,7 +177,8 @@ class GFLHead(nn.Module):
         if self.quality is None:
             return None
         top = box_logits.softmax(-1).topk(QUALITY_TOPK, -1).values
-        return self.quality(torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2))
+        shape = torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
+        return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
 
 
 class Detections(NamedTuple):

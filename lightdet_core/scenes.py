@@ -549,10 +549,10 @@ class Kind(NamedTuple):
 KINDS = {
     "person": Kind(_person, 0.13, "any", 1.78, 1.78, 0.6, 0.95, 1.2),
     "bicycle": Kind(_bicycle, 0.11, "any", 1.76, 1.05, 0.6, 0.5, 0.9),
-    "car": Kind(_car, 0.19, "road", 4.3, 1.9, 1.9, 0.75, 1.4),
+    "car": Kind(_car, 0.19, "road", 4.3, 1.9, 1.9, 0.75, 1.0),
     "motorcycle": Kind(_motorcycle, 0.12, "road", 2.06, 1.22, 0.9, 0.6, 0.9),
-    "bus": Kind(_bus, 0.10, "road", 9.5, 3.05, 2.5, 1.5, 2.0),
-    "truck": Kind(_truck, 0.13, "road", 7.5, 3.3, 2.5, 1.6, 2.0),
+    "bus": Kind(_bus, 0.10, "road", 9.5, 3.05, 2.5, 1.5, 1.3),
+    "truck": Kind(_truck, 0.13, "road", 7.5, 3.3, 2.5, 1.6, 1.3),
     "traffic light": Kind(_traffic_light, 0.08, "pavement", 1.25, 1.25, 0.48, 2.9, 0.4),
     "fire hydrant": Kind(_hydrant, 0.07, "pavement", 0.96, 0.96, 0.6, 0.45, 0.55),
     "stop sign": Kind(_stop_sign, 0.07, "pavement", 1.0, 1.0, 1.0, 2.0, 0.4),
@@ -707,14 +707,17 @@ class _Item(NamedTuple):
     front: bool
 
 
-def _span(stage: Stage, zone: str, z: float, rng: np.random.Generator) -> list[float] | None:
-    """The x range of a zone at depth z that the camera sees, or None."""
+def _span(
+    stage: Stage, zone: str, z: float, margin: float, rng: np.random.Generator
+) -> list[float] | None:
+    """The x range of a zone at depth z that the camera sees, less a margin in metres, or None."""
     left, right = -stage.vanish / stage.focal * z, (stage.width - stage.vanish) / stage.focal * z
+    left, right = left + margin, right - margin
     if stage.across:
         on_road = stage.kerb < z < stage.kerb + 2 * stage.road
         last = stage.kerb + 2 * stage.road + stage.pavement - 0.3
         fits = z < last and (zone == "any" or on_road == (zone == "road"))
-        return [left, right] if fits else None
+        return [left, right] if fits and left < right else None
     low, high = stage.kerb - stage.road, stage.kerb + stage.road
     if zone == "road":
         low, high = low + 1, high - 1
@@ -738,13 +741,14 @@ def _hidden(a: _Item, b: _Item) -> float:
 def _place(stage: Stage, rng: np.random.Generator, name: str, items: list[_Item]) -> _Item | None:
     """Finds room for an object: a size in the picture gives its depth, its zone gives x."""
     kind = KINDS[name]
-    limit = 0.7 if rng.random() < 0.3 else 0.25  # most objects stand rather free
-    for _ in range(12):
+    limit = 0.7 if rng.random() < 0.2 else 0.25  # most objects stand rather free
+    inside = 0.0 if rng.random() < 0.1 else 0.8  # share of half the width that the frame keeps
+    for _ in range(24):
         front = bool(rng.random() < (0.25 if stage.across else 0.5))
         half = 0.45 * (kind.wide if front else kind.side)
         size = 0.045 * (kind.largest / 0.045) ** (rng.random() ** 0.38) * stage.side
         z = max(stage.focal * (kind.front if front else kind.side) / size, 1.6)
-        span = _span(stage, kind.zone, z, rng)
+        span = _span(stage, kind.zone, z, inside * half, rng)
         if span is None or not 0 < stage.point(0, kind.middle, z)[1] < stage.height:
             continue
         x = rng.uniform(*span)

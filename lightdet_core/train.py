@@ -9,42 +9,43 @@ every random number is keyed by (seed, step) and nothing else is carried along.
 """
 
 import argparse
-import csv
 import ctypes
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightdet_core import distill, sparsity
 from lightdet_core.assign import atss
 from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
+from lightdet_core.checkpoint import State, load, log_path, log_writer, save
 from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
-from lightdet_core.datasets import split_paths
+from lightdet_core.datasets import file_hash, split_paths
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.losses import detection_loss
-from lightdet_core.model import LightDet, build, save_weights
+from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
+from lightdet_core.provenance import provenance, rounded, write_json
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
-LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
+DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
 SECONDS_BETWEEN_LINES = 5.0
+SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
+# In Apex's words: O0 is fp32, O1 and O2 are fp16 (fp32 weights and batch norm, scaled loss), O3
+# is fp16-pure: everything in half precision, no fp32 copy of the weights, no scaling.
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainError(UserError):
@@ -88,18 +89,28 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
 
 
 def batch_loss(
-    model: LightDet, cls_logits: Tensor, box_logits: Tensor, batch: Batch, config: Config
+    model: LightDet,
+    cls_logits: Tensor,
+    box_logits: Tensor,
+    batch: Batch,
+    config: Config,
+    taught: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Assignment and losses of one batch; see `losses.detection_loss`."""
+    """Assignment and losses of one batch; see `losses.detection_loss`.
+
+    `taught` are a teacher's logits of the same batch: they add the terms of
+    `distill.distillation_loss`.
+    """
     height, width = batch.images.shape[-2:]
     points, strides, level_sizes = level_grid(height, width, batch.images.device)
     matched_gt, _ = atss(
         points, strides, level_sizes, batch.gt_boxes, batch.gt_mask, config.model.cell_scale
     )
-    return detection_loss(
+    quality_logits = model.head.quality_logits(box_logits)
+    terms = detection_loss(
         cls_logits,
         box_logits,
-        model.head.quality_logits(box_logits),
+        quality_logits,
         points,
         strides,
         matched_gt,
@@ -107,6 +118,23 @@ def batch_loss(
         batch.gt_labels,
         batch.gt_weights,
         config.train.label_smoothing,
+    )
+    if taught is None:
+        return terms
+    return terms | distill.distillation_loss(
+        cls_logits,
+        box_logits,
+        quality_logits,
+        *taught,
+        points,
+        strides,
+        level_sizes,
+        matched_gt,
+        batch.gt_boxes,
+        batch.gt_mask,
+        batch.gt_weights,
+        config.model.cell_scale,
+        config.distill,
     )
 
 
@@ -143,7 +171,19 @@ def fit(
         for split in ("train", "val")
     }
     config = with_classes(config, packs["train"])
-    key = _run_key(config, packs)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_precision(config.train.precision, device)
+    categories, teacher, init = packs["train"].categories, None, None
+    sources = []  # weights of other runs that this one starts from or learns from
+    if config.train.init:
+        sources.append(runs / f"{config.train.init}-s{config.seed}" / "weights.safetensors")
+        init = load_weights(sources[-1])[0].state_dict()
+    if config.distill.teacher:
+        sources.append(runs / f"{config.distill.teacher}-s0" / "weights.safetensors")
+        teacher = distill.load_teacher(sources[-1], config.model, categories, device)
+        if config.train.precision == "fp16-pure":
+            teacher = teacher.half()
+    key = _run_key(config, packs, sources)
     if folder.exists():
         found = _finished_key(folder)
         if found == key:
@@ -156,13 +196,12 @@ def fit(
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
 
     keep_memory()
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
-        state, speed = _train(config, packs["train"], checkpoint, device, progress)
+        state, facts = _train(config, packs["train"], checkpoint, init, teacher, device, progress)
 
-    model = build(dataclasses.replace(config, model=_untrained(config)))
+    model = build(_untrained(config))
     model.load_state_dict(state)
     model = model.to(device, memory_format=torch.channels_last)
     progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
@@ -172,14 +211,14 @@ def fit(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_weights(partial / "weights.safetensors", state, config, packs["train"].categories)
-    _write_json(partial / "metrics.json", {"config": config.hash, **_rounded(metrics)})
+    save_weights(partial / "weights.safetensors", state, config, categories)
+    write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)})
     (partial / "detections.json").write_text(json.dumps(detections))
-    shutil.copy(_log_path(checkpoint), partial / "log.csv")
-    run = _provenance(config, model, packs, device) | speed | {"key": key}
-    _write_json(partial / "run.json", run)
+    shutil.copy(log_path(checkpoint), partial / "log.csv")
+    run = provenance(config, model, packs, device) | facts | {"key": key}
+    write_json(partial / "run.json", run)
     partial.rename(folder)
-    for leftover in (checkpoint, _log_path(checkpoint)):
+    for leftover in (checkpoint, log_path(checkpoint)):
         leftover.unlink(missing_ok=True)
     progress(
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
@@ -188,91 +227,209 @@ def fit(
     return folder
 
 
+def forward(model: LightDet, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """The network in a precision of `TrainConfig`; its logits in float32, as the losses need."""
+    dtype = AUTOCAST.get(precision)
+    if precision == "fp16-pure":
+        images = images.half()
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        cls_logits, box_logits = model(images)
+    return cls_logits.float(), box_logits.float()
+
+
+def cpu_computes_in(half: str) -> bool:
+    """Whether this processor has instructions for bf16 or fp16 that torch uses."""
+    supported = {
+        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
+    }
+    return supported[half]()
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """`TrainError` where the device cannot compute in it."""
+    half = precision.removesuffix("-pure")
+    if half in AUTOCAST and device.type == "cpu" and not cpu_computes_in(half):
+        raise TrainError(
+            f"train.precision {precision}: this {device.type} does not compute in it; take fp32"
+        )
+
+
+def _start(
+    config: Config, checkpoint: Path, init: Path | None, device: torch.device
+) -> tuple[State, int]:
+    """The state that a run begins or goes on with, and the steps that it has done."""
+    train = config.train
+    torch.manual_seed(config.seed)
+    resumed = checkpoint.is_file()
+    # a resumed run takes every tensor from its checkpoint
+    model = build(_untrained(config) if resumed or init else config)
+    if init and not resumed:
+        try:
+            model.load_state_dict(init)
+        except RuntimeError as error:
+            raise TrainError(
+                f"train.init {train.init}: not the same network as {config.experiment}: "
+                f"{str(error)[:200]}"
+            ) from None
+    model = model.to(device, memory_format=torch.channels_last).train()
+    average = None
+    if train.ema_decay:
+        average = {k: _full(v).clone() for k, v in model.state_dict().items()}
+    if train.precision == "fp16-pure":
+        model = model.half()
+    state = State(
+        model=model,
+        optimizer=make_optimizer(model, train),
+        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
+        average=average,
+        masks={},
+        skipped=torch.zeros((), device=device),
+    )
+    step = load(checkpoint, state) if resumed else 0
+    if state.masks:
+        _keep_pruned(state, config)
+    return state, step
+
+
+def _prune(state: State, config: Config) -> None:
+    """Set the 2:4 masks from the weights of now; from here on the optimizer keeps them."""
+    state.masks = sparsity.make_masks(state.model)
+    sparsity.apply_masks(dict(state.model.named_parameters()), state.masks)
+    if state.average is not None:
+        # both copies are zero there from now on, and so is every average of them
+        sparsity.apply_masks(state.average, state.masks)
+    _keep_pruned(state, config)
+
+
+def _keep_pruned(state: State, config: Config) -> None:
+    """Hook the masks into the optimizer, or let apex do it with the masks that it finds itself."""
+    if config.sparsity.backend == "apex":
+        state.masks = sparsity.prune_with_apex(state.model, state.optimizer)
+    else:
+        sparsity.attach(state.optimizer, state.model, state.masks)
+
+
+def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) -> dict:
+    """One optimizer step; returns its loss terms and, under `loss`, their sum."""
+    train, model = config.train, state.model
+    logits = forward(model, batch.images, train.precision)
+    taught = None
+    if teacher is not None:
+        with torch.no_grad():
+            taught = forward(teacher, batch.images, train.precision)
+    terms = batch_loss(model, *logits, batch, config, taught)
+    terms["loss"] = sum(value for name, value in terms.items() if name.startswith("loss_"))
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(terms["loss"]).backward()
+    if train.grad_clip or state.scaler.is_enabled():
+        state.scaler.unscale_(state.optimizer)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip or float("inf"))
+        state.skipped += ~norm.isfinite()
+    state.scaler.step(state.optimizer)  # in fp16 not where a gradient overflowed
+    state.scaler.update()
+    return terms
+
+
 def _train(
     config: Config,
     pack: Pack,
     checkpoint: Path,
+    init: dict[str, Tensor] | None,
+    teacher: LightDet | None,
     device: torch.device,
     progress: Callable[[str], None],
 ) -> tuple[dict[str, Tensor], dict]:
-    """The loop. Returns the final weights (averaged if asked) and the speed of this process."""
+    """The loop. Returns the final weights (averaged if asked) and facts about this process."""
     train, name = config.train, config.run_name
-    torch.manual_seed(config.seed)
-    resumed = checkpoint.is_file()
-    # a resumed run takes every tensor from its checkpoint
-    model = build(dataclasses.replace(config, model=_untrained(config)) if resumed else config)
-    model = model.to(device, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, train)
-    average = {k: v.clone() for k, v in model.state_dict().items()} if train.ema_decay else None
-    start = _load_checkpoint(checkpoint, model, optimizer, average) if resumed else 0
-
+    state, start = _start(config, checkpoint, init, device)
     epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
     steps = train.epochs * epoch_steps
+    prune_at = config.sparsity.prune_at
+    prune_step = None if prune_at is None else int(prune_at * steps)
+    columns = LOG_COLUMNS + (DISTILL_COLUMNS if teacher is not None else ())
     if start:
         progress(f"{name}: continuing at step {start} of {steps}")
     began = shown = time.monotonic()
-    with _log_writer(_log_path(checkpoint), start) as write_row, _interruptible() as stop:
+    with (
+        log_writer(log_path(checkpoint), columns, start) as write_row,
+        _interruptible() as stop,
+    ):
         for step in range(start, steps):
             torch.manual_seed(config.seed * 1_000_003 + step)  # stochastic depth
+            if step == prune_step:
+                _prune(state, config)
+                progress(f"{name}: pruned {len(state.masks)} layers to 2:4 at step {step}")
             lr = learning_rate(train, step, epoch_steps)
-            for group in optimizer.param_groups:
+            for group in state.optimizer.param_groups:
                 group["lr"] = lr
             batch = training_batch(pack, config, config.seed, step, device)
-            terms = batch_loss(model, *model(batch.images), batch, config)
-            loss = terms["loss_qfl"] + terms["loss_giou"] + terms["loss_dfl"]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if train.grad_clip:
-                nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
-            optimizer.step()
-            if average is not None:
-                update_average(average, model, ema_decay(train.ema_decay, step, train.ema_ramp))
+            terms = _step(state, batch, config, teacher)
+            if state.average is not None:
+                decay = ema_decay(train.ema_decay, step, train.ema_ramp)
+                update_average(state.average, state.model, decay)
 
             done, now, last = step + 1, time.monotonic(), step + 1 == steps
-            save = done % train.checkpoint_steps == 0 or last or stop.is_set()
-            if done % train.log_steps == 0 or save:
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise TrainError(
-                        f"{name}: the loss is {value} at step {done}; lower train.lr or raise "
-                        "train.warmup_steps. The last good checkpoint, if any, is kept at "
-                        f"{checkpoint}; delete it to start again"
-                    )
-                parts = [terms[k].item() for k in LOG_COLUMNS[4:]]
+            saving = done % train.checkpoint_steps == 0 or last or stop.is_set()
+            if done % train.log_steps == 0 or saving:
+                values = {k: terms[k].item() for k in columns[3:]}
+                _check_finite(name, done, values["loss"], state, checkpoint)
                 if done % train.log_steps == 0 or last:
-                    write_row([done, step // epoch_steps, lr, value, *parts])
+                    write_row([done, step // epoch_steps, lr, *values.values()])
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
                     rate = (done - start) / (now - began)
+                    parts = [f"{k[5:]} {v:.3f}" for k, v in values.items() if k[:5] == "loss_"]
+                    skipped = int(state.skipped)
                     progress(
                         f"{name}: step {done}/{steps}  epoch {step // epoch_steps + 1}"
-                        f"/{train.epochs}  lr {lr:.2e}  loss {value:.3f}"
-                        f" (qfl {parts[0]:.3f} giou {parts[1]:.3f} dfl {parts[2]:.3f})"
-                        f"  {rate * train.batch_size:.1f} images/s"
+                        f"/{train.epochs}  lr {lr:.2e}  loss {values['loss']:.3f}"
+                        f" ({' '.join(parts)})  {rate * train.batch_size:.1f} images/s"
                         f"  {_clock((steps - done) / rate)} left"
+                        + (f"  {skipped} steps skipped" if skipped else "")
                     )
-            if save:
-                _save_checkpoint(checkpoint, done, model, optimizer, average)
+            if saving:
+                save(checkpoint, done, state)
             if stop.is_set() and not last:
                 raise KeyboardInterrupt(
                     f"{name}: stopped at step {done} of {steps}; run the same command to continue"
                 )
     seconds = time.monotonic() - began
     images = (steps - start) * train.batch_size
-    speed = {
+    facts = {
         "steps": steps,
         "resumed_at": start,
+        "skipped_steps": int(state.skipped),
+        "pruned_layers": len(state.masks),
         "train_seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 2) if images else None,
     }
-    state = average if average is not None else model.state_dict()
-    return {k: v.detach().cpu().contiguous() for k, v in state.items()}, speed
+    weights = state.average if state.average is not None else state.model.state_dict()
+    return {k: _full(v).detach().cpu().contiguous() for k, v in weights.items()}, facts
+
+
+def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: Path) -> None:
+    """`TrainError` when a run has diverged; in fp16 also when no loss scale is small enough."""
+    scale = state.scaler.get_scale()
+    if math.isfinite(loss) and scale >= SMALLEST_SCALE:
+        return
+    found = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss scale is {scale}"
+    raise TrainError(
+        f"{name}: {found} at step {step}, after {int(state.skipped)} steps without a finite "
+        "gradient; lower train.lr, raise train.warmup_steps or take another train.precision. The "
+        f"last good checkpoint, if any, is kept at {checkpoint}; delete it to start again"
+    )
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half precision as float32; everything else as it is."""
+    return value.float() if value.dtype == torch.float16 else value
 
 
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
-    now = model.state_dict()
+    now = {key: _full(value) for key, value in model.state_dict().items()}
     floating = [key for key, value in now.items() if value.is_floating_point()]
     torch._foreach_lerp_([average[k] for k in floating], [now[k] for k in floating], 1 - decay)
     for key in now.keys() - set(floating):
@@ -291,14 +448,19 @@ def with_classes(config: Config, pack: Pack) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=found))
 
 
-def _untrained(config: Config):
-    """Model settings without the ImageNet weights, for when others are loaded anyway."""
-    return dataclasses.replace(config.model, pretrained=False)
+def _untrained(config: Config) -> Config:
+    """The settings without the ImageNet weights, for when others are loaded anyway."""
+    model = dataclasses.replace(config.model, pretrained=False)
+    return dataclasses.replace(config, model=model)
 
 
-def _run_key(config: Config, packs: dict[str, Pack]) -> str:
-    """Settings and data in 16 characters: what a checkpoint must agree with."""
+def _run_key(config: Config, packs: dict[str, Pack], weights: list[Path]) -> str:
+    """Settings, data and the weights that a run starts from or learns from, in 16 characters.
+
+    A checkpoint and a finished run must agree with it.
+    """
     data = "".join(pack.hash + pack.pixels for pack in packs.values())
+    data += "".join(file_hash(path) for path in weights)
     return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8]
 
 
@@ -309,109 +471,6 @@ def _finished_key(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "incomplete"
     return key if (folder / "weights.safetensors").is_file() else "incomplete"
-
-
-# --- checkpoints -----------------------------------------------------------------------------
-
-
-def _save_checkpoint(
-    path: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor] | None,
-) -> None:
-    """Everything that the next step needs, as .safetensors, written aside and then renamed.
-
-    Raises:
-        TrainError: a weight is not finite; the checkpoint before stays.
-    """
-    if not all(torch.isfinite(v).all() for v in model.state_dict().values()):
-        raise TrainError(
-            f"{path}: a weight is not finite after step {step}; lower train.lr. The checkpoint "
-            "before, if any, is kept there; delete it to start again"
-        )
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    if average is not None:
-        tensors |= {f"average.{k}": v for k, v in average.items()}
-    aside = path.with_suffix(".partial")
-    save_file(
-        {k: v.detach().contiguous() for k, v in tensors.items()},
-        aside,
-        metadata={"step": str(step)},
-    )
-    os.replace(aside, path)
-
-
-def _load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor] | None,
-) -> int:
-    """Put a checkpoint back; returns the number of steps done."""
-    try:
-        with safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise TrainError(
-            f"{path}: damaged checkpoint ({error}); delete it to start again"
-        ) from None
-    parts: dict[str, dict] = {"model": {}, "optimizer": {}, "average": {}}
-    for key, tensor in tensors.items():
-        part, name = key.split(".", 1)
-        parts[part][name] = tensor
-    model.load_state_dict(parts["model"])
-    state: dict[int, dict] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, slots in optimizer.state.items():
-        for slot, tensor in slots.items():
-            # the fused optimizers pair raw memory: the layout must be the parameter's
-            if tensor.shape == parameter.shape:
-                slots[slot] = torch.empty_like(parameter).copy_(tensor)
-    if average is not None:
-        for key, tensor in parts["average"].items():
-            average[key].copy_(tensor)
-    return step
-
-
-def _log_path(checkpoint: Path) -> Path:
-    return checkpoint.with_suffix(".csv")
-
-
-@contextmanager
-def _log_writer(path: Path, start: int) -> Iterator[Callable[[list], None]]:
-    """Append rows to log.csv; rows beyond the checkpoint that a resume starts from are cut."""
-    rows = []
-    if start:
-        try:
-            with path.open(newline="") as file:
-                rows = list(csv.reader(file))[1:]
-        except FileNotFoundError:
-            raise TrainError(
-                f"{path}: the log beside the checkpoint is gone; delete the checkpoint, too, to "
-                "start again"
-            ) from None
-        rows = [row for row in rows if len(row) == len(LOG_COLUMNS) and int(row[0]) <= start]
-    aside = path.with_suffix(".partial")
-    with aside.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([LOG_COLUMNS, *rows])
-    os.replace(aside, path)
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-
-        def write(row: list) -> None:
-            writer.writerow([f"{x:.6g}" if isinstance(x, float) else x for x in row])
-            file.flush()
-
-        yield write
 
 
 @contextmanager
@@ -442,72 +501,6 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no separate mapping per large block
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not return the top of the heap
-
-
-# --- what a result needs to be believed ------------------------------------------------------
-
-
-def _provenance(
-    config: Config, model: nn.Module, packs: dict[str, Pack], device: torch.device
-) -> dict:
-    return {
-        "command": "python -m lightdet_core.train "
-        f"--experiment {config.experiment} --profile {config.profile} --seed {config.seed}",
-        "experiment": config.experiment,
-        "profile": config.profile,
-        "seed": config.seed,
-        "config_hash": config.hash,
-        "config": dataclasses.asdict(config),
-        **_git_state(),
-        "hardware": hardware(device),
-        "versions": {
-            "python": platform.python_version(),
-            **{k: version(k) for k in LIBRARIES},
-            "torch": str(torch.__version__),  # with the build: +cu130
-        },
-        "num_params": sum(p.numel() for p in model.parameters()),
-        "input_size": config.model.input_size,
-        "train_images": len(packs["train"].images),
-        "val_images": len(packs["val"].images),
-        "pack_hash": packs["train"].hash,
-    }
-
-
-def hardware(device: torch.device) -> str:
-    """The machine in words: GPU if one was used, processor, threads."""
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else [])
-        if line.startswith("model name")
-    ]
-    cpu = models[0] if models else platform.processor() or platform.machine()
-    text = f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return f"{torch.cuda.get_device_name(device)}; {text}" if device.type == "cuda" else text
-
-
-def _git_state() -> dict:
-    """Commit, and whether code or settings differ from it; None outside of a git checkout."""
-
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changes = git("status", "--porcelain", "-uno", "--", "lightdet_core", "params.yaml")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
-
-
-def _rounded(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return round(value, 6) if isinstance(value, float) else value
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,6 @@
+import csv
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -12,8 +14,10 @@ import torch
 from conftest import close
 from safetensors.torch import load_file
 
-from lightdet_core import augment, datasets, pack, train
+from lightdet_core import augment, datasets, distill, pack, scenes, sparsity, train
+from lightdet_core.checkpoint import CheckpointError
 from lightdet_core.config import ROOT, load_config
+from lightdet_core.model import LightDet, WeightsError, load_weights, save_weights
 
 
 def silent(_: str) -> None:
@@ -29,10 +33,18 @@ def tiny(**changes):
     model = dataclasses.replace(
         config.model, input_size=64, drop_path=0.1, **changes.pop("model", {})
     )
+    sections = {
+        name: dataclasses.replace(getattr(config, name), **changes.pop(name, {}))
+        for name in ("sparsity", "distill")
+    }
     settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1}
     settings |= {"warmup_steps": 2} | changes
     return dataclasses.replace(
-        config, data=data, model=model, train=dataclasses.replace(config.train, **settings)
+        config,
+        data=data,
+        model=model,
+        train=dataclasses.replace(config.train, **settings),
+        **sections,
     )
 
 
@@ -143,6 +155,18 @@ def test_run_folder_and_repetition(here):
     assert other.name == "g1-s1" and not same(weights(other), weights(folder))
 
 
+def teach(runs, name, **model):
+    """A run to learn from or to start with: untrained, for what matters here is who reads it."""
+    config = dataclasses.replace(tiny(model=model), experiment=name)
+    torch.manual_seed(1)
+    folder = runs / f"{name}-s0"
+    folder.mkdir(parents=True)
+    names = sorted(scenes.CLASSES, key=scenes.CLASSES.get)
+    categories = [{"id": scenes.CLASSES[name], "name": name} for name in names]
+    state = LightDet(config.model).state_dict()
+    save_weights(folder / "weights.safetensors", state, config, categories)
+
+
 class Stopped(Exception):
     pass
 
@@ -158,10 +182,25 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(train, "training_batch", batch)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0}])
+HALF = {"sparsity": {"prune_at": 0.5}}  # pruned before step 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0},
+        {"precision": "bf16", **HALF},
+        {"sparsity": {"prune_at": 0.0}, "optimizer": "sgd", "lr": 0.01},
+        {"distill": {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}, **HALF},
+    ],
+)
 def test_resume_equals_undisturbed(here, monkeypatch, changes):
     """Killed at steps 3 and 5, with checkpoints at 2 and 4: bit for bit the same weights."""
+    changes = dict(changes)
     config = tiny(**changes)
+    if config.distill.teacher:
+        teach(here, "g2"), teach(here.with_name("undisturbed"), "g2")
     undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
     for step in (3, 5):
         with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -208,6 +247,111 @@ def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
     assert same(weights(resumed), weights(undisturbed))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_pruned_run_keeps_the_pattern(here, optimizer):
+    """In the weights that are written, averaged or not, and only in ASP's layers."""
+    for decay in (0.0, 0.9):
+        config = tiny(optimizer=optimizer, lr=0.01, ema_decay=decay, **HALF)
+        folder = train.fit(config, here.with_name(str(decay)), silent, "cpu")
+        state = weights(folder)
+        assert sparsity.check_2to4(state) == []
+        _, totals = sparsity.report(state)
+        assert totals["zeros"] == totals["eligible_weights"] // 2 > 1e6
+        run = json.loads((folder / "run.json").read_text())
+        assert run["pruned_layers"] == totals["eligible_layers"]
+    dense = weights(train.fit(tiny(lr=0.01), here.with_name("dense"), silent, "cpu"))
+    assert len(sparsity.check_2to4(dense)) == totals["eligible_layers"]
+
+
+def test_overflowing_steps_are_skipped_and_counted(here, monkeypatch):
+    """fp16 with a scale far too high: gradients overflow until it has been halved often enough."""
+    start = functools.partial(torch.amp.GradScaler, init_scale=2.0**40)
+    monkeypatch.setattr(torch.amp, "GradScaler", start)
+    config = tiny(precision="fp16", epochs=2, batch_size=2, sparsity={"prune_at": 0.0})
+    folder = train.fit(config, here, silent, "cpu")
+    run = json.loads((folder / "run.json").read_text())
+    assert 0 < run["skipped_steps"] <= 16
+    state = weights(folder)
+    assert sparsity.check_2to4(state) == [] and all(v.isfinite().all() for v in state.values())
+
+
+def test_loss_scale_that_never_fits(here, monkeypatch):
+    start = functools.partial(torch.amp.GradScaler, init_scale=1.5)
+    monkeypatch.setattr(torch.amp, "GradScaler", start)
+    monkeypatch.setattr(train, "SMALLEST_SCALE", 2.0)
+    with pytest.raises(train.TrainError, match=r"the loss scale is 1\.5 at step 1.*precision"):
+        train.fit(tiny(precision="fp16", batch_size=2), here, silent, "cpu")
+
+
+def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch):
+    kinds = set()
+    real = train.update_average
+
+    def spy(average, model, decay):
+        kinds.update(v.dtype for v in model.state_dict().values())
+        kinds.update(str(v.dtype) for v in average.values())
+        real(average, model, decay)
+
+    monkeypatch.setattr(train, "update_average", spy)
+    # SGD: in fp16 AdamW's 1e-8 is 0, and it divides by zero
+    settings = {"optimizer": "sgd", "lr": 0.01, "epochs": 1, "batch_size": 2}
+    config = tiny(precision="fp16-pure", model={"head": "gflv2"}, **settings)
+    folder = train.fit(config, here, silent, "cpu")
+    assert kinds == {torch.float16, torch.int64, "torch.float32", "torch.int64"}
+    assert {v.dtype for v in weights(folder).values()} == {torch.float32, torch.int64}
+
+
+def test_precision_that_the_processor_lacks(here, monkeypatch):
+    monkeypatch.setattr(train, "cpu_computes_in", lambda dtype: False)
+    for precision in ("bf16", "fp16", "fp16-pure"):
+        with pytest.raises(train.TrainError, match=f"precision {precision}: this cpu .*take fp32"):
+            train.fit(tiny(precision=precision), here, silent, "cpu")
+
+
+def test_distillation_is_logged_and_the_teacher_must_fit(here):
+    distilled = {"teacher": "g2", "ld_weight": 1.0, "vlr_weight": 1.0, "kd_weight": 1.0}
+    with pytest.raises(WeightsError, match=r"g2-s0/weights\.safetensors: no trained run"):
+        train.fit(tiny(distill=distilled), here, silent, "cpu")
+    teach(here, "g2")
+    folder = train.fit(tiny(epochs=1, distill=distilled), here, silent, "cpu")
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    assert len(rows) == 2
+    for row in rows:
+        terms = [float(v) for k, v in row.items() if k.startswith("loss_")]
+        assert len(terms) == 6 and min(terms) > 0
+        assert math.isclose(sum(terms), float(row["loss"]), rel_tol=1e-4)
+    teach(here, "g3", reg_max=10)
+    with pytest.raises(distill.DistillError, match=r"g3-s0.*reg_max is 10, the student's 7"):
+        train.fit(tiny(distill=distilled | {"teacher": "g3"}), here, silent, "cpu")
+
+
+def test_other_teacher_or_start_is_another_run(here):
+    """Weights that a run learns from or starts with belong to its key, by content."""
+    teach(here, "g2")
+    started = tiny(epochs=1, init="g2")
+    folder = train.fit(started, here, silent, "cpu")
+    key = json.loads((folder / "run.json").read_text())["key"]
+    path = here / "g2-s0" / "weights.safetensors"
+    state = {k: v + 0.01 if v.is_floating_point() else v for k, v in load_file(path).items()}
+    save_weights(path, state, started, load_weights(path)[2])
+    lines = []
+    other = train.fit(started, here, lines.append, "cpu")
+    assert "kept as" in lines[0] and json.loads((other / "run.json").read_text())["key"] != key
+    teach(here, "g3", reg_max=10)
+    with pytest.raises(train.TrainError, match=r"train\.init g3: not the same network as g1"):
+        train.fit(tiny(init="g3"), here, silent, "cpu")
+
+
+def test_init_gives_the_first_weights(here):
+    """With a learning rate of nearly zero, and no average, they are the last ones, too."""
+    teach(here, "g2")
+    config = tiny(epochs=1, init="g2", lr=1e-12, warmup_lr=0.0, final_lr=0.0, ema_decay=0.0)
+    found = weights(train.fit(config, here, silent, "cpu"))
+    for name, value in load_file(here / "g2-s0" / "weights.safetensors").items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
+
+
 def test_loss_that_is_not_finite(here):
     """A learning rate far too high: the last good checkpoint stays, the message says what to do."""
     config = tiny(
@@ -226,7 +370,7 @@ def test_damaged_checkpoint_is_named(here, monkeypatch):
         train.fit(tiny(), here, silent, "cpu")
     (checkpoint,) = here.glob(".checkpoints/*.safetensors")
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(train.TrainError, match=r"damaged checkpoint .*delete it to start again"):
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint .*delete it to start again"):
         train.fit(tiny(), here, silent, "cpu")
     assert checkpoint.exists()
 

@@ -1,0 +1,212 @@
+"""Knowledge distillation: a larger teacher shows how sure each edge and each class is.
+
+Localization distillation (LD; Zheng 2022) in the main region, the positives of ATSS, and in the
+valuable localization region around it; class distillation (KD; Hinton 2015) in the main region.
+Teacher and student see the same images and must have the same cells, bins and classes.
+
+Tensor legend: B images · P cells of all levels · G objects (padded) · C classes ·
+R = reg_max + 1 bins. Everything is dense over the cells, with weights of zero, as in losses.py.
+"""
+
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightdet_core.assign import valuable_region
+from lightdet_core.config import DistillConfig, ModelConfig, UserError
+from lightdet_core.losses import object_shares, positive_weight
+from lightdet_core.model import LightDet, load_weights
+
+
+class DistillError(UserError):
+    """A teacher or a setting that cannot serve; the message names the value and the remedy."""
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 x mean over the last dimension of the terms of KL(teacher || student): (…, K) -> (…,).
+
+    The softmaxes are softened by T. T^2 makes up for the gradient's 1 / T^2; the mean (not the
+    sum) is the released code's. Computed in float32 whatever comes in.
+    """
+    log_student = (student.float() / temperature).log_softmax(-1)
+    log_teacher = (teacher.detach().float() / temperature).log_softmax(-1)
+    terms = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+    return temperature**2 * terms.mean(-1)
+
+
+def localization_distillation(
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float, normalizer: Tensor | float
+) -> Tensor:
+    """LD: the student's edge distributions are drawn to the teacher's.
+
+    Args:
+        student: (N, 4, R) logits. teacher: (N, 4, R) logits; gets no gradient.
+        weight: (N,) of the rows.
+        temperature: T.
+        normalizer: what 4 times of divides the sum over rows and sides.
+
+    Returns:
+        Scalar; without rows a zero that has a graph.
+    """
+    rows = _divergence(student, teacher, temperature).sum(-1)  # (N,)
+    return (weight * rows).sum() / (4 * normalizer)
+
+
+def class_distillation(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    normalizer: Tensor | float,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """KD in the released form: a softmax over the classes, though they are trained as sigmoids.
+
+    Args:
+        student: (N, C) class logits, in GFLv2 without the quality. teacher: likewise.
+        temperature: T.
+        normalizer: what divides the sum over the rows.
+        weight: (N,) of the rows; None means 1.
+
+    Returns:
+        Scalar; without rows a zero that has a graph.
+    """
+    rows = _divergence(student, teacher, temperature)  # (N,)
+    return (rows if weight is None else weight * rows).sum() / normalizer
+
+
+def distillation_loss(
+    cls_logits: Tensor,
+    box_logits: Tensor,
+    quality_logits: Tensor | None,
+    teacher_cls_logits: Tensor,
+    teacher_box_logits: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    level_sizes: list[int],
+    matched_gt: Tensor,
+    gt_boxes: Tensor,
+    gt_mask: Tensor,
+    gt_weights: Tensor | None,
+    cell_scale: float,
+    settings: DistillConfig,
+) -> dict[str, Tensor]:
+    """The distillation terms of a batch, weighted, to be added to those of `detection_loss`.
+
+    Rows weigh as follows: LD in the main region w_p, as in GIoU and DFL; LD in the valuable
+    region (VLR) the cell's IoU; KD the object's share of the image. Some positives belong to the
+    VLR, too, and count in both, as released.
+
+    With the normalizer "batch" no term changes with the batch size: LD is divided by
+    W = max(sum of w_p, 1), VLR by max(sum of its weights, 1), so that both are weighted means,
+    and KD by N = sum over images of max(positives, 1). "released" is the reference code's: LD
+    and VLR are sums, divided by 4 and by 16, that grow with the batch; KD is divided by the
+    positives of the cell's level.
+
+    Args:
+        cls_logits: (B, P, C). box_logits: (B, P, 4, R). teacher_*: of the same shapes.
+        quality_logits: (B, P, 1) for a GFLv2 student, None for GFLv1.
+        points: (P, 2) pixels. strides: (P,) pixels. level_sizes: cells per level.
+        matched_gt: (B, P) index of the cell's object, -1 for background.
+        gt_boxes: (B, G, 4) xyxy pixels. gt_mask: (B, G) bool, False for padding.
+        gt_weights: (B, G) share of the object in a mixed image, in LD and KD; None means 1.
+        cell_scale: side of the ATSS cell in strides.
+        settings: has ld_weight, vlr_weight, kd_weight (a term of weight 0 is not computed),
+            temperature (of LD and VLR), kd_temperature, vlr_gamma and normalizer.
+
+    Returns:
+        loss_ld, loss_ld_vlr, loss_kd: scalars; a constant 0 for a term that is switched off.
+    """
+    batch = settings.normalizer == "batch"
+    positive = matched_gt >= 0  # (B, P)
+    share = object_shares(matched_gt, gt_weights)
+
+    def localization(weight: Tensor, released: float) -> Tensor:
+        return localization_distillation(
+            box_logits.flatten(0, 1),
+            teacher_box_logits.flatten(0, 1),
+            weight.flatten(),
+            settings.temperature,
+            weight.sum().clamp(min=1) if batch else released,
+        )
+
+    loss = dict.fromkeys(("loss_ld", "loss_ld_vlr", "loss_kd"), share.new_zeros(()))
+    if settings.ld_weight:
+        weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)  # as DFL
+        loss["loss_ld"] = settings.ld_weight * localization(weight, released=1)
+    if settings.vlr_weight:
+        grid = (points, strides, level_sizes)
+        weight = valuable_region(*grid, gt_boxes, gt_mask, cell_scale, settings.vlr_gamma)
+        loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
+    if settings.kd_weight:
+        if batch:
+            count = positive.sum(1).clamp(min=1).sum()
+        else:  # (P,), of the cell's level
+            levels = positive.split(level_sizes, 1)
+            count = torch.cat([x.sum().clamp(min=1).expand(x.shape[1]) for x in levels])
+        loss["loss_kd"] = settings.kd_weight * class_distillation(
+            cls_logits.flatten(0, 1),
+            teacher_cls_logits.flatten(0, 1),
+            settings.kd_temperature,
+            normalizer=1,
+            weight=(share / count).flatten(),
+        )
+    return loss
+
+
+def check_teacher(
+    student: ModelConfig,
+    teacher: ModelConfig,
+    categories: list[dict],
+    teacher_categories: list[dict],
+    path: Path | str,
+) -> None:
+    """Refuse a teacher whose logits are not, element by element, about the same as the student's.
+
+    Backbone, widths, depth, activation and head (GFLv1, GFLv2) may differ.
+
+    Args:
+        student: settings of the run, num_classes filled in. teacher: those it was trained with.
+        categories: id and name by label, of the run's data. teacher_categories: of the teacher's.
+        path: of the teacher, for the message.
+
+    Raises:
+        DistillError: other bins, input size (and with it other cells), or classes.
+    """
+    for key in ("reg_max", "input_size", "num_classes"):
+        wanted, found = getattr(student, key), getattr(teacher, key)
+        if wanted != found:
+            raise DistillError(
+                f"{path}: the teacher's model.{key} is {found}, the student's {wanted}; "
+                f"train a teacher with model.{key} {wanted}"
+            )
+    wanted, found = ([(c["id"], c["name"]) for c in x] for x in (categories, teacher_categories))
+    if wanted != found:
+        pairs = enumerate(zip_longest(wanted, found))
+        label, (ours, theirs) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise DistillError(
+            f"{path}: label {label} (id, name) is {theirs} to the teacher, but {ours} in the data; "
+            "train a teacher on data with the same categories"
+        )
+
+
+def load_teacher(
+    path: Path | str, student: ModelConfig, categories: list[dict], device: torch.device | str
+) -> LightDet:
+    """A trained network as a teacher: checked, in eval mode, frozen, channels_last on `device`.
+
+    Args:
+        path: weights.safetensors of a finished run.
+        student: settings of the run, num_classes filled in.
+        categories: id and name by label, of the run's data.
+        device: where the student trains.
+
+    Raises:
+        WeightsError: missing, damaged, or not written by training.
+        DistillError: does not fit the student; see `check_teacher`.
+    """
+    teacher, config, teacher_categories = load_weights(path)
+    check_teacher(student, ModelConfig(**config["model"]), categories, teacher_categories, path)
+    return teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)

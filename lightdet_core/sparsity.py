@@ -1,0 +1,269 @@
+"""2:4 structured sparsity: of four weights in a row along the input channels, two are zero.
+
+Pruning a network once, after which training goes on under fixed masks:
+
+    masks = make_masks(model)                  # from the weights as they are now
+    apply_masks(model.state_dict(), masks)     # and the moving average, where there is one
+    attach(optimizer, model, masks)            # every step keeps the zeros
+
+Layers are chosen and training is masked as NVIDIA's ASP does it ("m4n2_1d"). The zeros save
+storage (`stored_bytes`); they save time only where the hardware and its library use them.
+Tensor legend: K output channels · C input channels · R, S rows and columns of the kernel.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightdet_core.config import UserError
+
+APEX_BUFFER = "__weight_mma_mask"
+
+
+class SparsityError(UserError):
+    """Pruning cannot be done as asked; the message says what to do."""
+
+
+def mask_2to4(weight: Tensor) -> Tensor:
+    """Which weights stay: the two of largest magnitude in each four consecutive input channels.
+
+    Equal magnitudes go to the lowest channel. A last group of fewer than four channels is filled
+    up with zeros.
+
+    Args:
+        weight: (K, C) of a linear layer or (K, C, R, …) of a convolution, any memory format.
+
+    Returns:
+        bool, of the shape and the memory format of `weight`.
+    """
+    groups = _groups(weight.detach().abs())
+    order = groups.argsort(dim=-1, descending=True, stable=True)  # stable: lowest index first
+    keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., :2], True)
+    keep = keep.flatten(-2)[..., : weight.shape[1]].movedim(-1, 1)
+    return torch.empty_like(weight, dtype=torch.bool).copy_(keep)
+
+
+def _groups(weight: Tensor) -> Tensor:
+    """(K, C, R, …) -> (K, R, …, ceil(C / 4), 4): the input channels in fours, zero padded."""
+    channels_last = weight.movedim(1, -1)
+    return F.pad(channels_last, (0, -weight.shape[1] % 4)).unflatten(-1, (-1, 4))
+
+
+def _is_layer(name: str, tensor: Tensor) -> bool:
+    """A linear layer's or a convolution's weight; those of batch norms have one dimension."""
+    return name.rpartition(".")[2] == "weight" and 2 <= tensor.ndim <= 5
+
+
+def _obstacle(weight: Tensor) -> str:
+    """Why ASP leaves a layer dense; "" when it does not."""
+    if weight.dtype not in (torch.float32, torch.float16):
+        return "number format"
+    if weight.ndim > 2 and weight.shape[1] == 1:
+        return "depthwise"
+    if weight.shape[1] % 16:
+        return "input channels"
+    return "output channels" if weight.shape[0] % 8 else ""
+
+
+def eligible(name: str, weight: Tensor) -> bool:
+    """ASP's rule: a layer's weight, fp32 or fp16, K a multiple of 8 and C one of 16.
+
+    So depthwise convolutions stay dense. bf16 weights are left alone, too (ASP would prune them
+    without a look at their shape); under autocast the weights themselves are fp32.
+
+    Args:
+        name: as in `model.state_dict()`; it must be "weight" or end in ".weight".
+        weight: (K, C, …).
+    """
+    return _is_layer(name, weight) and not _obstacle(weight)
+
+
+def make_masks(model: nn.Module) -> dict[str, Tensor]:
+    """`mask_2to4` of every eligible parameter, by the parameter's name."""
+    return {n: mask_2to4(p) for n, p in model.named_parameters() if eligible(n, p)}
+
+
+@torch.no_grad()
+def apply_masks(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    """Set what the masks drop to +0.0, in place; other tensors stay as they are.
+
+    Args:
+        tensors: `model.state_dict()`, or a moving average with the same names.
+        masks: of `make_masks`.
+
+    Raises:
+        SparsityError: a mask has no tensor of its name and shape; nothing was changed.
+    """
+    for tensor, mask in _paired(tensors, masks):
+        tensor.masked_fill_(~mask.to(tensor.device), 0.0)  # a product would leave -0.0 and NaN
+
+
+def _paired(
+    tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    for name, mask in masks.items():
+        shape = tuple(tensors[name].shape) if name in tensors else "missing"
+        if shape != tuple(mask.shape):
+            raise SparsityError(
+                f"{name}: the mask is {tuple(mask.shape)}, the weight {shape}; "
+                "the masks belong to another network, make them from this one"
+            )
+    return [(tensors[name], mask) for name, mask in masks.items()]
+
+
+def attach(
+    optimizer: torch.optim.Optimizer, model: nn.Module, masks: Mapping[str, Tensor]
+) -> list[RemovableHandle]:
+    """Keep the zeros in training, in ASP's order: gradient x mask, the step, weight x mask.
+
+    Without the second product, momentum from before the pruning would revive weights. Both are
+    hooks of `optimizer.step`: a GradScaler that skips it skips them; a fused optimizer, which skips
+    the update by itself, is told to before they run. (A closure's gradients come too late to be
+    masked; the weights still are.)
+
+    Args:
+        optimizer: of the parameters of `model`.
+        model: on its device already, its masks applied.
+        masks: of `make_masks`; copied as numbers, since that is three times as fast.
+
+    Returns:
+        Handles; `remove()` on each ends it.
+
+    Raises:
+        SparsityError: a mask has no parameter of its name and shape.
+    """
+    if not masks:
+        return []
+    pairs = _paired(dict(model.named_parameters()), masks)
+    weights = [weight for weight, _ in pairs]
+    # foreach is quick where type and layout agree
+    factors = [torch.empty_like(weight).copy_(mask) for weight, mask in pairs]
+
+    @torch.no_grad()
+    def mask_gradients(*_) -> None:
+        found = [(w.grad, f) for w, f in zip(weights, factors, strict=True) if w.grad is not None]
+        if found:
+            torch._foreach_mul_(*map(list, zip(*found, strict=True)))
+
+    @torch.no_grad()
+    def mask_weights(*_) -> None:
+        torch._foreach_mul_(weights, factors)
+        torch._foreach_add_(weights, 0.0)  # -0.0 becomes +0.0: zeros that are equal compress best
+
+    return [
+        optimizer.register_step_pre_hook(mask_gradients),
+        optimizer.register_step_post_hook(mask_weights),
+    ]
+
+
+def check_2to4(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of eligible tensors where four in a row have more than two non-zeros; [] is good."""
+    return [n for n, t in tensors.items() if eligible(n, t) and not _holds(t)]
+
+
+def _holds(weight: Tensor) -> bool:
+    return bool((_groups(weight).count_nonzero(-1) <= 2).all())
+
+
+def report(state: Mapping[str, Tensor]) -> tuple[list[dict], dict]:
+    """What is pruned in each convolution and linear layer.
+
+    Args:
+        state: `model.state_dict()`.
+
+    Returns:
+        Rows for `pandas.DataFrame` (name, shape, eligible, obstacle, weights, zeros, share = zeros
+        per weight; obstacle: depthwise, input channels, output channels, number format or ""), and
+        the totals (layers, eligible_layers, weights, eligible_weights, zeros, share).
+    """
+    rows = [
+        {
+            "name": name.removesuffix(".weight"),
+            "shape": tuple(weight.shape),
+            "eligible": eligible(name, weight),
+            "obstacle": _obstacle(weight),
+            "weights": weight.numel(),
+            "zeros": weight.numel() - int(weight.count_nonzero()),
+        }
+        for name, weight in state.items()
+        if _is_layer(name, weight)
+    ]
+    pruned = [row for row in rows if row["eligible"]]
+    totals = {
+        "layers": len(rows),
+        "eligible_layers": len(pruned),
+        "weights": sum(row["weights"] for row in rows),
+        "eligible_weights": sum(row["weights"] for row in pruned),
+        "zeros": sum(row["zeros"] for row in rows),
+    }
+    for row in (*rows, totals):
+        row["share"] = row["zeros"] / max(row["weights"], 1)
+    return rows, totals
+
+
+def stored_bytes(state: Mapping[str, Tensor], bits: int) -> int:
+    """Bytes of a network whose eligible layers are stored in 2:4 form and all else dense.
+
+    Two of four values and their places, two bits each: half the values and one bit per original
+    weight. A layer that does not hold the pattern counts as dense. Counters (whole numbers) and
+    the scales of int8 are left out.
+
+    Args:
+        state: `model.state_dict()`.
+        bits: of one value: 32, 16 or 8.
+    """
+    total = 0
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            packed = eligible(name, tensor) and _holds(tensor)
+            total += tensor.numel() * (bits // 2 + 1 if packed else bits)
+    return total // 8
+
+
+def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """NVIDIA's own ASP in place of `make_masks`, `apply_masks` and `attach`; the same masks.
+
+    (But for ties, by rounding, too: ASP compares sums and takes the first pattern in the order of a
+    Python set.) ASP keeps network, optimizer and masks in its class: one network per process.
+
+    Returns:
+        The masks, by the parameter's name; the weights are pruned, the optimizer is patched.
+
+    Raises:
+        SparsityError: NVIDIA apex is not installed, or was used in this process already.
+    """
+    try:
+        from apex.contrib.sparsity import ASP
+    except ImportError as error:
+        raise SparsityError(
+            f"backend apex: NVIDIA apex cannot be imported ({error}); build it from source, "
+            "github.com/NVIDIA/apex (PyPI's `apex` is another project), or set backend: own, "
+            "which gives the same masks"
+        ) from error
+    try:
+        ASP.init_model_for_pruning(
+            model,
+            mask_calculator="m4n2_1d",
+            verbosity=0,
+            whitelist=[nn.Linear, nn.Conv2d],
+            allow_recompute_mask=False,
+            allow_permutation=False,  # not there when the paper was written
+        )
+        ASP.init_optimizer_for_pruning(optimizer)
+    except AssertionError as error:
+        raise SparsityError(
+            f"backend apex: {error} It prunes one network per process; start a new one, "
+            "or set backend: own"
+        ) from error
+    ASP.compute_sparse_masks()
+    masks = {}
+    for name, mask in list(model.named_buffers()):
+        owner, _, buffer = name.rpartition(".")
+        if buffer == APEX_BUFFER:
+            masks[name.removesuffix(APEX_BUFFER) + "weight"] = mask
+            # ASP holds the mask itself; without the buffer the state dict has its usual names
+            delattr(model.get_submodule(owner), buffer)
+    return masks
