@@ -27,6 +27,7 @@ from lightdet_core.provenance import hardware
 from lightdet_core.train import (
     batch_loss,
     ema_decay,
+    forward,
     keep_memory,
     make_optimizer,
     update_average,
@@ -38,6 +39,8 @@ PARTS = ("augmentation", "forward", "assignment and loss", "backward", "optimize
 
 def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, list[float]]:
     """Seconds that each part of a training step takes, per step, on the CPU.
+
+    Dense and without a teacher, whatever the experiment says.
 
     "assignment and loss" holds the loss's own backward pass to the logits; "backward" is that of
     the network. "optimizer" holds clipping, the step and the moving average.
@@ -63,7 +66,7 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
         with timed("augmentation"):
             batch = training_batch(pack, config, config.seed, step, "cpu")
         with timed("forward"):
-            logits = model(batch.images)
+            logits = forward(model, batch.images, config.train.precision)
         with timed("assignment and loss"):
             leaves = [x.detach().requires_grad_() for x in logits]
             terms = batch_loss(model, *leaves, batch, config)
@@ -104,6 +107,7 @@ def main() -> None:
         "torch": version("torch"),
         "backbone": config.model.backbone,
         "input_size": config.model.input_size,
+        "precision": config.train.precision,
         "milliseconds": {k: round(1000 * v, 2) for k, v in medians.items()},
         "share": {k: round(v / total, 4) for k, v in medians.items()},
         "images_per_second": round(args.batch_size / total, 2),

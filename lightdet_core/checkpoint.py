@@ -56,11 +56,14 @@ def save(path: Path, step: int, state: State) -> None:
     scaling = state.scaler.state_dict()  # empty when switched off
     tensors |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in scaling.items()}
     aside = path.with_suffix(".partial")
-    save_file(
-        {k: v.detach().contiguous() for k, v in tensors.items()},
-        aside,
-        metadata={"step": str(step)},
-    )
+    tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+    try:
+        save_file(tensors, aside, metadata={"step": str(step)})
+    except SafetensorError as error:  # its name for a full disk, among others
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{aside}: cannot be written ({error}); the checkpoint before, if any, is kept"
+        ) from None
     os.replace(aside, path)
 
 

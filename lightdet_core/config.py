@@ -105,7 +105,7 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 170  # passes over the training images
-    batch_size: int = 128  # images per optimizer step, over all processes
+    batch_size: int = 128  # images per optimizer step
     optimizer: str = "sgd"  # sgd (momentum 0.9) or adamw
     lr: float = 0.16  # peak learning rate
     weight_decay: float = 1e-4  # on every parameter, as NanoDet has it
@@ -164,15 +164,18 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     @property
-    def hash(self) -> str:
-        """12 hex digits over every setting but the seed: runs that share them are comparable.
-
-        How often a run is logged and saved changes no number and is left out, too.
-        """
+    def settings(self) -> dict:
+        """Every setting as a nested dict, but for how often a run is logged and saved."""
         settings = dataclasses.asdict(self)
-        settings.pop("seed")
         for key in ("checkpoint_steps", "log_steps"):
             settings["train"].pop(key)
+        return settings
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over every setting but the seed: runs that share them are comparable."""
+        settings = self.settings
+        settings.pop("seed")
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -270,6 +273,14 @@ def load_config(
         cell_scale=config.model.cell_scale * scale,
     )
     config = dataclasses.replace(config, model=scaled)
+    for key, run in (
+        ("distill.teacher", config.distill.teacher),
+        ("train.init", config.train.init),
+    ):
+        if run and run not in experiments:
+            raise ConfigError(
+                f"{profile}/{experiment}: {key}: {run!r}: choose one of {', '.join(experiments)}"
+            )
     _check_values(config)
     return config
 
@@ -334,6 +345,12 @@ def _check_values(config: Config) -> None:
     choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu"))
     choice("model.head", model.head, ("gflv1", "gflv2"))
     choice("train.precision", train.precision, ("fp32", "bf16", "fp16", "fp16-pure"))
+    need(
+        train.precision != "fp16-pure" or train.optimizer == "sgd",
+        "train.precision",
+        train.precision,
+        "only with train.optimizer sgd: AdamW's second moment is 0 in half precision",
+    )
     choice("sparsity.backend", sparsity.backend, ("own", "apex"))
     choice("distill.normalizer", distill.normalizer, ("batch", "released"))
     choice("train.optimizer", train.optimizer, ("sgd", "adamw"))

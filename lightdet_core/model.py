@@ -4,7 +4,6 @@ Tensor legend: B images · P cells of all levels (3,549 at 416) · C classes · 
 bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lightdet_core import boxes
-from lightdet_core.config import Config, ModelConfig, UserError
+from lightdet_core.config import ROOT, Config, ModelConfig, UserError
 
 
 class _FastMish(torch.autograd.Function):
@@ -260,7 +259,7 @@ def _load_imagenet(backbone: Backbone, name: str, source: bool | str) -> None:
                 "set model.pretrained to a local .safetensors file, or to false"
             ) from error
     else:
-        state = _read(Path(source))
+        state = _read(ROOT / source)
     wanted = backbone.net.state_dict()
     missing = [key for key in wanted if key not in state and "num_batches" not in key]
     wrong = [k for k, v in wanted.items() if k in state and state[k].shape != v.shape]
@@ -287,10 +286,13 @@ def save_weights(
 ) -> None:
     """Weights as .safetensors, with the config and the classes in its metadata."""
     # one key: safetensors writes several in random order, and equal runs should be equal bytes
-    about = {"config": dataclasses.asdict(config), "categories": categories}
+    about = {"config": config.settings, "categories": categories}
     metadata = {"lightdet": json.dumps(about)}
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(state, path, metadata=metadata)
+    try:
+        save_file(state, path, metadata=metadata)
+    except SafetensorError as error:  # its name for a full disk, among others
+        raise WeightsError(f"{path}: cannot be written ({error})") from None
 
 
 def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:

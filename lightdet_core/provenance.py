@@ -1,7 +1,6 @@
 """What a result needs to be believed: command, settings, commit, machine and versions."""
 
 import dataclasses
-import json
 import os
 import platform
 import subprocess
@@ -20,6 +19,7 @@ LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
 def provenance(
     config: Config, model: nn.Module, packs: dict[str, Pack], device: torch.device
 ) -> dict:
+    """The facts about a run that run.json holds, but for those that training measures."""
     return {
         "command": "python -m lightdet_core.train "
         f"--experiment {config.experiment} --profile {config.profile} --seed {config.seed}",
@@ -75,8 +75,3 @@ def rounded(value: object) -> object:
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     return round(value, 6) if isinstance(value, float) else value
-
-
-def write_json(path: Path, content: dict) -> None:
-    """A dict as indented JSON."""
-    path.write_text(json.dumps(content, indent=2) + "\n")

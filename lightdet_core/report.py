@@ -44,8 +44,8 @@ def load_paper(path: Path | None = None) -> dict:
 def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) -> pd.DataFrame:
     """One row per experiment: settings, measured AP over seeds, the paper's printed numbers.
 
-    Only seeds whose settings (config hash) equal those of the lowest seed are pooled; the
-    column `left out` names the others.
+    Only seeds with the settings, data and teacher of the lowest seed are pooled; the column
+    `left out` names the others.
 
     Args:
         profile: whose results to read, below `root/results`.
@@ -66,8 +66,13 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
         seeds = _seeds(root / "results" / profile, run, profile)
         lowest = min(seeds)
         config = seeds[lowest]["config"]
-        pooled = {s: m for s, m in seeds.items() if m["config"] == config}
-        provenance = _provenance(root / "results" / profile, run, lowest, profile, config)
+        runs_of = {
+            seed: _provenance(root / "results" / profile, run, seed, profile, metrics["config"])
+            for seed, metrics in seeds.items()
+        }
+        provenance = runs_of[lowest]
+        alike = _common_key(provenance)
+        pooled = {s: m for s, m in seeds.items() if _common_key(runs_of[s]) == alike}
         model = provenance["config"]["model"]
         row = {
             "experiment": run,
@@ -87,7 +92,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
         others = sorted(set(seeds) - set(pooled))
         row |= {
             "config": config,
-            "left out": ", ".join(f"s{s} ({seeds[s]['config']})" for s in others),
+            "left out": ", ".join(f"s{s} ({runs_of[s]['key']})" for s in others),
         }
         rows.append(row)
     return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
@@ -109,7 +114,7 @@ def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
 
 def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -> dict:
     path, command = results / "runs" / f"{run}-s{seed}.json", _command(run, profile, seed)
-    keys = ("config", "config_hash", "input_size", "num_params")
+    keys = ("config", "config_hash", "input_size", "num_params", "key")
     provenance = _read(path, keys, command)
     if provenance["config_hash"] != config:
         raise ReportError(
@@ -117,6 +122,12 @@ def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -
             f"{config}; `{command}` writes both anew"
         )
     return provenance
+
+
+def _common_key(provenance: dict) -> str:
+    """Settings, data and teacher of a run; its first weights differ from seed to seed."""
+    taught = provenance["config"].get("distill", {}).get("teacher")  # early runs had no section
+    return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
 
 
 def _command(run: str, profile: str, seed: int | str) -> str:

@@ -223,6 +223,19 @@ def stored_bytes(state: Mapping[str, Tensor], bits: int) -> int:
     return total // 8
 
 
+def nvidia_asp() -> type:
+    """NVIDIA apex's ASP class, or a `SparsityError` that says how to come by it."""
+    try:
+        from apex.contrib.sparsity import ASP
+    except ImportError as error:
+        raise SparsityError(
+            f"backend apex: NVIDIA apex cannot be imported ({error}); build it from source, "
+            "github.com/NVIDIA/apex (PyPI's `apex` is another project), or set backend: own, "
+            "which gives the same masks"
+        ) from error
+    return ASP
+
+
 def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """NVIDIA's own ASP in place of `make_masks`, `apply_masks` and `attach`; the same masks.
 
@@ -235,16 +248,9 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     Raises:
         SparsityError: NVIDIA apex is not installed, or was used in this process already.
     """
+    asp = nvidia_asp()
     try:
-        from apex.contrib.sparsity import ASP
-    except ImportError as error:
-        raise SparsityError(
-            f"backend apex: NVIDIA apex cannot be imported ({error}); build it from source, "
-            "github.com/NVIDIA/apex (PyPI's `apex` is another project), or set backend: own, "
-            "which gives the same masks"
-        ) from error
-    try:
-        ASP.init_model_for_pruning(
+        asp.init_model_for_pruning(
             model,
             mask_calculator="m4n2_1d",
             verbosity=0,
@@ -252,13 +258,13 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
             allow_recompute_mask=False,
             allow_permutation=False,  # not there when the paper was written
         )
-        ASP.init_optimizer_for_pruning(optimizer)
+        asp.init_optimizer_for_pruning(optimizer)
     except AssertionError as error:
         raise SparsityError(
             f"backend apex: {error} It prunes one network per process; start a new one, "
             "or set backend: own"
         ) from error
-    ASP.compute_sparse_masks()
+    asp.compute_sparse_masks()
     masks = {}
     for name, mask in list(model.named_buffers()):
         owner, _, buffer = name.rpartition(".")

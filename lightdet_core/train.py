@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import platform
 import shutil
 import signal
@@ -32,12 +33,12 @@ from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
 from lightdet_core.checkpoint import State, load, log_path, log_writer, save
 from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
-from lightdet_core.datasets import file_hash, split_paths
+from lightdet_core.datasets import file_hash, split_paths, write_json
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
-from lightdet_core.provenance import provenance, rounded, write_json
+from lightdet_core.provenance import provenance, rounded
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
 DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
@@ -45,6 +46,10 @@ SECONDS_BETWEEN_LINES = 5.0
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 # In Apex's words: O0 is fp32, O1 and O2 are fp16 (fp32 weights and batch norm, scaled loss), O3
 # is fp16-pure: everything in half precision, no fp32 copy of the weights, no scaling.
+TRAINING_CODE = (  # modules that a resumed run must share with its beginning
+    *("assign", "augment", "boxes", "checkpoint", "distill", "losses", "model", "pack"),
+    *("sparsity", "train"),
+)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -76,13 +81,17 @@ def ema_decay(decay: float, step: int, ramp: int) -> float:
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it."""
     if train.optimizer == "sgd":
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             model.parameters(),
             lr=train.lr,
             momentum=0.9,
             weight_decay=train.weight_decay,
             fused=True,
         )
+        for parameter in model.parameters():
+            # torch allocates it unfilled in the first step, and leaves it so if that one overflows
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(
         model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True
     )
@@ -173,58 +182,88 @@ def fit(
     config = with_classes(config, packs["train"])
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     check_precision(config.train.precision, device)
-    categories, teacher, init = packs["train"].categories, None, None
-    sources = []  # weights of other runs that this one starts from or learns from
-    if config.train.init:
-        sources.append(runs / f"{config.train.init}-s{config.seed}" / "weights.safetensors")
-        init = load_weights(sources[-1])[0].state_dict()
-    if config.distill.teacher:
-        sources.append(runs / f"{config.distill.teacher}-s0" / "weights.safetensors")
-        teacher = distill.load_teacher(sources[-1], config.model, categories, device)
+    if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
+        sparsity.nvidia_asp()  # it is needed later; say now if it is not there
+    categories = packs["train"].categories
+    sources = _sources(config, runs)
+    teacher = init = None
+    if "distill.teacher" in sources:
+        teacher = distill.load_teacher(sources["distill.teacher"], config.model, categories, device)
         if config.train.precision == "fp16-pure":
             teacher = teacher.half()
+    if "train.init" in sources:
+        init = load_weights(sources["train.init"])[0].state_dict()
     key = _run_key(config, packs, sources)
-    if folder.exists():
-        found = _finished_key(folder)
-        if found == key:
-            progress(f"{folder.name}: finished already, nothing to train ({folder})")
-            return folder
-        aside, number = folder.with_name(f"{folder.name}.{found}"), 1
-        while aside.exists():
-            aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
-        folder.rename(aside)
-        progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
+    if folder.exists() and _finished_key(folder) == key:
+        progress(f"{folder.name}: finished already, nothing to train ({folder})")
+        return folder
 
     keep_memory()
-    checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}.safetensors"
+    checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
         state, facts = _train(config, packs["train"], checkpoint, init, teacher, device, progress)
-
-    model = build(_untrained(config))
-    model.load_state_dict(state)
-    model = model.to(device, memory_format=torch.channels_last)
-    progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
-    detections = detect_pack(model, packs["val"], config.evaluate, device)
+        model = build(_untrained(config))
+        model.load_state_dict(state)
+        model = model.to(device, memory_format=torch.channels_last)
+        progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
+        detections = detect_pack(model, packs["val"], config.evaluate, device)
     metrics = coco_metrics(truth_of(split_paths(config, "val")[0], packs["val"]), detections)
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_weights(partial / "weights.safetensors", state, config, categories)
-    write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)})
+    write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
     (partial / "detections.json").write_text(json.dumps(detections))
     shutil.copy(log_path(checkpoint), partial / "log.csv")
     run = provenance(config, model, packs, device) | facts | {"key": key}
-    write_json(partial / "run.json", run)
+    write_json(partial / "run.json", run, indent=2)
+    if folder.exists():
+        aside = _move_aside(folder)
+        progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
     partial.rename(folder)
-    for leftover in (checkpoint, log_path(checkpoint)):
-        leftover.unlink(missing_ok=True)
+    for leftover in checkpoint.parent.glob(f"{config.run_name}-{key}-*"):
+        leftover.unlink()
     progress(
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
         f"AP75 {metrics['AP75']:.3f}  ({folder})"
     )
     return folder
+
+
+def _sources(config: Config, runs: Path) -> dict[str, Path]:
+    """Weights from elsewhere that a run learns from or starts with, by the setting that asks.
+
+    Raises:
+        TrainError: a run is not there; the message names the setting.
+    """
+    sources = {}
+    for setting, run in (
+        ("distill.teacher", config.distill.teacher and f"{config.distill.teacher}-s0"),
+        ("train.init", config.train.init and f"{config.train.init}-s{config.seed}"),
+    ):
+        if run:
+            sources[setting] = runs / run / "weights.safetensors"
+            if not sources[setting].is_file():
+                experiment, seed = run.rsplit("-s", 1)
+                raise TrainError(
+                    f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
+                    f"python -m lightdet_core.train --experiment {experiment} "
+                    f"--profile {config.profile} --seed {seed}"
+                )
+    if isinstance(config.model.pretrained, str):
+        sources["model.pretrained"] = ROOT / config.model.pretrained
+    return sources
+
+
+def _move_aside(folder: Path) -> Path:
+    """Rename a run folder to one that no other has; returns its new path."""
+    found = _finished_key(folder)
+    aside, number = folder.with_name(f"{folder.name}.{found}"), 1
+    while aside.exists():
+        aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
+    return folder.rename(aside)
 
 
 def forward(model: LightDet, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
@@ -256,7 +295,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def _start(
-    config: Config, checkpoint: Path, init: Path | None, device: torch.device
+    config: Config, checkpoint: Path, init: dict[str, Tensor] | None, device: torch.device
 ) -> tuple[State, int]:
     """The state that a run begins or goes on with, and the steps that it has done."""
     train = config.train
@@ -268,9 +307,9 @@ def _start(
         try:
             model.load_state_dict(init)
         except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
             raise TrainError(
-                f"train.init {train.init}: not the same network as {config.experiment}: "
-                f"{str(error)[:200]}"
+                f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(device, memory_format=torch.channels_last).train()
     average = None
@@ -325,7 +364,8 @@ def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) 
     if train.grad_clip or state.scaler.is_enabled():
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip or float("inf"))
-        state.skipped += ~norm.isfinite()
+        if state.scaler.is_enabled():
+            state.skipped += ~norm.isfinite()
     state.scaler.step(state.optimizer)  # in fp16 not where a gradient overflowed
     state.scaler.update()
     return terms
@@ -454,14 +494,21 @@ def _untrained(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def _run_key(config: Config, packs: dict[str, Pack], weights: list[Path]) -> str:
-    """Settings, data and the weights that a run starts from or learns from, in 16 characters.
+def _run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) -> str:
+    """What a checkpoint and a finished run must agree with, 8 characters each.
 
-    A checkpoint and a finished run must agree with it.
+    Settings, data, then the weights from elsewhere: teacher, first weights, ImageNet file. Seeds
+    that share all but the first weights may be averaged (report.run_table).
     """
     data = "".join(pack.hash + pack.pixels for pack in packs.values())
-    data += "".join(file_hash(path) for path in weights)
-    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8]
+    weights = "".join(file_hash(path)[:8] for path in sources.values())
+    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8] + weights
+
+
+def _code_hash() -> str:
+    """8 characters of the code that decides the weights: a checkpoint of other code is not used."""
+    code = "".join(file_hash(Path(__file__).with_name(f"{name}.py")) for name in TRAINING_CODE)
+    return hashlib.sha256(code.encode()).hexdigest()[:8]
 
 
 def _finished_key(folder: Path) -> str:
@@ -518,7 +565,9 @@ def publish(folder: Path, config: Config) -> None:
         "run.json": f"runs/{config.run_name}.json",
     }.items():
         (results / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / source, results / target)
+        partial = (results / target).with_suffix(".partial")
+        shutil.copy(folder / source, partial)
+        os.replace(partial, results / target)
 
 
 def main() -> None:

@@ -58,6 +58,8 @@ def test_hash_covers_settings_and_not_the_seed():
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, lr=1e-3))
     assert other.hash != config.hash
     assert load_config("g1", "demo", seed=5).run_name == "g1-s5"
+    rhythm = dataclasses.replace(config.train, checkpoint_steps=7, log_steps=7)
+    assert dataclasses.replace(config, train=rhythm).hash == config.hash
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,22 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),
         ("demo.experiments", [1], r"demo\.experiments: \[1\], but keys"),
         ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
+        ("demo.train.precision", "fp8", r"precision: 'fp8': choose one of fp32, bf16"),
+        ("demo.train.precision", "fp16-pure", r"'fp16-pure': only with train\.optimizer sgd"),
+        ("demo.train.init", "c7", r"train\.init: 'c7': choose one of c0"),
+        ("demo.train.init", "c0", r"train\.init: 'c0': a run cannot need itself"),
+        ("demo.sparsity", {"prune_at": 1.0}, r"prune_at: 1\.0: a share of the steps"),
+        ("demo.sparsity", {"prune_at": -0.1}, r"prune_at: -0\.1: a share of the steps"),
+        ("demo.sparsity", {"backend": "asp"}, r"backend: 'asp': choose one of own, apex"),
+        ("demo.distill", {"teacher": "g2"}, r"teacher: 'g2': a teacher needs a weight"),
+        ("demo.distill", {"ld_weight": 1.0}, r"teacher: '': a teacher needs a weight"),
+        ("demo.distill", {"teacher": "g9", "ld_weight": 1.0}, r"teacher: 'g9': choose one of"),
+        ("demo.distill", {"teacher": "c0", "kd_weight": 1.0}, r"'c0': a run cannot need itself"),
+        ("demo.distill", {"vlr_weight": -1.0}, r"vlr_weight: -1\.0: at least 0"),
+        ("demo.distill", {"normalizer": "sum"}, r"normalizer: 'sum': choose one of batch"),
+        ("demo.distill", {"temperature": 0.0}, r"distill\.temperature: 0\.0: above 0"),
+        ("demo.distill", {"kd_temperature": 0.0}, r"kd_temperature: 0\.0: above 0"),
+        ("demo.distill", {"vlr_gamma": 1.5}, r"vlr_gamma: 1\.5: between 0 and 1"),
     ],
 )
 def test_mistakes_are_named(path, value, message):

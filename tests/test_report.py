@@ -13,12 +13,15 @@ from lightdet_core.config import load_config, read_params
 MODEL = {"backbone": "lite1", "activation": "mish", "head": "gflv1"}
 
 
-def add_result(root, run, seed, ap, config="a" * 12, provenance_config=None, **metrics):
+def add_result(
+    root, run, seed, ap, config="a" * 12, provenance_config=None, key="", teacher="", **metrics
+):
     results = root / "results" / "demo"
     values = dict.fromkeys(report.METRICS, ap) | metrics
     run_json = {
         "config_hash": provenance_config or config,
-        "config": {"model": MODEL},
+        "config": {"model": MODEL, "distill": {"teacher": teacher}},
+        "key": config[:8] + (key or "d" * 8),
         "input_size": 208,
         "num_params": 3_994_740,
     }
@@ -59,7 +62,19 @@ def test_seeds_with_other_settings_are_left_out_and_named(tmp_path):
     add_result(tmp_path, "g2", 10, 0.90, config="b" * 12)
     found = row(tmp_path)
     assert found["AP"] == pytest.approx(32.0) and found["seeds"] == 2
-    assert found["left out"] == "s10 (bbbbbbbbbbbb)" and found["config"] == "a" * 12
+    assert found["left out"] == "s10 (bbbbbbbbdddddddd)" and found["config"] == "a" * 12
+
+
+def test_only_seeds_with_the_same_data_and_teacher_are_pooled(tmp_path):
+    add_result(tmp_path, "g2", 0, 0.30)
+    add_result(tmp_path, "g2", 1, 0.90, key="e" * 8)
+    assert row(tmp_path)["AP"] == pytest.approx(30.0) and row(tmp_path)["seeds"] == 1
+    for seed, taught_by in enumerate("ttu"):
+        key = "d" * 8 + taught_by * 8
+        add_result(tmp_path, "g5", seed, 0.3, key=key, teacher="teacher")
+        add_result(tmp_path, "g4", seed, 0.3, key="d" * 8 + str(seed) * 8)  # its first weights
+    assert row(tmp_path, "g5")["left out"] == f"s2 (aaaaaaaa{'d' * 8}{'u' * 8})"
+    assert row(tmp_path, "g4")["seeds"] == 3
 
 
 def test_names_that_begin_alike_are_other_runs(tmp_path):
