@@ -43,7 +43,7 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
     Dense and without a teacher, whatever the experiment says.
 
     "assignment and loss" holds the loss's own backward pass to the logits; "backward" is that of
-    the network. "optimizer" holds clipping, the step and the moving average.
+    the network. "optimizer" holds the step, with clipping and moving average if any.
     """
     keep_memory()
     torch.manual_seed(config.seed)
@@ -51,7 +51,8 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
     pack = open_pack(pack_paths(config, "train", config.model.input_size), annotations)
     config = with_classes(config, pack)
     model = build(config).to(memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(model, config.train)
+    train = config.train
+    optimizer = make_optimizer(model, train)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     times: dict[str, list[float]] = {part: [] for part in PARTS}
 
@@ -66,7 +67,7 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
         with timed("augmentation"):
             batch = training_batch(pack, config, config.seed, step, "cpu")
         with timed("forward"):
-            logits = forward(model, batch.images, config.train.precision)
+            logits = forward(model, batch.images, train.precision)
         with timed("assignment and loss"):
             leaves = [x.detach().requires_grad_() for x in logits]
             terms = batch_loss(model, *leaves, batch, config)
@@ -74,9 +75,11 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
         with timed("backward"):
             torch.autograd.backward(logits, [leaf.grad for leaf in leaves])
         with timed("optimizer"):
-            nn.utils.clip_grad_norm_(model.parameters(), config.train.grad_clip or 35.0)
+            if train.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip)
             optimizer.step()
-            update_average(average, model, ema_decay(config.train.ema_decay, step, 100))
+            if train.ema_decay:
+                update_average(average, model, ema_decay(train.ema_decay, step, train.ema_ramp))
     return {part: values[warm_up:] for part, values in times.items()}
 
 
