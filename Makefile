@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro seeds test lint format lab lock smoke clean
+.PHONY: help setup repro seeds ladder test lint format lab lock smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,12 +39,20 @@ repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	@echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"
 
 seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and figures
-	@set -e; for run in $$(python -c 'from lightdet_core.config import read_params; \
-	    print(*read_params()["runs"])'); do for seed in $(SEEDS); do \
-	  python -m lightdet_core.train --experiment $$run --profile $(PROFILE) --seed $$seed; \
-	done; done
-	dvc repro 08_table2
-	@echo; cat results/$(PROFILE)/tables/table2.md
+	$(call train,all_runs(read_params()),$(SEEDS))
+
+ladder: repro  ## train the ladder, one change at a time, seeds 0 and SEEDS, then the tables
+	$(call train,read_params()['ladder'],0 $(SEEDS))
+
+# $(call train,LIST,SEEDS): seed by seed, so that a stop leaves whole rows; finished runs are kept
+define train
+@set -e; runs="$$(python -c "from lightdet_core.config import all_runs, read_params; print(*$(1))")"; \
+for seed in $(2); do for run in $$runs; do \
+  python -m lightdet_core.train --experiment $$run --profile $(PROFILE) --seed $$seed; \
+done; done
+dvc repro
+@echo; cat results/$(PROFILE)/tables/table2.md
+endef
 
 test: setup  ## the tests
 	python -m pytest

@@ -23,11 +23,11 @@ from lightdet_core.config import ROOT, Config, load_config, run_cli
 from lightdet_core.datasets import split_paths
 from lightdet_core.model import build
 from lightdet_core.pack import open_pack, pack_paths
+from lightdet_core.precision import forward
 from lightdet_core.provenance import hardware
 from lightdet_core.train import (
     batch_loss,
     ema_decay,
-    forward,
     keep_memory,
     make_optimizer,
     update_average,

@@ -115,11 +115,16 @@ def log_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".csv")
 
 
+def evaluations_path(checkpoint: Path) -> Path:
+    """The accuracies along the run, where they are asked for."""
+    return checkpoint.with_suffix(".evaluations.csv")
+
+
 @contextmanager
 def log_writer(
     path: Path, columns: tuple[str, ...], start: int
 ) -> Iterator[Callable[[list], None]]:
-    """Append rows to log.csv; rows beyond the checkpoint that a resume starts from are cut."""
+    """Append rows to a log; rows beyond the checkpoint that a resume starts from are cut."""
     rows = []
     if start:
         try:

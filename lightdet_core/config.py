@@ -3,8 +3,9 @@
 `load_config(experiment, profile)` merges four levels, the later one winning key by key:
 common <- profile <- experiments[name] <- profile.experiments[name]. The last level is for
 what an experiment needs in one profile only (NanoDet's own schedule on COCO, say).
-A profile's `input_scale` shrinks `input_size` and with it `cell_scale`, so that the assignment's
-cells keep their share of the picture; else no object of a half-size picture fits stride 32.
+A profile's `input_scale` shrinks `input_size` (to a multiple of 16) and with it `cell_scale`, so
+that the assignment's cells keep their share of the picture; else no object of a small picture
+fits stride 32.
 Unknown keys, wrong types and impossible values raise `ConfigError`, which names the key.
 """
 
@@ -122,6 +123,7 @@ class TrainConfig:
     init: str = ""  # experiment whose run of the same seed gives the first weights; empty = none
     checkpoint_steps: int = 500  # steps between two resumable checkpoints
     log_steps: int = 10  # steps between two rows of log.csv
+    evaluate_epochs: int = 0  # evaluate after every so many epochs and at pruning; 0 = at the end
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,9 @@ class Config:
 
     @property
     def settings(self) -> dict:
-        """Every setting as a nested dict, but for how often a run is logged and saved."""
+        """Every setting as a nested dict, but for how often a run is logged, saved, evaluated."""
         settings = dataclasses.asdict(self)
-        for key in ("checkpoint_steps", "log_steps"):
+        for key in ("checkpoint_steps", "log_steps", "evaluate_epochs"):
             settings["train"].pop(key)
         return settings
 
@@ -207,6 +209,7 @@ def read_params(path: Path | None = None) -> dict:
                if not isinstance(params, dict) or not params.get(key)]  # fmt: skip
     if missing:
         raise ConfigError(f"{path}: nothing under {', '.join(missing)}")
+    _check_order(params, path)
     if params["show"] not in params["runs"] or 0 not in params["seeds"]:
         raise ConfigError(
             f"{path}: notebooks show {params['show']}-s0, so that runs {params['runs']} must hold "
@@ -215,9 +218,30 @@ def read_params(path: Path | None = None) -> dict:
     return params
 
 
+def _check_order(params: dict, path: Path) -> None:
+    """DVC trains `runs`, then `taught`, for which it knows one teacher: `teacher`."""
+    taught = params.get("taught") or []
+    for run in [*params["runs"], *taught]:
+        experiment = params["experiments"].get(run) or {}
+        teacher = (experiment.get("distill") or {}).get("teacher")
+        needed = teacher or (experiment.get("train") or {}).get("init")
+        wanted = "taught" if teacher == "teacher" else "ladder" if needed else "runs"
+        listed = "taught" if run in taught else "runs"
+        if wanted != listed:
+            reason = f"needs the run of {needed}" if needed else "needs no other run"
+            raise ConfigError(f"{path}: {run} {reason}: move it from `{listed}` to `{wanted}`")
+    if taught and "teacher" not in params["runs"]:
+        raise ConfigError(f"{path}: {', '.join(taught)} under `taught`: add `teacher` to `runs`")
+
+
+def all_runs(params: dict) -> list[str]:
+    """What `dvc repro` trains, in the order of the tables: the teacher comes last."""
+    return sorted([*params["runs"], *(params.get("taught") or [])], key="teacher".__eq__)
+
+
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "runs", "seeds", "show", "common", "experiments"}
+    others = {"profile", "runs", "taught", "ladder", "seeds", "show", "common", "experiments"}
     return [key for key in params if key not in others]
 
 
@@ -267,10 +291,12 @@ def load_config(
         experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
     )
     scale = _checked_scale(input_scale, f"{profile}.input_scale")
+    size = config.model.input_size
+    scaled_size = size if scale == 1 else round(size * scale / 16) * 16
     scaled = dataclasses.replace(
         config.model,
-        input_size=round(config.model.input_size * scale),
-        cell_scale=config.model.cell_scale * scale,
+        input_size=scaled_size,
+        cell_scale=config.model.cell_scale * scaled_size / size,
     )
     config = dataclasses.replace(config, model=scaled)
     for key, run in (
@@ -313,7 +339,8 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
         elif _is_a(value, option):
             return option(value)
     name = getattr(hint, "__name__", None) if len(options) == 1 else None
-    raise ConfigError(f"{where}.{key}: {value!r} is not of type {name or hint}")
+    remedy = "; write 1.0e-3 for 1e-3, which YAML takes for text" if hint is float else ""
+    raise ConfigError(f"{where}.{key}: {value!r} is not of type {name or hint}{remedy}")
 
 
 def _is_a(value: object, kind: type) -> bool:
@@ -375,6 +402,7 @@ def _check_values(config: Config) -> None:
         "train.ema_ramp": (train.ema_ramp, 1),
         "train.checkpoint_steps": (train.checkpoint_steps, 1),
         "train.log_steps": (train.log_steps, 1),
+        "train.evaluate_epochs": (train.evaluate_epochs, 0),
         "evaluate.max_detections": (evaluate.max_detections, 1),
         "evaluate.batch_size": (evaluate.batch_size, 1),
     }

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from lightdet_core.config import ROOT, load_config, read_params, run_cli
+from lightdet_core.config import ROOT, all_runs, load_config, read_params, run_cli
 from lightdet_core.datasets import DataError, file_hash, read_coco, split_paths, write_json
 
 FORMAT = 2  # raise it when the arrays change their meaning: older packs are then rebuilt
@@ -548,7 +548,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", required=True, help="demo, bccd, custom or coco")
     parser.add_argument("--runs", nargs="+", help="experiments (default: params.yaml's runs)")
     options = parser.parse_args(arguments)
-    runs = options.runs or read_params()["runs"]
+    runs = options.runs or all_runs(read_params())
     path = prepare_packs([load_config(run, options.profile) for run in runs])
     print(f"wrote {path.relative_to(ROOT)}")
 

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT, UserError, read_params
+from lightdet_core.config import ROOT, UserError, all_runs, read_params
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LOSSES = {
@@ -60,7 +60,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
         ReportError: a run has no results, or unreadable ones.
     """
     printed = load_paper()["table2"]
-    runs = read_params()["runs"] if runs is None else runs
+    runs = all_runs(read_params()) if runs is None else runs
     rows = []
     for run in runs:
         seeds = _seeds(root / "results" / profile, run, profile)

@@ -9,6 +9,7 @@ every random number is keyed by (seed, step) and nothing else is carried along.
 """
 
 import argparse
+import csv
 import ctypes
 import dataclasses
 import hashlib
@@ -24,33 +25,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightdet_core import distill, sparsity
+from lightdet_core import activations, distill, sparsity
 from lightdet_core.assign import atss
 from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
-from lightdet_core.checkpoint import State, load, log_path, log_writer, save
+from lightdet_core.checkpoint import State, evaluations_path, load, log_path, log_writer, save
 from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
 from lightdet_core.datasets import file_hash, split_paths, write_json
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
+from lightdet_core.precision import check_precision, forward
 from lightdet_core.provenance import provenance, rounded
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
+LOG_COLUMNS += ("grad_norm",)  # before clipping and masking
 DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
+EVALUATION_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")  # of evaluate_epochs
 SECONDS_BETWEEN_LINES = 5.0
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
-# In Apex's words: O0 is fp32, O1 and O2 are fp16 (fp32 weights and batch norm, scaled loss), O3
-# is fp16-pure: everything in half precision, no fp32 copy of the weights, no scaling.
 TRAINING_CODE = (  # modules that a resumed run must share with its beginning
     *("assign", "augment", "boxes", "checkpoint", "distill", "losses", "model", "pack"),
-    *("sparsity", "train"),
+    *("precision", "sparsity", "train"),
 )
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainError(UserError):
@@ -201,14 +203,30 @@ def fit(
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
-        state, facts = _train(config, packs["train"], checkpoint, init, teacher, device, progress)
+    truth = truth_of(split_paths(config, "val")[0], packs["val"])
+
+    def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
         model = build(_untrained(config))
-        model.load_state_dict(state)
+        model.load_state_dict(weights)
         model = model.to(device, memory_format=torch.channels_last)
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
         detections = detect_pack(model, packs["val"], config.evaluate, device)
-    metrics = coco_metrics(truth_of(split_paths(config, "val")[0], packs["val"]), detections)
+        return model, detections, coco_metrics(truth, detections)
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
+        state, facts = _train(
+            config,
+            packs["train"],
+            checkpoint,
+            init,
+            teacher,
+            device,
+            progress,
+            lambda weights: evaluate(weights)[2],
+        )
+        model, detections, metrics = evaluate(state)
+    images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
+    facts["activations"] = rounded(activations.summary(model, images.float()))
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -264,34 +282,6 @@ def _move_aside(folder: Path) -> Path:
     while aside.exists():
         aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
     return folder.rename(aside)
-
-
-def forward(model: LightDet, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """The network in a precision of `TrainConfig`; its logits in float32, as the losses need."""
-    dtype = AUTOCAST.get(precision)
-    if precision == "fp16-pure":
-        images = images.half()
-    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-        cls_logits, box_logits = model(images)
-    return cls_logits.float(), box_logits.float()
-
-
-def cpu_computes_in(half: str) -> bool:
-    """Whether this processor has instructions for bf16 or fp16 that torch uses."""
-    supported = {
-        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return supported[half]()
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """`TrainError` where the device cannot compute in it."""
-    half = precision.removesuffix("-pure")
-    if half in AUTOCAST and device.type == "cpu" and not cpu_computes_in(half):
-        raise TrainError(
-            f"train.precision {precision}: this {device.type} does not compute in it; take fp32"
-        )
 
 
 def _start(
@@ -350,7 +340,7 @@ def _keep_pruned(state: State, config: Config) -> None:
 
 
 def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) -> dict:
-    """One optimizer step; returns its loss terms and, under `loss`, their sum."""
+    """One optimizer step; returns its loss terms, their sum `loss`, and `grad_norm`."""
     train, model = config.train, state.model
     logits = forward(model, batch.images, train.precision)
     taught = None
@@ -361,11 +351,12 @@ def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) 
     terms["loss"] = sum(value for name, value in terms.items() if name.startswith("loss_"))
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(terms["loss"]).backward()
-    if train.grad_clip or state.scaler.is_enabled():
-        state.scaler.unscale_(state.optimizer)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip or float("inf"))
-        if state.scaler.is_enabled():
-            state.skipped += ~norm.isfinite()
+    state.scaler.unscale_(state.optimizer)
+    terms["grad_norm"] = nn.utils.clip_grad_norm_(
+        model.parameters(), train.grad_clip or float("inf")
+    )
+    if state.scaler.is_enabled():
+        state.skipped += ~terms["grad_norm"].isfinite()
     state.scaler.step(state.optimizer)  # in fp16 not where a gradient overflowed
     state.scaler.update()
     return terms
@@ -379,8 +370,9 @@ def _train(
     teacher: LightDet | None,
     device: torch.device,
     progress: Callable[[str], None],
+    evaluate: Callable[[dict[str, Tensor]], dict],
 ) -> tuple[dict[str, Tensor], dict]:
-    """The loop. Returns the final weights (averaged if asked) and facts about this process."""
+    """The loop. Returns the final weights (averaged if asked) and facts about the run."""
     train, name = config.train, config.run_name
     state, start = _start(config, checkpoint, init, device)
     epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
@@ -393,13 +385,22 @@ def _train(
     began = shown = time.monotonic()
     with (
         log_writer(log_path(checkpoint), columns, start) as write_row,
+        log_writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
         _interruptible() as stop,
     ):
+
+        def note_accuracy(step: int) -> None:
+            found = evaluate(_weights(state))
+            pruned = int(bool(state.masks))
+            write_evaluation([step, pruned, *(found[k] for k in EVALUATION_COLUMNS[2:])])
+
         for step in range(start, steps):
-            torch.manual_seed(config.seed * 1_000_003 + step)  # stochastic depth
             if step == prune_step:
                 _prune(state, config)
                 progress(f"{name}: pruned {len(state.masks)} layers to 2:4 at step {step}")
+                if train.evaluate_epochs:
+                    note_accuracy(step)
+            torch.manual_seed(config.seed * 1_000_003 + step)  # stochastic depth
             lr = learning_rate(train, step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
@@ -428,6 +429,10 @@ def _train(
                         f"  {_clock((steps - done) / rate)} left"
                         + (f"  {skipped} steps skipped" if skipped else "")
                     )
+            if train.evaluate_epochs and not last:
+                epochs, rest = divmod(done, epoch_steps)
+                if done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0):
+                    note_accuracy(done)
             if saving:
                 save(checkpoint, done, state)
             if stop.is_set() and not last:
@@ -444,8 +449,26 @@ def _train(
         "train_seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 2) if images else None,
     }
+    if train.evaluate_epochs:
+        facts["evaluations"] = _evaluations(checkpoint)
+    return _weights(state), facts
+
+
+def _weights(state: State) -> dict[str, Tensor]:
+    """What a run evaluates and writes: the average, where there is one; float32, on the CPU."""
     weights = state.average if state.average is not None else state.model.state_dict()
-    return {k: _full(v).detach().cpu().contiguous() for k, v in weights.items()}, facts
+    return {k: _full(v).detach().cpu().contiguous() for k, v in weights.items()}
+
+
+def _evaluations(checkpoint: Path) -> list[dict]:
+    """Accuracy along the run; a resumed one may have noted the pruned network twice."""
+    with evaluations_path(checkpoint).open(newline="") as file:
+        rows = {(int(row["step"]), int(row["pruned"])): row for row in csv.DictReader(file)}
+    return [
+        {"step": step, "pruned": bool(pruned)}
+        | {k: round(float(row[k]), 6) for k in EVALUATION_COLUMNS[2:]}
+        for (step, pruned), row in sorted(rows.items())
+    ]
 
 
 def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: Path) -> None:

@@ -34,9 +34,11 @@ def test_paper_groups():
 
 def test_profile_scales_input_and_cells():
     assert load_config("g2", "coco").model.cell_scale == 8
-    assert load_config("g2", "demo").model.cell_scale == 4
-    assert load_config("g1", "demo").model.input_size == 160
-    assert load_config("g2", "demo").model.input_size == 208
+    for profile, g1, g2 in (("bccd", 160, 208), ("demo", 128, 160)):  # x 0.5 and x 0.4
+        assert load_config("g1", profile).model.input_size == g1
+        model = load_config("g2", profile).model
+        assert model.input_size == g2  # 166.4 is not whole
+        assert model.cell_scale == pytest.approx(8 * g2 / 416)
 
 
 def test_later_layers_win_key_by_key():
@@ -80,7 +82,7 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.train.label_smoothing", 0.1, r"label_smoothing: 0\.1: between 0 and 0\.05"),
         ("demo.train.milestones", [3, 2], r"milestones: \(3, 2\): rising"),
         ("demo.model.activation", "relu", r"activation: 'relu': choose one of relu6, leakyrelu"),
-        ("demo.input_scale", 0.3, r"model\.input_size: 125: a multiple of 16"),
+        ("demo.input_scale", 0.1, r"model\.input_size: 48: a multiple of 16 from 64 up"),
         ("demo.input_scale", "half", r"demo\.input_scale: 'half' is not a factor"),
         ("demo.evaluate.iou_threshold", 1.5, r"iou_threshold: 1\.5: between 0 and 1"),
         ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, folder"),
@@ -90,7 +92,7 @@ def test_hash_covers_settings_and_not_the_seed():
         ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
         ("demo.train.precision", "fp8", r"precision: 'fp8': choose one of fp32, bf16"),
         ("demo.train.precision", "fp16-pure", r"'fp16-pure': only with train\.optimizer sgd"),
-        ("demo.train.init", "c7", r"train\.init: 'c7': choose one of c0"),
+        ("demo.train.init", "c7", r"train\.init: 'c7': choose one of g1"),
         ("demo.train.init", "c0", r"train\.init: 'c0': a run cannot need itself"),
         ("demo.sparsity", {"prune_at": 1.0}, r"prune_at: 1\.0: a share of the steps"),
         ("demo.sparsity", {"prune_at": -0.1}, r"prune_at: -0\.1: a share of the steps"),
@@ -118,7 +120,7 @@ def test_mistakes_are_named(path, value, message):
 
 
 def test_unknown_names():
-    with pytest.raises(ConfigError, match="experiment 'g9': choose one of c0, g1"):
+    with pytest.raises(ConfigError, match="experiment 'g9': choose one of g1, g2"):
         load_config("g9", "demo")
     with pytest.raises(ConfigError, match="profile 'dmeo': choose one of demo"):
         load_config("g1", "dmeo")

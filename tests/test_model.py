@@ -25,7 +25,7 @@ def count(module: nn.Module) -> int:
     [
         ("g1", "lite0_320_gflv1_c96_s2_r7"),
         ("c0", "lite1_416_gflv1_c128_s3_r10"),
-        ("gflv2", "lite1_416_gflv2_shared_dgqp"),
+        ("+gflv2", "lite1_416_gflv2_shared_dgqp"),
     ],
 )
 def test_counts_golden(golden, experiment, case):
@@ -135,7 +135,7 @@ def test_neck_on_odd_maps_stays_on_the_grid():
 
 def test_quality_predictor_golden(golden):
     expected = golden("dgqp")[1]
-    config = settings("gflv2", num_classes=3)
+    config = settings("+gflv2", num_classes=3)
     net = m.LightDet(config)
     first, _, second = net.head.quality
     first.weight.data = saw(64, 20, lo=-0.8, hi=1.0)
@@ -152,7 +152,7 @@ def test_quality_predictor_golden(golden):
 
 def test_initial_scores():
     """Every class starts at 0.01, times the quality 0.5 in GFLv2."""
-    for experiment, score in (("c0", 0.01), ("gflv2", 0.005)):
+    for experiment, score in (("c0", 0.01), ("+gflv2", 0.005)):
         net = m.LightDet(settings(experiment)).eval()
         with torch.no_grad():
             logits = net(torch.zeros(1, 3, 64, 64))

@@ -59,8 +59,8 @@ def test_hidden_and_tiny_objects_are_not_annotated():
     ids[100:140, 100:109] = 2  # 360 of 1600 pixels are left
     ids[150:190, 100:110] = 3  # 400 of 1600
     ids[0:15, 180:195] = 4  # 7.5 pixels long in the image
-    painted = [("car", 1, 1600), ("bus", 2, 1600), ("dog", 3, 1600), ("person", 4, 225),
-               ("truck", 5, 900)]  # fmt: skip
+    painted = [("car", 1, 1600), ("car", 2, 1600), ("dog", 3, 1600), ("person", 4, 225),
+               ("bicycle", 5, 900)]  # fmt: skip
     assert scenes._annotate(ids, painted) == [
         SceneObject("car", (10.0, 5.0, 30.0, 25.0), False),
         SceneObject("dog", (50.0, 75.0, 55.0, 95.0), False),
@@ -74,7 +74,7 @@ def test_picture_and_id_buffer_get_the_same_shapes():
         kind.draw(scenes.Pen(stage, 0.0, 9.0, owner=0), rng, True)
         everything = np.asarray(stage.picture).any(-1)  # on black, whoever owns it
         assert everything.any() and not np.asarray(stage.ids).any()
-    for draw in (scenes._hydrant, scenes._bus, scenes._dog):  # objects without an unowned pole
+    for draw in (scenes._hydrant, scenes._car, scenes._dog):  # objects without an unowned pole
         rng = np.random.default_rng(9)
         stage = scenes.Stage(rng, 320, 240)
         draw(scenes.Pen(stage, 0.0, 9.0, owner=7), rng, False)
@@ -103,9 +103,9 @@ def test_sizes_spread_from_tiny_to_most_of_the_image(series):
     boxes = np.array([item.box for objects in series for item in objects])
     sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) / (320 * 240)
-    assert sides.min() <= 16 and areas.max() > 0.5
-    root = np.sqrt(areas * 208 * 156)  # after shrinking to 208 px; COCO's limits
-    assert 0.2 < (root < 32).mean() < 0.6 and (root > 96).mean() > 0.03
+    assert sides.min() <= 24 and areas.max() > 0.5
+    root = np.sqrt(areas * 320 * 240)  # COCO's limits
+    assert 0.02 < (root < 32).mean() < 0.3 and (root > 96).mean() > 0.1
 
 
 def test_some_scenes_are_empty_and_some_have_a_crowd(series):

@@ -162,7 +162,7 @@ def test_eligible(name, shape, dtype, expected):
     [
         ("g1", "lite0_320_gflv1_c96_s2_r7"),
         ("c0", "lite1_416_gflv1_c128_s3_r10"),
-        ("gflv2", "lite1_416_gflv2_shared"),
+        ("+gflv2", "lite1_416_gflv2_shared"),
     ],
 )
 def test_networks_golden(golden, experiment, case):
@@ -203,7 +203,7 @@ def test_networks_golden(golden, experiment, case):
 
 
 def test_report_names_the_obstacles():
-    net = network("gflv2")
+    net = network("+gflv2")
     sparsity.apply_masks(net.state_dict(), sparsity.make_masks(net))
     table = pd.DataFrame(sparsity.report(net.state_dict())[0]).set_index("name")
     assert table.obstacle["backbone.net.conv_stem"] == "input channels"

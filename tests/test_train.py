@@ -16,10 +16,21 @@ from conftest import close
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lightdet_core import augment, checkpoint, datasets, distill, pack, scenes, sparsity, train
+from lightdet_core import (
+    augment,
+    checkpoint,
+    datasets,
+    distill,
+    pack,
+    precision,
+    scenes,
+    sparsity,
+    train,
+)
 from lightdet_core.checkpoint import CheckpointError
 from lightdet_core.config import ROOT, UserError, load_config
 from lightdet_core.model import LightDet, load_weights, save_weights
+from lightdet_core.precision import PrecisionError
 
 
 def silent(_: str) -> None:
@@ -188,7 +199,7 @@ HALF = {"sparsity": {"prune_at": 0.5}}  # pruned before step 3
 
 
 def needs(half):
-    return pytest.mark.skipif(not train.cpu_computes_in(half), reason=f"this CPU has no {half}")
+    return pytest.mark.skipif(not precision.cpu_computes_in(half), reason=f"this CPU has no {half}")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +296,36 @@ def test_pruned_run_keeps_the_pattern(here, optimizer):
     assert len(sparsity.check_2to4(dense)) == totals["eligible_layers"]
 
 
+def test_accuracy_along_a_pruned_run(here, monkeypatch):
+    """At each epoch and on both sides of the pruning; a resumed run notes the same."""
+    config = tiny(evaluate_epochs=1, **HALF)  # 2 steps per epoch, pruned before step 3
+    folder = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    noted = json.loads((folder / "run.json").read_text())["evaluations"]
+    assert [(row["step"], row["pruned"]) for row in noted] == [
+        (2, False),
+        (3, False),
+        (3, True),
+        (4, True),
+    ]
+    assert all(0 <= row[k] <= 1 for row in noted for k in ("AP", "AP50", "AP75"))
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)  # pruned and noted, not yet saved
+        train.fit(config, here, silent, "cpu")
+    resumed = train.fit(config, here, silent, "cpu")
+    assert json.loads((resumed / "run.json").read_text())["evaluations"] == noted
+    plain = train.fit(tiny(**HALF), here.with_name("plain"), silent, "cpu")
+    assert same(weights(resumed), weights(plain)) and config.hash == tiny(**HALF).hash
+
+
+def test_gradient_norm_is_logged_before_clipping(here):
+    norms = {}
+    for clip in (0.0, 1e-3):
+        folder = train.fit(tiny(epochs=1, grad_clip=clip), here.with_name(str(clip)), silent, "cpu")
+        with (folder / "log.csv").open() as file:
+            norms[clip] = [float(row["grad_norm"]) for row in csv.DictReader(file)]
+    assert norms[0.0][0] == norms[1e-3][0] > 1
+
+
 def test_the_average_is_what_is_written(here, monkeypatch):
     kept = {}
 
@@ -294,15 +335,6 @@ def test_the_average_is_what_is_written(here, monkeypatch):
     monkeypatch.setattr(train, "save", last)
     folder = train.fit(tiny(ema_decay=0.9, ema_ramp=1, lr=0.01), here, silent, "cpu")
     assert same(weights(folder), kept)
-
-
-@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16")])
-def test_forward_computes_in_the_precision(monkeypatch, precision, dtype):
-    seen = []
-    net = LightDet(tiny().model)
-    net.backbone.register_forward_hook(lambda *args: seen.append(args[2][0].dtype))
-    logits = train.forward(net, torch.rand(1, 3, 64, 64) * 255, precision)
-    assert seen == [getattr(torch, dtype)] and {x.dtype for x in logits} == {torch.float32}
 
 
 def test_momentum_after_a_skipped_first_step():
@@ -361,10 +393,10 @@ def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch
 
 
 def test_precision_that_the_processor_lacks(here, monkeypatch):
-    monkeypatch.setattr(train, "cpu_computes_in", lambda dtype: False)
-    for precision in ("bf16", "fp16", "fp16-pure"):
-        with pytest.raises(train.TrainError, match=f"precision {precision}: this cpu .*take fp32"):
-            train.fit(tiny(precision=precision), here, silent, "cpu")
+    monkeypatch.setattr(precision, "cpu_computes_in", lambda dtype: False)
+    for name in ("bf16", "fp16", "fp16-pure"):
+        with pytest.raises(PrecisionError, match=f"precision {name}: this cpu .*take fp32"):
+            train.fit(tiny(precision=name), here, silent, "cpu")
 
 
 def test_distillation_is_logged_and_the_teacher_must_fit(here):
@@ -477,8 +509,8 @@ def test_damaged_checkpoint_is_named(here, monkeypatch):
 def test_classes_come_from_the_data_or_must_agree(here):
     folder = train.fit(tiny(epochs=1, model={"num_classes": None}), here, silent, "cpu")
     run = json.loads((folder / "run.json").read_text())
-    assert run["config"]["model"]["num_classes"] == 10
-    with pytest.raises(train.TrainError, match="num_classes is 3, but the annotations have 10"):
+    assert run["config"]["model"]["num_classes"] == 7
+    with pytest.raises(train.TrainError, match="num_classes is 3, but the annotations have 7"):
         train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
 
 

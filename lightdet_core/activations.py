@@ -1,0 +1,86 @@
+"""What an activation lets through: dead channels and flat gradients, layer by layer.
+
+The paper prunes a network and says that ReLU6 then stops learning, while SiLU and Mish go on. What
+can be seen of that in a trained network: channels that say the same about every image, and inputs
+at which the activation's slope, a factor of every gradient below it, is near zero.
+Tensor legend: B images · K channels · H, W.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lightdet_core.model import LightDet
+
+KINDS = (nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish)
+CONSTANT = 1e-3  # a channel whose outputs differ by less is dead
+FLAT = 0.01  # a smaller slope passes on next to nothing
+
+
+def inputs(model: LightDet, images: Tensor) -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Name, module and input (B, K, H, W) of every activation, in the order of the forward pass.
+
+    Args:
+        model: in eval mode.
+        images: (B, 3, H, W), RGB 0..255.
+    """
+    seen = []
+
+    def note(name: str, module: nn.Module):  # a copy, for some activations write in place
+        return module.register_forward_pre_hook(
+            lambda _, args: seen.append((name, module, args[0].detach().clone()))
+        )
+
+    hooks = [note(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    yield from seen
+
+
+def slope(activation: nn.Module, x: Tensor) -> Tensor:
+    """Derivative of an activation at x, of the same shape."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        # `forward` itself calls no hooks; the copy may be overwritten
+        (found,) = torch.autograd.grad(activation.forward(x.clone()).sum(), x)
+    return found
+
+
+def report(model: LightDet, images: Tensor) -> list[dict]:
+    """What each activation does on these images.
+
+    Returns:
+        Rows for `pandas.DataFrame`: layer, channels, dead (channels whose output is the same
+        everywhere, within 1e-3), flat (share of the inputs where the slope is below 0.01) and
+        gain (root mean square of the slope: what a gradient is multiplied by, on average).
+    """
+    rows = []
+    for name, module, x in inputs(model, images):
+        steepness = slope(module, x)
+        y = module.forward(x)  # x is a copy
+        spread = y.amax((0, 2, 3)) - y.amin((0, 2, 3))
+        rows.append(
+            {
+                "layer": name,
+                "channels": len(spread),
+                "dead": int((spread < CONSTANT).sum()),
+                "flat": float((steepness.abs() < FLAT).float().mean()),
+                "gain": float(steepness.square().mean().sqrt()),
+            }
+        )
+    return rows
+
+
+def summary(model: LightDet, images: Tensor) -> dict:
+    """`report` in three numbers: dead channels of all, mean flat share, mean gain of the layers."""
+    rows = report(model, images)
+    return {
+        "dead_channels": sum(row["dead"] for row in rows) / sum(row["channels"] for row in rows),
+        "flat": sum(row["flat"] for row in rows) / len(rows),
+        "gain": sum(row["gain"] for row in rows) / len(rows),
+    }
