@@ -221,12 +221,11 @@ def read_params(path: Path | None = None) -> dict:
 def _check_order(params: dict, path: Path) -> None:
     """DVC trains `runs`, then `taught`, for which it knows one teacher: `teacher`."""
     taught = params.get("taught") or []
-    for run in [*params["runs"], *taught]:
+    for listed, run in [("runs", r) for r in params["runs"]] + [("taught", r) for r in taught]:
         experiment = params["experiments"].get(run) or {}
         teacher = (experiment.get("distill") or {}).get("teacher")
         needed = teacher or (experiment.get("train") or {}).get("init")
         wanted = "taught" if teacher == "teacher" else "ladder" if needed else "runs"
-        listed = "taught" if run in taught else "runs"
         if wanted != listed:
             reason = f"needs the run of {needed}" if needed else "needs no other run"
             raise ConfigError(f"{path}: {run} {reason}: move it from `{listed}` to `{wanted}`")

@@ -5,12 +5,15 @@ other data, other hardware and other protocols. All AP values in tables are perc
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
@@ -63,16 +66,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
     runs = all_runs(read_params()) if runs is None else runs
     rows = []
     for run in runs:
-        seeds = _seeds(root / "results" / profile, run, profile)
-        lowest = min(seeds)
-        config = seeds[lowest]["config"]
-        runs_of = {
-            seed: _provenance(root / "results" / profile, run, seed, profile, metrics["config"])
-            for seed, metrics in seeds.items()
-        }
-        provenance = runs_of[lowest]
-        alike = _common_key(provenance)
-        pooled = {s: m for s, m in seeds.items() if _common_key(runs_of[s]) == alike}
+        pooled, provenance, others = _pooled(root / "results" / profile, run, profile)
         model = provenance["config"]["model"]
         row = {
             "experiment": run,
@@ -89,26 +83,126 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
             row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
         paper = printed.get(run, {}).get("printed", {})
         row |= {f"printed {key}": float(paper.get(key, "nan")) for key in ("AP", "FPS")}
-        others = sorted(set(seeds) - set(pooled))
         row |= {
-            "config": config,
-            "left out": ", ".join(f"s{s} ({runs_of[s]['key']})" for s in others),
+            "config": provenance["config_hash"],
+            "left out": ", ".join(f"s{seed} ({key})" for seed, key in others.items()),
         }
         rows.append(row)
     return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
 
 
+def seed_table(
+    profile: str, runs: list[str], metric: str = "AP", root: Path = ROOT
+) -> pd.DataFrame:
+    """One row per experiment, one column per seed: a metric in percent, NaN where it is missing.
+
+    Runs without results have no row. Only seeds that `run_table` pools are there.
+
+    Raises:
+        ReportError: unreadable results, or runs on other data than the first one's.
+    """
+    rows, data = {}, {}
+    for run in runs:
+        if _files(root / "results" / profile, run):
+            pooled, provenance, _ = _pooled(root / "results" / profile, run, profile)
+            rows[run] = {seed: 100 * metrics[metric] for seed, metrics in pooled.items()}
+            data[run] = provenance.get("pack_hash")
+    if len(set(data.values())) > 1:
+        one, other = next((a, b) for a, b in pairwise(data) if data[a] != data[b])
+        raise ReportError(
+            f"{root / 'results' / profile}: {one} and {other} saw other images; train again what "
+            f"is older: {_command(other, profile, 0)}"
+        )
+    return pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
+
+
+def contrasts(seeds: pd.DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """Differences between runs, seed by seed, and whether the spread allows to call them so.
+
+    Runs of one seed share their first weights, where the network is the same, and the order of the
+    images. The spread of a difference over seeds is taken from all rows together: a few seeds of
+    one row say little about it. The interval is mean +- t s / sqrt(n), 95 percent.
+
+    Args:
+        seeds: of `seed_table`.
+        wanted: name of a row -> weight of each run, such as {"+silu": 1, "c0": -1}.
+
+    Returns:
+        One row per contrast whose runs are all there: difference, its own std (NaN for one seed),
+        seeds, `within` (half of the interval, NaN when no row has two seeds) and verdict.
+    """
+    rows = {}
+    for name, weights in wanted.items():
+        if set(weights) <= set(seeds.index):
+            each = sum(weight * seeds.loc[run] for run, weight in weights.items()).dropna()
+            if len(each):
+                rows[name] = each
+    freedom = sum(len(each) - 1 for each in rows.values())
+    squares = sum(((each - each.mean()) ** 2).sum() for each in rows.values())
+    half = (squares / freedom) ** 0.5 * _t_quantile(freedom) if freedom else float("nan")
+    found = []
+    for name, each in rows.items():
+        mean, within = each.mean(), half / len(each) ** 0.5
+        verdict = "up" if mean > 0 else "down"
+        if not freedom:
+            verdict = "one seed"
+        elif abs(mean) < within:
+            verdict = "none shown"
+        found.append(
+            {
+                "contrast": name,
+                "difference": mean,
+                "difference std": each.std(ddof=1),
+                "seeds": len(each),
+                "within": within,
+                "verdict": verdict,
+            }
+        )
+    columns = ["contrast", "difference", "difference std", "seeds", "within", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _t_quantile(freedom: int) -> float:
+    """97.5 percent quantile of Student's t, by bisection on its density's integral."""
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+    scale /= math.sqrt(freedom * math.pi)
+    low, high = 0.0, 20.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        x = np.linspace(0, middle, 2001)
+        inside = np.trapezoid(scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2), x)
+        low, high = (middle, high) if inside < 0.475 else (low, middle)
+    return low
+
+
+def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dict, dict[int, str]]:
+    """Metrics by seed of what belongs together, the lowest seed's provenance, keys of the rest."""
+    seeds = _seeds(results, run, profile)
+    about = {s: _provenance(results, run, s, profile, m["config"]) for s, m in seeds.items()}
+    first = about[min(seeds)]
+    pooled = {s: m for s, m in seeds.items() if _common_key(about[s]) == _common_key(first)}
+    return pooled, first, {s: about[s]["key"] for s in seeds if s not in pooled}
+
+
 def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
     """Seed -> metrics of every result of `run`, by rising seed."""
-    found = {}
-    for path in (results / "metrics").glob(f"{run}-s*.json"):
-        if name := re.fullmatch(re.escape(run) + r"-s(\d+)", path.stem):
-            found[int(name[1])] = _read(path, ("config", *METRICS), _command(run, profile, name[1]))
+    found = {
+        seed: _read(path, ("config", *METRICS), _command(run, profile, seed))
+        for seed, path in _files(results, run).items()
+    }
     if not found:
         raise ReportError(
             f"{results / 'metrics'}: nothing of {run} there; "
             f"`{_command(run, profile, 0)}` or `dvc repro` makes it"
         )
+    return found
+
+
+def _files(results: Path, run: str) -> dict[int, Path]:
+    """Seed -> metrics file of `run`, by rising seed."""
+    pattern = re.compile(re.escape(run) + r"-s(\d+)")
+    paths = (results / "metrics").glob("*.json")
+    found = {int(m[1]): path for path in paths if (m := pattern.fullmatch(path.stem))}
     return dict(sorted(found.items()))
 
 
@@ -126,7 +220,7 @@ def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -
 
 def _common_key(provenance: dict) -> str:
     """Settings, data and teacher of a run; its first weights differ from seed to seed."""
-    taught = provenance["config"].get("distill", {}).get("teacher")  # early runs had no section
+    taught = provenance["config"]["distill"]["teacher"]
     return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
 
 
@@ -146,8 +240,15 @@ def _read(path: Path, keys: tuple[str, ...], command: str) -> dict:
     return content
 
 
-def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """Write `frame` as `path`.csv and `path`.md, with two decimals.
+TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
+paper's own numbers: COCO val2017, its hardware. They are not comparable."""
+CONTRAST_NOTE = """Differences in AP, percentage points, seed by seed: mean ± standard deviation.
+`within` is half of the 95 % interval, from the spread of all rows together; a difference inside it
+is none shown. Of twenty rows without any effect one would still be called a difference."""
+
+
+def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:
+    """Write `frame` as `path`.csv and `path`.md, with two decimals; the note goes below the latter.
 
     In the Markdown file `X` and `X std` become one cell, `mean ± std`.
     """
@@ -163,9 +264,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             text[name] = text[name] + spread.where(spread == "", " ± " + spread)
     lines = [shown, ["---"] * len(shown), *text[shown].to_numpy().tolist()]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    note = "\nAP in percent, mean ± standard deviation over seeds. `printed` columns are the\n"
-    note += "paper's own numbers: COCO val2017, its hardware. They are not comparable.\n"
-    _replace(path.with_suffix(".md"), table + note)
+    _replace(path.with_suffix(".md"), f"{table}\n{note}\n")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -265,6 +364,31 @@ def plot_table2(frame: pd.DataFrame) -> Figure:
     for axis in (measured, printed):
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.2)
+    return figure
+
+
+def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
+    """Differences with their intervals, one row each; filled where there is a difference.
+
+    Args:
+        table: of `contrasts`.
+        metric: its name, for the axis.
+    """
+    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.36 * max(len(table), 1)))
+    rows = np.arange(len(table))
+    clear = table["verdict"].isin(["up", "down"]).to_numpy()
+    bars = {"ecolor": "#8a8a8a", "capsize": 4, "fmt": "none", "zorder": 1}
+    axis.errorbar(table["difference"], rows, xerr=table["within"], **bars)
+    for chosen, face in ((clear, COLORS[0]), (~clear, "white")):
+        look = {"color": face, "edgecolors": COLORS[0], "s": 60, "zorder": 2}
+        axis.scatter(table["difference"][chosen], rows[chosen], **look)
+    axis.axvline(0, color="black", linewidth=1)
+    names = [f"{c} ({n})" for c, n in zip(table["contrast"], table["seeds"], strict=True)]
+    axis.set_yticks(rows, names)
+    axis.set_ylim(len(table) - 0.4, -0.6)
+    axis.set(xlabel=f"difference in {metric}, percentage points (seeds in brackets)")
+    axis.set_title("bar: 95 % interval; filled: a difference, hollow: none shown")
+    axis.grid(axis="y", visible=False)
     return figure
 
 

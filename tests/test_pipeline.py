@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from lightdet_core.config import ROOT, load_config, profiles
+from lightdet_core.config import ROOT, ConfigError, all_runs, load_config, profiles, read_params
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -84,7 +84,7 @@ def test_what_a_stage_depends_on_exists_or_is_made_by_another(name):
         for stage in STAGES.values()
         for kind in ("outs", "metrics", "plots")
         for out in names(stage.get(kind, []))
-        for run in PARAMS["runs"]
+        for run in all_runs(PARAMS)
         for seed in PARAMS["seeds"]
     ]
     for dep in map(filled, STAGES[name]["deps"]):
@@ -111,7 +111,8 @@ def test_a_stage_gives_its_notebook_parameters_that_it_has(name):
 
     words = shlex.split(STAGES[name]["cmd"])
     given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
-    known = parameters(nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4))
+    (path,) = (word for word in words if word.startswith("notebooks/"))
+    known = parameters(nbformat.read(ROOT / path, 4))
     assert "profile" in given and given <= set(known)
 
 
@@ -143,8 +144,40 @@ def test_what_is_in_git_is_small_and_the_rest_is_ignored():
 
 def test_runs_and_seeds_of_params_fan_out():
     assert STAGES["train"]["matrix"] == {"run": "${runs}", "seed": "${seeds}"}
-    assert STAGES["05_train"]["matrix"] == STAGES["train"]["matrix"]
-    assert set(PARAMS["runs"]) <= set(PARAMS["experiments"])
+    assert STAGES["train_taught"]["matrix"] == {"run": "${taught}", "seed": "${seeds}"}
+    for kind in ("", "_taught"):
+        assert STAGES[f"05_train{kind}"]["matrix"] == STAGES[f"train{kind}"]["matrix"]
+    assert all_runs(PARAMS) == ["g1", "g2", "g3", "g4", "g5", "teacher"]
+    assert set(PARAMS["ladder"]) <= set(PARAMS["experiments"])
+
+
+def test_taught_runs_wait_for_their_teacher_and_differ_in_nothing_else():
+    plain, taught = STAGES["train"], STAGES["train_taught"]
+    assert "runs/${profile}/teacher-s0" in taught["deps"]
+    assert set(taught["deps"]) - set(plain["deps"]) == {"runs/${profile}/teacher-s0"}
+    assert {k: v for k, v in taught.items() if k not in ("deps", "matrix")} == {
+        k: v for k, v in plain.items() if k not in ("deps", "matrix")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": ["g3", "g5", "teacher"]}, "g5 needs the run of teacher: .* `runs` to `taught`"),
+        ({"taught": ["g4"]}, "g4 needs no other run: .* `taught` to `runs`"),
+        ({"runs": ["g3"]}, "g5 under `taught`: add `teacher` to `runs`"),
+        ({"runs": ["g3", "self-ld", "teacher"]}, "self-ld needs the run of c0: .* to `ladder`"),
+        ({"runs": ["g3", "prune-retrain", "teacher"]}, "prune-retrain needs .* to `ladder`"),
+        ({"show": "g9"}, "notebooks show g9-s0"),
+    ],
+)
+def test_runs_in_the_wrong_list_are_named(tmp_path, changes, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(PARAMS | changes))
+    with pytest.raises(ConfigError, match=message):
+        read_params(path)
+    path.write_text(yaml.safe_dump(PARAMS | {"runs": ["g3"], "taught": []}))
+    assert all_runs(read_params(path)) == ["g3"]
 
 
 def test_results_name_no_machine_and_stay_small():

@@ -14,7 +14,16 @@ MODEL = {"backbone": "lite1", "activation": "mish", "head": "gflv1"}
 
 
 def add_result(
-    root, run, seed, ap, config="a" * 12, provenance_config=None, key="", teacher="", **metrics
+    root,
+    run,
+    seed,
+    ap,
+    config="a" * 12,
+    provenance_config=None,
+    key="",
+    teacher="",
+    pack="p",
+    **metrics,
 ):
     results = root / "results" / "demo"
     values = dict.fromkeys(report.METRICS, ap) | metrics
@@ -24,6 +33,7 @@ def add_result(
         "key": config[:8] + (key or "d" * 8),
         "input_size": 208,
         "num_params": 3_994_740,
+        "pack_hash": pack,
     }
     files = {"metrics": {"config": config, **values}, "runs": run_json}
     for folder, content in files.items():
@@ -158,6 +168,52 @@ def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
     )
     assert measured == ["25.0 (1)", "33.0 (2)"] and printed == ["24.7", "27.35"]
     assert losses.axes[0].lines[1].get_xydata().tolist() == [[10, 2], [20, 1]]
+
+
+def test_contrasts_pair_the_seeds_and_pool_the_spread(tmp_path):
+    """By hand: differences 1, 3 and 5, 5: pooled variance (2 + 0) / 2, t of two degrees 4.303."""
+    values = {"c0": (0.20, 0.24, 0.30), "+a": (0.21, 0.27), "+b": (0.25, 0.29), "+c": (0.9,)}
+    for run, aps in values.items():
+        for seed, ap in enumerate(aps):
+            add_result(tmp_path, run, seed, ap)
+    seeds = report.seed_table("demo", ["c0", "+a", "+b", "+c", "+never"], root=tmp_path)
+    assert seeds.loc["c0"].tolist() == pytest.approx([20, 24, 30]) and "+never" not in seeds.index
+    assert math.isnan(seeds.loc["+a", 2])
+    wanted = {x: {x: 1, "c0": -1} for x in ("+a", "+b", "+c", "+never")}
+    found = report.contrasts(seeds, wanted | {"b - a": {"+b": 1, "+a": -1}}).set_index("contrast")
+    assert found.index.tolist() == ["+a", "+b", "+c", "b - a"]
+    assert found["difference"].tolist() == pytest.approx([2, 5, 70, 3])
+    assert found["seeds"].tolist() == [2, 2, 1, 2] and math.isnan(found.loc["+c", "difference std"])
+    pooled = ((2 + 0 + 2) / 3) ** 0.5
+    assert found.loc["+a", "within"] == pytest.approx(3.1824 * pooled / 2**0.5, rel=1e-3)
+    assert found["verdict"].tolist() == ["none shown", "up", "up", "up"]
+    only = report.contrasts(seeds, {"+c": wanted["+c"]}).iloc[0]
+    assert only["verdict"] == "one seed" and math.isnan(only["within"])
+    down = report.contrasts(seeds, {"c": {"c0": 1, "+b": -1}, "a": wanted["+a"]})
+    assert down["verdict"].tolist() == ["down", "none shown"]
+
+
+@pytest.mark.parametrize(("freedom", "known"), [(1, 12.706), (2, 4.303), (5, 2.571), (30, 2.042)])
+def test_student_quantile(freedom, known):
+    assert report._t_quantile(freedom) == pytest.approx(known, abs=2e-3)
+
+
+def test_runs_on_other_images_are_not_compared(tmp_path):
+    add_result(tmp_path, "c0", 0, 0.2)
+    add_result(tmp_path, "+silu", 0, 0.3, pack="q")
+    with pytest.raises(report.ReportError, match=r"c0 and \+silu saw other images.*\+silu"):
+        report.seed_table("demo", ["c0", "+silu"], root=tmp_path)
+
+
+def test_figure_of_contrasts_fills_what_differs(tmp_path):
+    rows = {"contrast": ["+a", "+b"], "difference": [2.0, 0.1], "within": [1.0, 1.0]}
+    table = pd.DataFrame(rows | {"seeds": [3, 1], "verdict": ["up", "none shown"]})
+    (axis,) = report.plot_contrasts(table).axes
+    filled, hollow = axis.collections[-2:]
+    assert filled.get_offsets().tolist() == [[2.0, 0.0]]
+    assert hollow.get_offsets().tolist() == [[0.1, 1.0]]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["+a (3)", "+b (1)"]
+    plt.close("all")
 
 
 def test_paper_agrees_with_the_settings_and_marks_what_it_infers():
