@@ -542,27 +542,44 @@ def test_command_reports_mistakes_in_one_line():
     assert done.stderr.startswith("error: experiment 'g7': choose one of")
 
 
-def test_kill_and_resume_through_the_command(here, data_root, tmp_path):
+@pytest.mark.parametrize("moment", ["dense", "pruning", "sparse"])
+def test_kill_and_resume_through_the_command(here, data_root, moment):
     """kill -9 while the command trains; the next one continues to the undisturbed weights."""
+    settings = {"epochs": 10, "sparsity": {"prune_at": 0.5}}  # 20 steps, pruned before step 10
     code = (
         "import sys; sys.path.insert(0, {tests!r})\n"
         "from pathlib import Path\n"
         "from lightdet_core import datasets, pack, train\n"
         "import test_train\n"
         "datasets.ROOT = pack.ROOT = Path({data!r})\n"
-        "config = test_train.tiny(epochs=10)\n"
+        "config = test_train.tiny(**{settings!r})\n"
         "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
-    ).format(tests=str(ROOT / "tests"), data=str(data_root), runs=str(here))
-    victim = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
-    checkpoints = here / ".checkpoints"
+    ).format(tests=str(ROOT / "tests"), data=str(data_root), runs=str(here), settings=settings)
+    victim = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+    def saved() -> int:
+        return max(
+            (p.stat().st_mtime_ns for p in here.glob(".checkpoints/*.safetensors")), default=0
+        )
+
+    before = 0
+    if moment != "dense":
+        assert any(" pruned " in line for line in victim.stdout)  # reads up to that line
+        before = saved()
     limit = time.monotonic() + 120
-    while not list(checkpoints.glob("*.safetensors")) and time.monotonic() < limit:
-        time.sleep(0.02)
+    while moment != "pruning" and saved() == before and time.monotonic() < limit:
+        time.sleep(0.01)
     victim.kill()
     victim.wait()
-    assert list(checkpoints.glob("*.safetensors")), "killed before the first checkpoint"
+    victim.stdout.close()
+    config = tiny(**settings)
     lines = []
-    resumed = train.fit(tiny(epochs=10), here, lines.append, "cpu")
-    assert any("continuing at step" in line for line in lines)
-    undisturbed = train.fit(tiny(epochs=10), here.with_name("undisturbed"), silent, "cpu")
+    resumed = train.fit(config, here, lines.append, "cpu")
+    (step,) = (int(x.split("step ")[1].split()[0]) for x in lines if "continuing at" in x)
+    assert (step < 10, step == 10, step > 10)[("dense", "pruning", "sparse").index(moment)]
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
     assert same(weights(resumed), weights(undisturbed))
+    for name in ("metrics.json", "log.csv"):
+        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
