@@ -6,10 +6,12 @@ at which the activation's slope, a factor of every gradient below it, is near ze
 Tensor legend: B images · K channels · H, W.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightdet_core.model import LightDet
 
@@ -18,28 +20,31 @@ CONSTANT = 1e-3  # a channel whose outputs differ by less is dead
 FLAT = 0.01  # a smaller slope passes on next to nothing
 
 
-def inputs(model: LightDet, images: Tensor) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, module and input (B, K, H, W) of every activation, in the order of the forward pass.
+def visit(
+    model: LightDet, images: Tensor, look: Callable[[str, nn.Module, Tensor], Any]
+) -> list[Any]:
+    """What `look(name, activation, input)` says of each activation, in the order of the pass.
 
     Args:
         model: in eval mode.
         images: (B, 3, H, W), RGB 0..255.
+        look: gets the input (B, K, H, W) as a copy, for some activations write in place.
     """
-    seen = []
+    found: list[Any] = []
 
-    def note(name: str, module: nn.Module):  # a copy, for some activations write in place
+    def hook(name: str, module: nn.Module) -> RemovableHandle:
         return module.register_forward_pre_hook(
-            lambda _, args: seen.append((name, module, args[0].detach().clone()))
+            lambda _, args: found.append(look(name, module, args[0].detach().clone()))
         )
 
-    hooks = [note(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
+    hooks = [hook(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
     try:
         with torch.no_grad():
             model(images)
     finally:
-        for hook in hooks:
-            hook.remove()
-    yield from seen
+        for one in hooks:
+            one.remove()
+    return found
 
 
 def slope(activation: nn.Module, x: Tensor) -> Tensor:
@@ -59,21 +64,20 @@ def report(model: LightDet, images: Tensor) -> list[dict]:
         everywhere, within 1e-3), flat (share of the inputs where the slope is below 0.01) and
         gain (root mean square of the slope: what a gradient is multiplied by, on average).
     """
-    rows = []
-    for name, module, x in inputs(model, images):
+
+    def look(name: str, module: nn.Module, x: Tensor) -> dict:
         steepness = slope(module, x)
-        y = module.forward(x)  # x is a copy
+        y = module.forward(x)
         spread = y.amax((0, 2, 3)) - y.amin((0, 2, 3))
-        rows.append(
-            {
-                "layer": name,
-                "channels": len(spread),
-                "dead": int((spread < CONSTANT).sum()),
-                "flat": float((steepness.abs() < FLAT).float().mean()),
-                "gain": float(steepness.square().mean().sqrt()),
-            }
-        )
-    return rows
+        return {
+            "layer": name,
+            "channels": len(spread),
+            "dead": int((spread < CONSTANT).sum()),
+            "flat": float((steepness.abs() < FLAT).float().mean()),
+            "gain": float(steepness.square().mean().sqrt()),
+        }
+
+    return visit(model, images, look)
 
 
 def summary(model: LightDet, images: Tensor) -> dict:

@@ -120,7 +120,7 @@ class TrainConfig:
     ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
     precision: str = "fp32"  # fp32, bf16, fp16 (autocast, scaled loss) or fp16-pure (Apex O3)
-    init: str = ""  # experiment whose run of the same seed gives the first weights; empty = none
+    init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
     checkpoint_steps: int = 500  # steps between two resumable checkpoints
     log_steps: int = 10  # steps between two rows of log.csv
     evaluate_epochs: int = 0  # evaluate after every so many epochs and at pruning; 0 = at the end

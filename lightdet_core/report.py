@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT, UserError, all_runs, read_params
+from lightdet_core.config import ROOT, UserError, all_runs, load_config, read_params
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LOSSES = {
@@ -92,74 +92,98 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
 
 
 def seed_table(
-    profile: str, runs: list[str], metric: str = "AP", root: Path = ROOT
+    profile: str, runs: list[str] | None = None, metric: str = "AP", root: Path = ROOT
 ) -> pd.DataFrame:
     """One row per experiment, one column per seed: a metric in percent, NaN where it is missing.
 
-    Runs without results have no row. Only seeds that `run_table` pools are there.
+    Only what may be compared: seeds that `run_table` pools, of runs whose settings are those of
+    params.yaml and that saw the same training images as the first one. `attrs["left out"]` says
+    which were left out and why; runs without results just have no row.
+
+    Args:
+        profile: whose results to read, below `root/results`.
+        runs: None takes `runs`, `taught` and `ladder` of params.yaml.
 
     Raises:
-        ReportError: unreadable results, or runs on other data than the first one's.
+        ReportError: unreadable results.
     """
-    rows, data = {}, {}
+    params = read_params()
+    if runs is None:
+        runs = list(dict.fromkeys([*all_runs(params), *(params.get("ladder") or [])]))
+    rows, left_out, images = {}, {}, None
     for run in runs:
-        if _files(root / "results" / profile, run):
-            pooled, provenance, _ = _pooled(root / "results" / profile, run, profile)
-            rows[run] = {seed: 100 * metrics[metric] for seed, metrics in pooled.items()}
-            data[run] = provenance.get("pack_hash")
-    if len(set(data.values())) > 1:
-        one, other = next((a, b) for a, b in pairwise(data) if data[a] != data[b])
-        raise ReportError(
-            f"{root / 'results' / profile}: {one} and {other} saw other images; train again what "
-            f"is older: {_command(other, profile, 0)}"
-        )
-    return pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
+        if not _files(root / "results" / profile, run):
+            continue
+        pooled, provenance, _ = _pooled(root / "results" / profile, run, profile)
+        images = images or provenance["pack_hash"]
+        if provenance["config_hash"] != _hash_now(run, profile, provenance):
+            left_out[run] = "trained with other settings than params.yaml has now"
+        elif provenance["pack_hash"] != images:
+            left_out[run] = "trained on other images"
+        else:
+            values = {seed: 100 * metrics[metric] for seed, metrics in pooled.items()}
+            rows[run] = {seed: value for seed, value in values.items() if value >= 0}
+    table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).sort_index(axis=1)
+    table.attrs["left out"] = left_out
+    return table
+
+
+def _hash_now(run: str, profile: str, provenance: dict) -> str:
+    """The hash of a run's settings as params.yaml has them, with the classes that it found."""
+    config = load_config(run, profile)
+    classes = provenance["config"]["model"].get("num_classes")
+    return replace(config, model=replace(config.model, num_classes=classes)).hash
 
 
 def contrasts(seeds: pd.DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     """Differences between runs, seed by seed, and whether the spread allows to call them so.
 
-    Runs of one seed share their first weights, where the network is the same, and the order of the
-    images. The spread of a difference over seeds is taken from all rows together: a few seeds of
-    one row say little about it. The interval is mean +- t s / sqrt(n), 95 percent.
+    Runs of one seed share the order of the images and, where the network is the same, their first
+    weights. The spread s is that of all runs together, after a mean per run and a shift per seed:
+    a few seeds of one run say little. The interval is mean +- t s sqrt(sum of w^2 / seeds), 95 %.
 
     Args:
-        seeds: of `seed_table`.
-        wanted: name of a row -> weight of each run, such as {"+silu": 1, "c0": -1}.
+        seeds: of `seed_table`, with every run that there is, not only the wanted ones.
+        wanted: name of a row -> weight w of each run, such as {"+silu": 1, "c0": -1}.
 
     Returns:
         One row per contrast whose runs are all there: difference, its own std (NaN for one seed),
-        seeds, `within` (half of the interval, NaN when no row has two seeds) and verdict.
+        seeds, `within` (half of the interval, NaN where no run has two seeds) and verdict: up,
+        down, none shown (the interval holds 0) or unknown (no interval).
     """
-    rows = {}
-    for name, weights in wanted.items():
-        if set(weights) <= set(seeds.index):
-            each = sum(weight * seeds.loc[run] for run, weight in weights.items()).dropna()
-            if len(each):
-                rows[name] = each
-    freedom = sum(len(each) - 1 for each in rows.values())
-    squares = sum(((each - each.mean()) ** 2).sum() for each in rows.values())
-    half = (squares / freedom) ** 0.5 * _t_quantile(freedom) if freedom else float("nan")
+    spread, freedom = _spread(seeds)
     found = []
-    for name, each in rows.items():
-        mean, within = each.mean(), half / len(each) ** 0.5
+    for name, weights in wanted.items():
+        if not set(weights) <= set(seeds.index):
+            continue
+        each = sum(weight * seeds.loc[run] for run, weight in weights.items()).dropna()
+        if each.empty:
+            continue
+        noise = (sum(weight**2 for weight in weights.values()) / len(each)) ** 0.5
+        within = spread * noise * _t_quantile(freedom) if freedom else float("nan")
+        mean = each.mean()
         verdict = "up" if mean > 0 else "down"
         if not freedom:
-            verdict = "one seed"
-        elif abs(mean) < within:
+            verdict = "unknown"
+        elif abs(mean) <= within:
             verdict = "none shown"
-        found.append(
-            {
-                "contrast": name,
-                "difference": mean,
-                "difference std": each.std(ddof=1),
-                "seeds": len(each),
-                "within": within,
-                "verdict": verdict,
-            }
-        )
+        found.append((name, mean, each.std(ddof=1), len(each), within, verdict))
     columns = ["contrast", "difference", "difference std", "seeds", "within", "verdict"]
     return pd.DataFrame(found, columns=columns)
+
+
+def _spread(seeds: pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation of what a mean per run and a shift per seed leave, and its freedom."""
+    rows, columns = np.nonzero(seeds.notna().to_numpy())
+    design = np.zeros((len(rows), sum(seeds.shape)))
+    design[np.arange(len(rows)), rows] = 1
+    design[np.arange(len(rows)), seeds.shape[0] + columns] = 1
+    values = seeds.to_numpy()[rows, columns]
+    freedom = len(rows) - int(np.linalg.matrix_rank(design)) if len(rows) else 0
+    if not freedom:
+        return float("nan"), 0
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float((rest @ rest / freedom) ** 0.5), freedom
 
 
 def _t_quantile(freedom: int) -> float:
@@ -243,8 +267,9 @@ def _read(path: Path, keys: tuple[str, ...], command: str) -> dict:
 TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
 paper's own numbers: COCO val2017, its hardware. They are not comparable."""
 CONTRAST_NOTE = """Differences in AP, percentage points, seed by seed: mean ± standard deviation.
-`within` is half of the 95 % interval, from the spread of all rows together; a difference inside it
-is none shown. Of twenty rows without any effect one would still be called a difference."""
+`within` is half of the 95 % interval, from the spread of all runs together; a difference inside it
+is none shown. Of twenty rows without any effect one would still be called a difference; rows that
+share a run err together."""
 
 
 def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:
@@ -387,7 +412,9 @@ def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
     axis.set_yticks(rows, names)
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set(xlabel=f"difference in {metric}, percentage points (seeds in brackets)")
-    axis.set_title("bar: 95 % interval; filled: a difference, hollow: none shown")
+    known = table["within"].notna().any()
+    title = "bar: 95 % interval; filled: a difference, hollow: none shown"
+    axis.set_title(title if known else "one seed each: no interval, nothing shown")
     axis.grid(axis="y", visible=False)
     return figure
 

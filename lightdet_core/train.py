@@ -44,10 +44,11 @@ from lightdet_core.precision import check_precision, forward
 from lightdet_core.provenance import provenance, rounded
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
-LOG_COLUMNS += ("grad_norm",)  # before clipping and masking
+LOG_COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
 DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
 EVALUATION_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")  # of evaluate_epochs
 SECONDS_BETWEEN_LINES = 5.0
+FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 TRAINING_CODE = (  # modules that a resumed run must share with its beginning
     *("assign", "augment", "boxes", "checkpoint", "distill", "losses", "model", "pack"),
@@ -352,14 +353,24 @@ def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) 
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(terms["loss"]).backward()
     state.scaler.unscale_(state.optimizer)
-    terms["grad_norm"] = nn.utils.clip_grad_norm_(
-        model.parameters(), train.grad_clip or float("inf")
-    )
+    terms["grad_norm"] = _gradient_norm(state)
+    if train.grad_clip:
+        nn.utils.clip_grads_with_norm_(model.parameters(), train.grad_clip, terms["grad_norm"])
     if state.scaler.is_enabled():
         state.skipped += ~terms["grad_norm"].isfinite()
     state.scaler.step(state.optimizer)  # in fp16 not where a gradient overflowed
     state.scaler.update()
     return terms
+
+
+def _gradient_norm(state: State) -> Tensor:
+    """Norm, in float32, of the gradient of the weights that still learn: not the masked ones."""
+    gradients = []
+    for name, parameter in state.model.named_parameters():
+        if parameter.grad is not None:
+            gradient = parameter.grad.float()
+            gradients.append(gradient * state.masks[name] if name in state.masks else gradient)
+    return nn.utils.get_total_norm(gradients)
 
 
 def _train(
@@ -380,9 +391,12 @@ def _train(
     prune_at = config.sparsity.prune_at
     prune_step = None if prune_at is None else int(prune_at * steps)
     columns = LOG_COLUMNS + (DISTILL_COLUMNS if teacher is not None else ())
+    # a run that goes on from another one's weights must not see that one's batches again
+    sampling_seed = config.seed + (FRESH_BATCHES if train.init else 0)
     if start:
         progress(f"{name}: continuing at step {start} of {steps}")
     began = shown = time.monotonic()
+    evaluating = 0.0
     with (
         log_writer(log_path(checkpoint), columns, start) as write_row,
         log_writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
@@ -390,9 +404,12 @@ def _train(
     ):
 
         def note_accuracy(step: int) -> None:
+            nonlocal evaluating
+            before = time.monotonic()
             found = evaluate(_weights(state))
             pruned = int(bool(state.masks))
             write_evaluation([step, pruned, *(found[k] for k in EVALUATION_COLUMNS[2:])])
+            evaluating += time.monotonic() - before
 
         for step in range(start, steps):
             if step == prune_step:
@@ -404,7 +421,7 @@ def _train(
             lr = learning_rate(train, step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            batch = training_batch(pack, config, config.seed, step, device)
+            batch = training_batch(pack, config, sampling_seed, step, device)
             terms = _step(state, batch, config, teacher)
             if state.average is not None:
                 decay = ema_decay(train.ema_decay, step, train.ema_ramp)
@@ -419,7 +436,7 @@ def _train(
                     write_row([done, step // epoch_steps, lr, *values.values()])
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
-                    rate = (done - start) / (now - began)
+                    rate = (done - start) / (now - began - evaluating)
                     parts = [f"{k[5:]} {v:.3f}" for k, v in values.items() if k[:5] == "loss_"]
                     skipped = int(state.skipped)
                     progress(
@@ -439,7 +456,7 @@ def _train(
                 raise KeyboardInterrupt(
                     f"{name}: stopped at step {done} of {steps}; run the same command to continue"
                 )
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began - evaluating
     images = (steps - start) * train.batch_size
     facts = {
         "steps": steps,

@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from test_train import needs, tiny
 
 from lightdet_core import precision
@@ -60,4 +59,4 @@ def test_bf16_trains_with_the_quick_form_only_in_depthwise_layers(monkeypatch):
     assert all(m.weight.grad.isfinite().all() for m in depthwise)
     calls.clear()
     precision.forward(net, torch.rand(1, 3, 64, 64) * 255, "fp32")
-    assert not calls and F.conv2d is torch.nn.functional.conv2d
+    assert not calls

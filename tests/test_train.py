@@ -95,14 +95,16 @@ def same(a: dict, b: dict) -> bool:
 def test_warmup_golden(golden):
     inputs, expected = golden("warmup")
     paper = load_config("g1", "coco").train
-    nanodet = load_config("c0", "coco").train
+    nanodet = load_config("nanodet-lite1", "coco").train
     for settings, key in ((paper, "paper_lr"), (nanodet, "nanodet_lite1_lr")):
         rates = [train.learning_rate(settings, step, 924) for step in inputs["steps"]]
         close(torch.tensor(rates), expected[key])
 
 
 def test_multistep_and_cosine():
-    settings = load_config("c0", "coco").train  # 0.07, x0.1 after epochs 130, 150, 160, 165
+    settings = load_config(
+        "nanodet-lite1", "coco"
+    ).train  # 0.07, x0.1 after epochs 130, 150, 160, 165
     rates = [train.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
     close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
     settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
@@ -298,7 +300,7 @@ def test_pruned_run_keeps_the_pattern(here, optimizer):
 
 def test_accuracy_along_a_pruned_run(here, monkeypatch):
     """At each epoch and on both sides of the pruning; a resumed run notes the same."""
-    config = tiny(evaluate_epochs=1, **HALF)  # 2 steps per epoch, pruned before step 3
+    config = tiny(evaluate_epochs=1, checkpoint_steps=3, **HALF)  # 2 steps per epoch, pruned at 3
     folder = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
     noted = json.loads((folder / "run.json").read_text())["evaluations"]
     assert [(row["step"], row["pruned"]) for row in noted] == [
@@ -309,12 +311,37 @@ def test_accuracy_along_a_pruned_run(here, monkeypatch):
     ]
     assert all(0 <= row[k] <= 1 for row in noted for k in ("AP", "AP50", "AP75"))
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(3, patch)  # pruned and noted, not yet saved
+        stop_at(3, patch)  # saved, pruned and noted: both notes come again
         train.fit(config, here, silent, "cpu")
     resumed = train.fit(config, here, silent, "cpu")
     assert json.loads((resumed / "run.json").read_text())["evaluations"] == noted
     plain = train.fit(tiny(**HALF), here.with_name("plain"), silent, "cpu")
     assert same(weights(resumed), weights(plain)) and config.hash == tiny(**HALF).hash
+
+
+def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
+    teach(here, "g2")
+    drawn = []
+
+    def spy(pack, config, seed, step, device):
+        drawn.append(seed)
+        return augment.training_batch(pack, config, seed, step, device)
+
+    monkeypatch.setattr(train, "training_batch", spy)
+    train.fit(tiny(epochs=1), here, silent, "cpu")
+    train.fit(tiny(epochs=1, init="g2"), here, silent, "cpu")
+    assert drawn[:2] == [0, 0] and drawn[2] == drawn[3] > 100_000
+
+
+def test_gradient_norm_leaves_masked_weights_out():
+    net = torch.nn.Linear(2, 1, bias=False)
+    net.weight.grad = torch.tensor([[3.0, 4.0]])
+    state = checkpoint.State(net, None, None, None, {}, torch.zeros(()))
+    assert train._gradient_norm(state) == 5
+    state.masks["weight"] = torch.tensor([[True, False]])
+    assert train._gradient_norm(state) == 3 and net.weight.grad.tolist() == [[3, 4]]
+    net.half().weight.grad = torch.full((1, 2), 60000.0).half()
+    assert train._gradient_norm(state) == 60000  # no overflow in half precision
 
 
 def test_gradient_norm_is_logged_before_clipping(here):
@@ -578,7 +605,7 @@ def test_kill_and_resume_through_the_command(here, data_root, moment):
     lines = []
     resumed = train.fit(config, here, lines.append, "cpu")
     (step,) = (int(x.split("step ")[1].split()[0]) for x in lines if "continuing at" in x)
-    assert (step < 10, step == 10, step > 10)[("dense", "pruning", "sparse").index(moment)]
+    assert {"dense": step < 10, "pruning": step >= 10, "sparse": step > 10}[moment]
     undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
     assert same(weights(resumed), weights(undisturbed))
     for name in ("metrics.json", "log.csv"):
