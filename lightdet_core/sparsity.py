@@ -11,7 +11,7 @@ storage (`stored_bytes`); they save time only where the hardware and its library
 Tensor legend: K output channels · C input channels · R, S rows and columns of the kernel.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -112,6 +112,30 @@ def _paired(
                 "the masks belong to another network, make them from this one"
             )
     return [(tensors[name], mask) for name, mask in masks.items()]
+
+
+@torch.no_grad()
+def measure_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Running statistics anew, as the plain mean over batches of images, in place.
+
+    Masks change what a layer puts out, and the statistics of the dense network no longer fit; in
+    training they follow by themselves.
+
+    Args:
+        model: left in eval mode.
+        batches: of images (B, 3, H, W), RGB 0..255.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for a plain mean
+    model.train()
+    for images in batches:
+        model(images)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def attach(

@@ -32,6 +32,56 @@ def test_paper_groups():
     assert (rows["g3"]["channels"], rows["g3"]["reg_max"], rows["g3"]["cell_scale"]) == (128, 10, 8)
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_c0_is_the_parent_of_the_ladder_everywhere(profile):
+    """Every rung differs from c0 in what its name says, and in nothing else."""
+    settings = {run: load_config(run, profile).settings for run in PARAMS["ladder"]}
+    changed = {
+        run: {
+            f"{section}.{key}"
+            for section, values in found.items()
+            if isinstance(values, dict)
+            for key in values
+            if values[key] != settings["c0"][section][key]
+        }
+        for run, found in settings.items()
+    }
+    distilled = {"distill.teacher", "distill.ld_weight"}
+    assert changed == {
+        "c0": set(),
+        "+amp": {"train.precision"},
+        "+silu": {"model.activation"},
+        "+mish": {"model.activation"},
+        "+leakyrelu": {"model.activation"},
+        "+gflv2": {"model.head"},
+        "+prune": {"sparsity.prune_at"},
+        "+ld": distilled,
+        "+ld+vlr+kd": distilled | {"distill.vlr_weight", "distill.kd_weight"},
+        "+mosaic": changed["+mosaic"],  # short profiles also end it sooner
+        "+mixup": {"augment.mixup"},
+        "+cutmix": {"augment.cutmix"},
+        "+smoothing": {"train.label_smoothing"},
+        "silu-prune": {"model.activation", "sparsity.prune_at"},
+        "mish-prune": {"model.activation", "sparsity.prune_at"},
+        "dense-retrain": {"train.init"},
+        "prune-retrain": {"train.init", "sparsity.prune_at"},
+        "self-ld": distilled,
+        "g3-lite0": changed["g3-lite0"],
+    }
+    assert (
+        {"augment.mosaic"}
+        <= changed["+mosaic"]
+        <= {
+            "augment.mosaic",
+            "augment.mosaic_off_epochs",
+        }
+    )
+    g3 = load_config("g3", profile).settings
+    lite0 = settings["g3-lite0"]
+    assert {k for k in g3["model"] if g3["model"][k] != lite0["model"][k]} == {"backbone"}
+    assert all(g3[k] == lite0[k] for k in g3 if k not in ("model", "experiment"))
+
+
 def test_profile_scales_input_and_cells():
     assert load_config("g2", "coco").model.cell_scale == 8
     for profile, g1, g2 in (("bccd", 160, 208), ("demo", 128, 160)):  # x 0.5 and x 0.4

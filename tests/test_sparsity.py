@@ -465,3 +465,14 @@ def test_real_apex_gives_the_same_masks():
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
     train(net, optimizer, 3)
     assert sparsity.check_2to4(net.state_dict()) == []
+
+
+def test_batch_norm_is_measured_anew():
+    """The plain mean over batches of their means and (unbiased) variances; then eval mode."""
+    net = nn.Sequential(nn.BatchNorm2d(1, momentum=0.1))
+    net[0].running_mean.fill_(9.0)
+    batches = [torch.tensor([1.0, 3.0]).view(2, 1, 1, 1), torch.tensor([4.0, 8.0]).view(2, 1, 1, 1)]
+    sparsity.measure_batch_norm(net, batches)
+    assert not net.training and net[0].momentum == 0.1
+    close(net[0].running_mean, [4.0])  # (2 + 6) / 2
+    close(net[0].running_var, [5.0])  # (2 + 8) / 2
