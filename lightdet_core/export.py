@@ -1,0 +1,686 @@
+"""A trained run as an ONNX or ncnn file that a detector can use by itself, checked against torch.
+
+    python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
+
+Input: RGB images of the run's input size, 0..255; the normalisation is inside. Raw output: the
+logits that `LightDet.forward` gives, in GFLv2 with `quality_logits` (B, P, 1), so that the host
+multiplies two sigmoids and needs no weights. Decoded output: `scores` (B, P, C) in 0..1 and
+`boxes` (B, P, 4), xyxy in pixels of the input canvas; thresholds and NMS stay with the host. What
+the host needs to know (classes, config, forms) travels with the file: see `describe`.
+Tensor legend: B images · P cells of all levels · C classes · R = reg_max + 1 bins · S input size.
+"""
+
+import argparse
+import copy
+import io
+import json
+import math
+import os
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import ncnn
+import numpy as np
+import onnx
+import onnxruntime
+import pnnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from lightdet_core import boxes, sparsity
+from lightdet_core.config import UserError, run_cli
+from lightdet_core.model import QUALITY_TOPK, LightDet, load_weights
+from lightdet_core.pack import letterbox
+from lightdet_core.scenes import draw_scene
+
+OPSET = 17
+KEY = "lightdet"  # of the ONNX metadata, as in the weights file
+HALF = ".fp16"  # what the names of weights stored in fp16 end in
+NCNN_FP32, NCNN_FP16 = bytes(4), bytes.fromhex("476b3001")  # tags before a layer's weights
+# largest difference from torch, as a share of the largest output; fp16: of rounded weights
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.05}
+
+
+class ExportError(UserError):
+    """A run that cannot be exported, or an exported file that cannot be used."""
+
+
+# ----------------------------------------------------------------------------------- network
+
+
+class SigmoidMish(nn.Module):
+    """Mish from one sigmoid: tanh(softplus(x)) = (1 - t^2) / (1 + t^2) with t = sigmoid(-x).
+
+    No exponential that could overflow. In ONNX Runtime the network takes a quarter of the time
+    that softplus and tanh take, and less than with the forms in e^x.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = torch.sigmoid(-x)
+        squared = t * t
+        return x * ((1 - squared) / (1 + squared))
+
+
+def fold_batch_norm(model: nn.Module) -> None:
+    """Batch norms into the convolutions before them, in place; timm's keep their activation.
+
+    A row of weights is scaled as a whole, so that a 2:4 pattern along the input channels survives.
+    """
+    convolution = None
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            convolution = module
+        elif isinstance(module, nn.BatchNorm2d):
+            convolution.weight, convolution.bias = fuse_conv_bn_weights(
+                convolution.weight, convolution.bias, module.running_mean, module.running_var,
+                module.eps, module.weight, module.bias,
+            )  # fmt: skip
+            model.set_submodule(name, getattr(module, "act", nn.Identity()))
+
+
+def largest(values: Tensor, k: int) -> list[Tensor]:
+    """The k largest along the last axis, falling, each (…, 1): `topk`, which ncnn lacks.
+
+    By comparing and exchanging neighbours, k passes from the end to the front; exact with ties.
+    """
+    columns = list(values.split(1, -1))
+    for first in range(k):
+        for i in range(len(columns) - 1, first, -1):
+            pair = columns[i - 1], columns[i]
+            columns[i - 1], columns[i] = torch.maximum(*pair), torch.minimum(*pair)
+    return columns[:k]
+
+
+class Deployable(nn.Module):
+    """A folded `LightDet` for one input size, in operations that ONNX Runtime and ncnn have."""
+
+    def __init__(self, model: LightDet, size: int, decoded: bool, uint8: bool):
+        super().__init__()
+        head = model.head
+        self.backbone, self.lateral = model.backbone.net, model.neck.lateral
+        self.towers, self.quality = head.towers, head.quality
+        self.num_classes, self.num_bins = head.num_classes, head.num_bins
+        self.size, self.decoded, self.uint8 = size, decoded, uint8
+        points, strides, _ = boxes.level_grid(size, size)
+        self.num_cells = len(points)
+        self.sides = [-(-size // stride) for stride in boxes.STRIDES]
+        self.register_buffer("mean", model.backbone.mean)
+        self.register_buffer("points", points)
+        self.register_buffer("strides", strides[:, None])
+        self.register_buffer("bins", torch.arange(float(self.num_bins))[:, None])
+
+    @property
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes (after B) of what `forward` returns."""
+        cells, classes, bins = self.num_cells, self.num_classes, self.num_bins
+        if self.decoded:
+            return {"scores": (cells, classes), "boxes": (cells, 4)}
+        raw = {"cls_logits": (cells, classes), "box_logits": (cells, 4, bins)}
+        return raw if self.quality is None else raw | {"quality_logits": (cells, 1)}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, S, S) float32 or (B, S, S, 3) uint8, RGB 0..255 -> `outputs`."""
+        if self.uint8:
+            images = images.permute(0, 3, 1, 2).float()
+        maps = self._aggregate(self.backbone(images - self.mean))
+        width, cells = self.num_classes + 4 * self.num_bins, self.num_cells
+        flat = [
+            tower(x).reshape(-1, width, side * side)
+            for tower, x, side in zip(self.towers, maps, self.sides, strict=True)
+        ]
+        cls_logits, box_logits = (
+            torch.cat(flat, 2).transpose(1, 2).split([self.num_classes, 4 * self.num_bins], -1)
+        )
+        edges = box_logits.reshape(-1, 4 * cells, self.num_bins)
+        if not self.decoded:
+            raw = cls_logits, edges.reshape(-1, cells, 4, self.num_bins)
+            return raw if self.quality is None else (*raw, self._quality(edges.softmax(-1)))
+        shape = edges.softmax(-1)
+        distances = (shape @ self.bins).reshape(-1, cells, 4) * self.strides
+        decoded = boxes.distances_to_boxes(self.points, distances).clamp(0, self.size)
+        scores = cls_logits.sigmoid()
+        if self.quality is not None:
+            scores = scores * self._quality(shape).sigmoid()
+        return scores, decoded
+
+    def _aggregate(self, features: list[Tensor]) -> list[Tensor]:
+        """`PAN.forward` with its sizes as constants."""
+        maps = [conv(feature) for conv, feature in zip(self.lateral, features, strict=True)]
+        for i in (1, 0):
+            side = self.sides[i]
+            up = F.interpolate(maps[i + 1], scale_factor=2.0, mode="bilinear", align_corners=False)
+            maps[i] = maps[i] + (up[..., :side, :side] if side % 2 else up)
+        for i in (0, 1):
+            # a repeated border has the mean of what is there: `ceil_mode`, but the same everywhere
+            odd = self.sides[i] % 2
+            fine = F.pad(maps[i], (0, 1, 0, 1), mode="replicate") if odd else maps[i]
+            maps[i + 1] = maps[i + 1] + F.avg_pool2d(fine, 2)
+        return maps
+
+    def _quality(self, edges: Tensor) -> Tensor:
+        """Edge distributions (B, 4 P, R) -> quality logits (B, P, 1)."""
+        top = torch.cat(largest(edges, QUALITY_TOPK), -1)
+        shape = torch.cat([top, top.mean(-1, keepdim=True)], -1)
+        return self.quality(shape.reshape(-1, self.num_cells, 4 * (QUALITY_TOPK + 1)))
+
+
+def deployable(
+    model: LightDet,
+    size: int,
+    decoded: bool = False,
+    uint8: bool = False,
+    mish: type[nn.Module] = SigmoidMish,
+) -> Deployable:
+    """A copy of the network for inference: batch norm folded, activations in their quick forms.
+
+    Args:
+        model: stays as it is.
+        size: side of the input in pixels, a multiple of 16.
+        decoded: scores and boxes instead of logits.
+        uint8: images (B, S, S, 3) uint8, as decoders and `pack.letterbox` give them.
+        mish: the form of Mish; ncnn has a layer of its own, `nn.Mish`.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    fold_batch_norm(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Mish):
+            model.set_submodule(name, mish())
+    # x / std; the mean stays outside, for the zeros around the image are zeros of x - mean
+    model.backbone.net.conv_stem.weight.div_(model.backbone.std)
+    return Deployable(model, size, decoded, uint8).eval().requires_grad_(False)
+
+
+# --------------------------------------------------------------------------------- converters
+
+
+def convert_onnx(
+    module: nn.Module, example: Tensor, outputs: list[str]
+) -> dict[str, onnx.ModelProto]:
+    """The module as ONNX with a free batch size, its weights in fp32 and in fp16.
+
+    Args:
+        example: an input; its first axis is the batch.
+        outputs: names, in the order of the module's results.
+
+    Raises:
+        ExportError: an operation that ONNX lacks.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # by tracing, as ncnn needs it, too: a third of the new exporter's time, no clutter inside
+        warnings.simplefilter("ignore")  # of the old exporter's end, and of a constant left as is
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=outputs,
+                dynamic_axes={name: {0: "B"} for name in ("images", *outputs)},
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ExportError(f"ONNX: cannot be converted: {_first_line(error)}") from None
+    full = onnx.load_from_string(buffer.getvalue())
+    return {"fp32": full, "fp16": _store_half(full)}
+
+
+def _store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The weights of convolutions stored in fp16 and cast when the file is loaded.
+
+    Runtimes compute in fp32 as before. Biases and the little else stay, as in ncnn's files.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    weights = {node.input[1] for node in half.graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in half.graph.initializer:
+        if tensor.name in weights:
+            name = tensor.name
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, name + HALF))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=1))  # 1: FLOAT
+    nodes = [*casts, *half.graph.node]
+    del half.graph.node[:]
+    half.graph.node.extend(nodes)
+    return half
+
+
+def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, bytes]]:
+    """The module as ncnn's .param and .bin, the weights in fp32 and in fp16.
+
+    Args:
+        example: an input; its batch of one becomes ncnn's tensor without a batch.
+
+    Raises:
+        ExportError: pnnx fails, or leaves an operation that ncnn lacks.
+    """
+    shape = f"inputshape={list(example.shape)}".replace(" ", "")
+    found = {}
+    with tempfile.TemporaryDirectory() as clutter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: deprecated; constants, which they shall be
+        torch.jit.trace(module, example, check_trace=False).save(Path(clutter, "net.pt"))
+        for half, precision in enumerate(("fp32", "fp16")):
+            done = subprocess.run(
+                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={half}"],
+                cwd=clutter, capture_output=True, text=True,
+            )  # fmt: skip
+            try:
+                param = Path(clutter, "net.ncnn.param").read_text()
+                weights = Path(clutter, "net.ncnn.bin").read_bytes()
+            except FileNotFoundError:
+                last = (done.stderr.strip() or "no message").splitlines()[-1]
+                raise ExportError(f"pnnx: ended with code {done.returncode}: {last}") from None
+            found[precision] = param, weights
+    layers = {line.split()[0] for line in found["fp32"][0].splitlines()[2:]}
+    # what it cannot translate keeps the name that torch or pnnx gave it
+    unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)
+    if unknown:
+        raise ExportError(f"ncnn: has no layer for {', '.join(unknown)}")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+# -------------------------------------------------------------------------------- using a file
+
+
+class Exported(NamedTuple):
+    """An exported network."""
+
+    about: dict  # of `describe`
+    run: Callable[[np.ndarray], list[np.ndarray]]  # images (B, S, S, 3) uint8 RGB -> its outputs
+
+
+def open_exported(path: Path | str, threads: int = 1) -> Exported:
+    """An exported file, ready to run on the CPU; it computes in fp32.
+
+    Args:
+        path: .onnx, or ncnn's .param with its .bin and .json beside it.
+
+    Raises:
+        ExportError: missing, damaged, or not written by this module.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".param"):
+        raise ExportError(f"{path}: an .onnx or ncnn's .param file is needed")
+    about, outputs_of = (_open_onnx if path.suffix == ".onnx" else _open_ncnn)(path, threads)
+    wanted = (about["input"]["size"], about["input"]["size"], 3)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            found = f"{images.dtype} {images.shape}"
+            raise ExportError(f"{path}: images are {found}, uint8 (B, {wanted}) are needed")
+        return outputs_of(images)
+
+    return Exported(about, run)
+
+
+def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; they are raised, too
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its errors have no common class
+        raise ExportError(f"{path}: not a usable ONNX file: {_first_line(error)}") from None
+    about = _parse(path, session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if about["input"]["dtype"] == "float32":
+            images = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        return session.run(list(about["outputs"]), {about["input"]["name"]: images})
+
+    return about, run
+
+
+def _open_ncnn(path: Path, threads: int) -> tuple[dict, Callable]:
+    about = path.with_suffix(".json")
+    for file in (path, path.with_suffix(".bin"), about):
+        if not file.is_file():
+            raise ExportError(f"{file}: not found; ncnn needs .param, .bin and .json side by side")
+    about = _parse(about, about.read_text())
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for option in ("packed", "storage", "arithmetic"):
+        setattr(net.opt, f"use_fp16_{option}", False)
+    net.opt.use_bf16_storage = False
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise ExportError(f"{path}: ncnn cannot load it and its .bin; export the run again")
+
+    def run_one(image: np.ndarray) -> list[np.ndarray]:
+        extractor = net.create_extractor()
+        height, width = image.shape[:2]
+        # copies the pixels; `ncnn.Mat(array)` would not, nor keep the array alive
+        pixels = ncnn.Mat.from_pixels(
+            np.ascontiguousarray(image), ncnn.Mat.PixelType.PIXEL_RGB, width, height
+        )
+        extractor.input(about["input"]["name"], pixels)
+        return [np.array(extractor.extract(f"out{i}")[1]) for i in range(len(about["outputs"]))]
+
+    return about, lambda images: [
+        np.stack(output) for output in zip(*map(run_one, images), strict=True)
+    ]
+
+
+def _parse(path: Path, text: str) -> dict:
+    try:
+        about = json.loads(text)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not {"input", "outputs", "config"} <= about.keys():
+        raise ExportError(f"{path}: has no LightDet description; it is not a file of this export")
+    return about
+
+
+# -------------------------------------------------------------------------------------- export
+
+
+def to_onnx(
+    weights: Path | str,
+    folder: Path | str,
+    decoded: bool = False,
+    uint8: bool = False,
+    half: bool = False,
+) -> dict:
+    """A run as ONNX, checked in ONNX Runtime before it is put into place.
+
+    Args:
+        weights: weights.safetensors of the run.
+        folder: where <run>[-decoded][-uint8][-half].onnx goes; made when missing.
+        decoded: scores and boxes instead of logits.
+        uint8: images (B, S, S, 3) uint8 instead of (B, 3, S, S) float32, both 0..255.
+        half: the weights of convolutions stored in fp16; runtimes still compute in fp32.
+
+    Returns:
+        files (paths), parity (largest absolute difference from torch by output), sizes (bytes of
+        the network in fp32 and in fp16), precision (which of the two was written) and sparsity
+        (of `check_pattern`).
+
+    Raises:
+        WeightsError: the weights are missing, damaged or of another architecture.
+        ExportError: the folder cannot be written, or the exported network is not the same.
+    """
+    job, example = _prepare(weights, folder, decoded, half, uint8=uint8)
+    variants = {}
+    for precision, model in convert_onnx(job.module, example, list(job.module.outputs)).items():
+        about = job.about | {"precision": precision}
+        onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+        variants[precision] = {".onnx": model.SerializeToString()}
+    return _finish(job, variants)
+
+
+def to_ncnn(
+    weights: Path | str, folder: Path | str, decoded: bool = False, half: bool = False
+) -> dict:
+    """A run as ncnn's .param and .bin, with a .json of what the host must know.
+
+    Arguments, result and errors as in `to_onnx`; blobs are in0, out0, out1, … Its input is float32
+    RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
+    """
+    job, example = _prepare(weights, folder, decoded, half, mish=nn.Mish)
+    about = job.about
+    about["input"]["name"] = "in0"  # pnnx's names
+    variants = {}
+    for precision, (param, values) in convert_ncnn(job.module, example).items():
+        text = json.dumps(about | {"precision": precision}, indent=1) + "\n"
+        variants[precision] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
+    return _finish(job, variants)
+
+
+class _Job(NamedTuple):
+    """What both formats need."""
+
+    model: LightDet
+    module: Deployable
+    about: dict
+    folder: Path
+    name: str  # of the files
+    half: bool
+
+
+def _prepare(
+    weights: Path | str, folder: Path | str, decoded: bool, half: bool, **forms
+) -> tuple[_Job, Tensor]:
+    """The job and an example input; the folder is tried before the work starts."""
+    model, config, categories = load_weights(weights)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written to ({error.strerror})") from None
+    module = deployable(model, config["model"]["input_size"], decoded, **forms)
+    flags = {"decoded": decoded, "uint8": module.uint8, "half": half}
+    name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
+    example = torch.from_numpy(example_images(module.size)[:1])
+    if not module.uint8:
+        example = example.permute(0, 3, 1, 2).float().contiguous()
+    job = _Job(model, module, describe(module, config, categories), folder, name, half)
+    return job, example
+
+
+def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
+    """What a host must know; ONNX carries it as metadata `lightdet`, ncnn in the .json beside it.
+
+    Returns:
+        form (raw or decoded), input (name, dtype, layout, size in pixels), outputs (shape after B
+        by name), categories (id and name by label), config (of the run, with the thresholds). An
+        export adds its precision: how the weights are stored.
+    """
+    return {
+        "form": "decoded" if module.decoded else "raw",
+        "input": {
+            "name": "images",
+            "dtype": "uint8" if module.uint8 else "float32",
+            "layout": "NHWC" if module.uint8 else "NCHW",
+            "size": module.size,
+        },
+        "outputs": module.outputs,
+        "categories": categories,
+        "config": config,
+    }
+
+
+def example_images(size: int) -> np.ndarray:
+    """Two generated street scenes and noise: (3, S, S, 3) uint8."""
+    scenes = [letterbox(draw_scene(0, index)[0], size) for index in range(2)]
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    return np.stack([*scenes, noise])
+
+
+@torch.no_grad()
+def expected(model: LightDet, images: np.ndarray, decoded: bool) -> list[np.ndarray]:
+    """What the trained network itself gives for images (B, S, S, 3), in the export's outputs."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    cls_logits, box_logits = model(batch)
+    if decoded:
+        points, strides, _ = boxes.level_grid(*batch.shape[-2:])
+        decoded_boxes = boxes.decode(box_logits, points, strides).clamp(0, batch.shape[-1])
+        found = [model.scores(cls_logits, box_logits), decoded_boxes]
+    else:
+        found = [cls_logits, box_logits, model.head.quality_logits(box_logits)]
+    return [output.numpy() for output in found if output is not None]
+
+
+def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
+    """Checks the files in the precision that is asked for, then puts them into place.
+
+    Args:
+        variants: file contents by suffix, the network's weights first, for fp32 and fp16.
+    """
+    precision = "fp16" if job.half else "fp32"
+    contents = variants[precision]
+    images = example_images(job.module.size)
+    suffix = next(iter(contents))
+    with tempfile.TemporaryDirectory() as clutter:
+        for ending, content in contents.items():
+            Path(clutter, f"net{ending}").write_bytes(content)
+        entry = Path(clutter, "net.onnx" if suffix == ".onnx" else "net.param")
+        found = open_exported(entry).run(images)
+        pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
+    wanted = expected(job.model, images, job.module.decoded)
+    return {
+        "parity": compare(found, wanted, list(job.module.outputs), precision),
+        "sizes": {name: len(files[suffix]) for name, files in variants.items()},
+        "precision": precision,
+        "sparsity": pattern,
+        "files": _publish(job.folder, {job.name + e: c for e, c in contents.items()}),
+    }
+
+
+def compare(
+    found: list[np.ndarray], wanted: list[np.ndarray], names: list[str], precision: str
+) -> dict[str, float]:
+    """Largest absolute difference by output.
+
+    Raises:
+        ExportError: larger than rounding explains, or not a number.
+    """
+    parity = {}
+    for name, a, b in zip(names, found, wanted, strict=True):
+        parity[name] = float(np.abs(a - b).max())
+        limit = TOLERANCE[precision] * max(1.0, float(np.abs(b).max()))
+        if not parity[name] <= limit:  # NaN is no good either
+            raise ExportError(
+                f"{name}: the exported network differs from torch by {parity[name]:.3g}, more than "
+                f"{limit:.3g}; nothing was written"
+            )
+    return parity
+
+
+def check_pattern(trained: dict[str, Tensor], exported: dict[str, Tensor]) -> dict[str, int]:
+    """The 2:4 pattern before and after.
+
+    Args:
+        trained: `model.state_dict()`.
+        exported: the weights of the convolutions as read from the file.
+
+    Returns:
+        Numbers of layers: eligible, trained with the pattern, exported with the pattern.
+
+    Raises:
+        ExportError: fewer exported than trained ones.
+    """
+    counts = {
+        "eligible": sum(sparsity.eligible(name, weight) for name, weight in exported.items()),
+        "trained": _sparse_layers(trained),
+        "exported": _sparse_layers(exported),
+    }
+    if counts["exported"] < counts["trained"]:
+        raise ExportError(
+            f"2:4 pattern: trained in {counts['trained']} layers, exported in "
+            f"{counts['exported']}; nothing was written"
+        )
+    return counts
+
+
+def _sparse_layers(state: dict[str, Tensor]) -> int:
+    eligible = {name: weight for name, weight in state.items() if sparsity.eligible(name, weight)}
+    return len(eligible) - len(sparsity.check_2to4(eligible))
+
+
+def stored_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in an exported file (.onnx or .param) by name, as they are stored."""
+    if path.suffix == ".onnx":
+        return {
+            tensor.name.removesuffix(HALF): torch.tensor(onnx.numpy_helper.to_array(tensor))
+            for tensor in onnx.load(path).graph.initializer
+        }
+    return _ncnn_weights(path.read_text(), path.with_suffix(".bin").read_bytes())
+
+
+def _ncnn_weights(param: str, network: bytes) -> dict[str, Tensor]:
+    """The weights (K, C, …) of convolutions in an ncnn export, as <layer>.weight.
+
+    Its .bin is one layer's numbers after the other, in the order of .param: plain ones of
+    MemoryData; of a convolution a tag that says fp32 or fp16, the weights, padded to 4 bytes, and
+    the bias in fp32.
+
+    Raises:
+        ExportError: the two do not belong together.
+    """
+    found, start = {}, 0
+    for line in param.splitlines()[2:]:
+        kind, name, *rest = line.split()
+        settings = {key: value for key, _, value in (part.partition("=") for part in rest)}
+        if kind == "MemoryData":
+            start += 4 * math.prod(int(settings.get(key, 1)) for key in ("0", "1", "2", "11"))
+        elif kind in ("Convolution", "ConvolutionDepthWise"):
+            rows, size, area = (int(settings[key]) for key in ("0", "6", "1"))
+            tag = network[start : start + 4]
+            dtype = {NCNN_FP32: np.float32, NCNN_FP16: np.float16}.get(tag)
+            if dtype is None:
+                raise ExportError(f"ncnn: the weights of {name} are not where .param puts them")
+            values = np.frombuffer(network, dtype, size, start + 4).copy()
+            start += 4 + -(-values.nbytes // 4) * 4 + 4 * rows * int(settings.get("5", 0))
+            found[f"{name}.weight"] = torch.from_numpy(values).reshape(rows, -1, area, area)
+    return found
+
+
+def _publish(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Writes all files aside, then gives them their names."""
+    targets = {folder / f".{name}.partial": folder / name for name in files}
+    try:
+        for aside, content in zip(targets, files.values(), strict=True):
+            aside.write_bytes(content)
+        for aside, target in targets.items():
+            os.replace(aside, target)
+    except OSError as error:
+        raise ExportError(f"{folder}: cannot be written to ({error.strerror})") from None
+    finally:
+        for aside in targets:
+            aside.unlink(missing_ok=True)
+    return list(targets.values())
+
+
+def summary(report: dict) -> list[str]:
+    """The report of `to_onnx` or `to_ncnn` in lines to read."""
+    counts = report["sparsity"]
+    differences = ", ".join(f"{name} {value:.2g}" for name, value in report["parity"].items())
+    lines = [f"largest difference from torch: {differences}"]
+    for precision, size in report["sizes"].items():
+        written = " (written)" if precision == report["precision"] else ""
+        lines.append(
+            f"{precision}: {size:,} B = {size / 1e6:.2f} MB = {size / 2**20:.2f} MiB{written}"
+        )
+    lines.append(
+        f"2:4 pattern: in {counts['exported']} of {counts['eligible']} eligible layers, "
+        f"trained: in {counts['trained']}"
+    )
+    return [*lines, *(f"wrote {path}" for path in report["files"])]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Export a trained run to ONNX or ncnn.")
+    parser.add_argument("weights", type=Path, help="weights.safetensors of a run")
+    parser.add_argument("--format", required=True, choices=("onnx", "ncnn"))
+    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
+    parser.add_argument("--decoded", action="store_true", help="scores and boxes, not logits")
+    parser.add_argument("--uint8", action="store_true", help="input (B, S, S, 3) uint8; ONNX only")
+    parser.add_argument("--half", action="store_true", help="weights stored in fp16")
+    args = parser.parse_args(arguments)
+    if args.format == "onnx":
+        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.half)
+    elif args.uint8:
+        raise ExportError(
+            "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
+        )
+    else:
+        report = to_ncnn(args.weights, args.out, args.decoded, args.half)
+    print("\n".join(summary(report)))
+
+
+if __name__ == "__main__":
+    run_cli(main)
