@@ -5,6 +5,8 @@ R = reg_max + 1 bins · H, W. Boxes are xyxy in pixels of the input canvas; dist
 left, top, right, bottom from the cell centre in units of the cell's stride.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -12,6 +14,14 @@ from torchvision.ops import batched_nms
 STRIDES = (8, 16, 32)
 EPS = 1e-6  # floor of the denominators
 MAX_CANDIDATES = 5000  # per image into NMS; a trained network stays far below
+
+
+class Detections(NamedTuple):
+    """Detections of one image, by falling score."""
+
+    boxes: Tensor  # (N, 4) xyxy
+    scores: Tensor  # (N,)
+    labels: Tensor  # (N,)
 
 
 def level_grid(
@@ -112,7 +122,7 @@ def detect(
     score_threshold: float,
     iou_threshold: float,
     max_detections: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Detections:
     """Detections of one image: threshold first, then class-wise NMS. A cell may emit many classes.
 
     Args:
@@ -122,8 +132,6 @@ def detect(
         iou_threshold: of NMS.
         max_detections: the highest scores that are kept.
 
-    Returns:
-        boxes (N, 4), scores (N,), labels (N,), by falling score.
     """
     cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
     scores = scores[cells, labels]
@@ -132,4 +140,13 @@ def detect(
         cells, labels, scores = cells[best], labels[best], scores[best]
     boxes = boxes[cells]
     keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
-    return boxes[keep], scores[keep], labels[keep]
+    return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def detect_batch(
+    scores: Tensor, boxes: Tensor, size: tuple[int, int], *limits: float
+) -> list[Detections]:
+    """`detect` for each image: scores (B, P, C), boxes (B, P, 4) clipped to (height, width)."""
+    height, width = size
+    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    return [detect(s, b, *limits) for s, b in zip(scores, boxes, strict=True)]

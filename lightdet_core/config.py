@@ -71,9 +71,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbone: str = "lite1"  # EfficientNet-Lite variant: lite0 .. lite4
+    backbone: str = "lite1"  # EfficientNet-Lite: lite0 .. lite4; lite1-e4, -e3: expansion 4, 3
     input_size: int = 416  # px of the square canvas, a multiple of 16
-    activation: str = "relu6"  # in every layer of backbone and head: relu6, leakyrelu, mish, silu
+    activation: str = "relu6"  # of every layer: relu6, leakyrelu, mish, silu, hswish
     head: str = "gflv1"  # gflv2 adds the quality predictor
     num_classes: int | None = 80  # null: as many as the annotations have
     channels: int = 128  # of the neck and the head
@@ -367,8 +367,16 @@ def _check_values(config: Config) -> None:
         need(value in known, key, value, f"choose one of {', '.join(known)}")
 
     choice("data.source", data.source, ("demo", "bccd", "folder"))
-    choice("model.backbone", model.backbone, tuple(f"lite{i}" for i in range(5)))
-    choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu"))
+    names = tuple(f"lite{i}" for i in range(5))
+    narrow = tuple(f"{name}-e{expansion}" for name in names for expansion in (3, 4))
+    choice("model.backbone", model.backbone, names + narrow)
+    choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu", "hswish"))
+    need(
+        not model.pretrained or model.backbone in names,
+        "model.pretrained",
+        model.pretrained,
+        f"false, for there are no ImageNet weights of {model.backbone}",
+    )
     choice("model.head", model.head, ("gflv1", "gflv2"))
     choice("train.precision", train.precision, ("fp32", "bf16", "fp16", "fp16-pure"))
     need(

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightdet_core import boxes
+from lightdet_core.boxes import Detections
 from lightdet_core.config import UserError
-from lightdet_core.model import Detections
 
 Row = tuple  # the kind, then its values
 # torch's own Mish, not the quicker to train one of `model`, which pnnx cannot trace
@@ -242,12 +242,8 @@ class Yolo(nn.Module):
             for output, (anchors, scale_xy) in zip(self(images), self.outputs, strict=True)
         ]
         decoded, scores = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        decoded[..., 0::2].clamp_(0, width)
-        decoded[..., 1::2].clamp_(0, height)
-        return [
-            Detections(*boxes.detect(s, b, score_threshold, iou_threshold, max_detections))
-            for s, b in zip(scores, decoded, strict=True)
-        ]
+        limits = score_threshold, iou_threshold, max_detections
+        return boxes.detect_batch(scores, decoded, (height, width), *limits)
 
 
 def build_yolo(name: str, num_classes: int = 80) -> Yolo:

@@ -14,8 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from lightdet_core.augment import Batch
-from lightdet_core.boxes import STRIDES
-from lightdet_core.model import Detections
+from lightdet_core.boxes import STRIDES, Detections
 from lightdet_core.pack import Pack
 from lightdet_core.report import COLORS, use_style
 

@@ -17,9 +17,10 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from lightdet_core import boxes
+from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.datasets import read_coco
-from lightdet_core.model import Detections, LightDet
+from lightdet_core.model import LightDet
 from lightdet_core.pack import Pack, letterbox_transform
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -8,16 +8,18 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
+from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from lightdet_core import boxes
+from lightdet_core.boxes import Detections
 from lightdet_core.config import ROOT, Config, ModelConfig, UserError
 
 
@@ -49,9 +51,17 @@ class Mish(nn.Mish):
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
     "leakyrelu": partial(nn.LeakyReLU, 0.1),
     "mish": Mish,
     "silu": nn.SiLU,
+}
+LITE = {  # factors on channels and depth of EfficientNet-Lite0
+    "lite0": (1.0, 1.0),
+    "lite1": (1.0, 1.1),
+    "lite2": (1.1, 1.2),
+    "lite3": (1.2, 1.4),
+    "lite4": (1.4, 1.8),
 }
 BN_EPS = 1e-3  # of the backbone, as in NanoDet and in the TensorFlow weights
 QUALITY_TOPK, QUALITY_CHANNELS = 4, 64  # GFLv2's settings
@@ -73,15 +83,18 @@ class Backbone(nn.Module):
         self, name: str, activation: str, drop_path: float = 0.0, bn_momentum: float = 0.1
     ):
         super().__init__()
-        self.net = timm.create_model(
-            f"efficientnet_{name}",
-            features_only=True,
-            out_indices=(2, 3, 4),
-            act_layer=ACTIVATIONS[activation],
-            drop_path_rate=drop_path,
-            bn_eps=BN_EPS,
-            bn_momentum=bn_momentum,
-        )
+        name, _, expansion = name.partition("-e")
+        norm = partial(nn.BatchNorm2d, eps=BN_EPS, momentum=bn_momentum)
+        options = {
+            "out_indices": (2, 3, 4),
+            "act_layer": ACTIVATIONS[activation],
+            "norm_layer": norm,
+            "drop_path_rate": drop_path,
+        }
+        if expansion:
+            self.net = _narrow(name, int(expansion), options)
+        else:
+            self.net = timm.create_model(f"efficientnet_{name}", features_only=True, **options)
         self.channels = self.net.feature_info.channels()
         # the tf_ weights were trained on images normalised so; the same serves from scratch
         cfg = timm.get_pretrained_cfg(f"tf_efficientnet_{name}")
@@ -91,6 +104,23 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB 0..255 -> features at strides 8, 16, 32."""
         return self.net((images - self.mean) / self.std)
+
+
+def _narrow(name: str, expansion: int, options: dict) -> EfficientNetFeatures:
+    """EfficientNet-Lite whose blocks widen their input `expansion` times instead of six."""
+    width, depth = LITE[name]
+    blocks = ["ds_r1_k3_s1_e1_c16"]
+    for repeats, kernel, stride, channels in (
+        *((2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192)),
+        (1, 3, 1, 320),
+    ):
+        blocks.append(f"ir_r{repeats}_k{kernel}_s{stride}_e{expansion}_c{channels}")
+    return EfficientNetFeatures(
+        decode_arch_def([[block] for block in blocks], depth, fix_first_last=True),
+        fix_stem=True,
+        round_chs_fn=partial(round_channels, multiplier=width),
+        **options,
+    )
 
 
 class PAN(nn.Module):
@@ -180,14 +210,6 @@ class GFLHead(nn.Module):
         return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
 
 
-class Detections(NamedTuple):
-    """Of one image, by falling score."""
-
-    boxes: Tensor  # (N, 4) xyxy, pixels of the input canvas
-    scores: Tensor  # (N,)
-    labels: Tensor  # (N,)
-
-
 class LightDet(nn.Module):
     """Backbone, neck and head; `forward` gives logits, `detect` gives boxes."""
 
@@ -222,13 +244,9 @@ class LightDet(nn.Module):
         cls_logits, box_logits = (logits.float() for logits in self(images))
         points, strides, _ = boxes.level_grid(height, width, images.device)
         decoded = boxes.decode(box_logits, points, strides)
-        decoded[..., 0::2].clamp_(0, width)
-        decoded[..., 1::2].clamp_(0, height)
         scores = self.scores(cls_logits, box_logits)
-        return [
-            Detections(*boxes.detect(s, b, score_threshold, iou_threshold, max_detections))
-            for s, b in zip(scores, decoded, strict=True)
-        ]
+        limits = score_threshold, iou_threshold, max_detections
+        return boxes.detect_batch(scores, decoded, (height, width), *limits)
 
 
 def build(config: Config) -> LightDet:
@@ -312,11 +330,11 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
         metadata = file.metadata() or {}
     if "lightdet" not in metadata:
         raise WeightsError(f"{path}: has no LightDet config; it is not a file that training wrote")
-    about = json.loads(metadata["lightdet"])
-    config = about["config"]
     try:
+        about = json.loads(metadata["lightdet"])
+        config, categories = about["config"], about["categories"]
         model = LightDet(ModelConfig(**config["model"]))
         model.load_state_dict(state)
-    except (TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise WeightsError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
-    return model.eval(), config, about["categories"]
+    return model.eval(), config, categories

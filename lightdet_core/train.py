@@ -34,7 +34,15 @@ from lightdet_core.assign import atss
 from lightdet_core.augment import Batch, steps_per_epoch, training_batch
 from lightdet_core.boxes import level_grid
 from lightdet_core.checkpoint import State, evaluations_path, load, log_path, log_writer, save
-from lightdet_core.config import ROOT, Config, TrainConfig, UserError, load_config, run_cli
+from lightdet_core.config import (
+    ROOT,
+    Config,
+    TrainConfig,
+    UserError,
+    load_config,
+    read_params,
+    run_cli,
+)
 from lightdet_core.datasets import file_hash, split_paths, write_json
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.losses import detection_loss
@@ -189,13 +197,7 @@ def fit(
         sparsity.nvidia_asp()  # it is needed later; say now if it is not there
     categories = packs["train"].categories
     sources = _sources(config, runs)
-    teacher = init = None
-    if "distill.teacher" in sources:
-        teacher = distill.load_teacher(sources["distill.teacher"], config.model, categories, device)
-        if config.train.precision == "fp16-pure":
-            teacher = teacher.half()
-    if "train.init" in sources:
-        init = load_weights(sources["train.init"])[0].state_dict()
+    teacher, init = _learn_from(config, sources, categories, device)
     key = _run_key(config, packs, sources)
     if folder.exists() and _finished_key(folder) == key:
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
@@ -274,6 +276,20 @@ def _sources(config: Config, runs: Path) -> dict[str, Path]:
     if isinstance(config.model.pretrained, str):
         sources["model.pretrained"] = ROOT / config.model.pretrained
     return sources
+
+
+def _learn_from(
+    config: Config, sources: dict[str, Path], categories: list[dict], device: torch.device
+) -> tuple[LightDet | None, dict[str, Tensor] | None]:
+    """The teacher and the first weights, where the run has them."""
+    teacher = init = None
+    if "distill.teacher" in sources:
+        teacher = distill.load_teacher(sources["distill.teacher"], config.model, categories, device)
+        if config.train.precision == "fp16-pure":
+            teacher = teacher.half()
+    if "train.init" in sources:
+        init = load_weights(sources["train.init"])[0].state_dict()
+    return teacher, init
 
 
 def _move_aside(folder: Path) -> Path:
@@ -611,8 +627,9 @@ def publish(folder: Path, config: Config) -> None:
 
 
 def main() -> None:
+    experiments = ", ".join(read_params()["experiments"])
     parser = argparse.ArgumentParser(description="Train and evaluate one experiment.")
-    parser.add_argument("--experiment", required=True, help="a key of experiments in params.yaml")
+    parser.add_argument("--experiment", required=True, help=f"of params.yaml: {experiments}")
     parser.add_argument("--profile", help="demo, bccd, custom or coco (default: params.yaml's)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from lightdet_core import draw
 from lightdet_core.augment import Batch
-from lightdet_core.model import Detections
+from lightdet_core.boxes import Detections
 from lightdet_core.pack import Pack
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.evaluate import coco_metrics, detect_pack, found_objects, truth_of
-from lightdet_core.model import Detections
 
 TRUTH = {
     "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in (7, 9, 11)],

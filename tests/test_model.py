@@ -66,16 +66,36 @@ def test_taps_golden(golden):
     assert {x.eps for x in norms} == {1e-3}
 
 
+def test_narrow_blocks():
+    """With the expansion of six it is timm's own network; three halves the 1x1 convolutions."""
+    torch.manual_seed(0)
+    ours = m.Backbone("lite1-e6", "relu6", 0.1, 0.03)
+    torch.manual_seed(0)
+    timms = m.Backbone("lite1", "relu6", 0.1, 0.03)
+    assert str(ours) == str(timms)
+    theirs = timms.state_dict()
+    assert all(torch.equal(value, theirs.pop(key)) for key, value in ours.state_dict().items())
+    assert not theirs
+    narrow = m.Backbone("lite1-e3", "relu6")
+    assert narrow.channels == timms.channels
+    for one, other in zip(narrow.net.blocks[1:], timms.net.blocks[1:], strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert 2 * a.conv_pw.out_channels == b.conv_pw.out_channels
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", m.Mish), ("silu", nn.SiLU)],
+    [
+        *(("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", m.Mish), ("silu", nn.SiLU)),
+        ("hswish", nn.Hardswish),
+    ],
 )
 def test_activation_reaches_every_layer(golden, name, kind):
     """Called 42 times in the backbone and 18 times in the head, and no other one is called."""
     net = m.LightDet(settings("c0", activation=name)).eval()
     calls = []
     for module in net.modules():
-        if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, m.Mish, nn.SiLU):
+        if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, m.Mish, nn.SiLU, nn.Hardswish):
             module.register_forward_hook(lambda x, *_: calls.append(type(x)))
     with torch.no_grad():
         net(torch.zeros(1, 3, 64, 64))
