@@ -102,7 +102,9 @@ TABLES: dict[str, list[list[Row]]] = {
         [conv(1024), conv(256, 1), ("keep", "tap"), conv(512)],
         [("yolo", ((81, 82), (135, 169), (344, 319)), 1.0)],
         [("back", "tap"), conv(128, 1), ("up",), ("cat", "c256"), conv(256)],
-        [("yolo", ((10, 14), (23, 27), (37, 58)), 1.0)],
+        # the cfg file of today has the first three, the weights were trained with these
+        # (AlexeyAB/darknet, issue 1341)
+        [("yolo", ((23, 27), (37, 58), (81, 82)), 1.0)],
     ],
     "yolov4": [
         csp_darknet53(),

@@ -1,0 +1,438 @@
+"""The other systems of the paper's Table 1, untrained or with their official weights, in one form.
+
+Each takes RGB images (B, 3, H, W), 0..255, and normalises them itself. `forward` is the network
+alone: tensors in, tensors out, no control flow that depends on values, so that it can be traced and
+exported. `detect` is `LightDet.detect`: boxes on the canvas, labels 0..79 of COCO's classes.
+SSD300 and RetinaNet come from torchvision, EfficientDet-D0 from effdet, DETR from transformers,
+the YOLOs and NanoDet-m from `darknet` and `nanodet`; where official weights can be had says
+data/weights/README.md. effdet and transformers take seconds to
+import and are imported where they are needed.
+
+Libraries number classes as COCO does, 1..90 with gaps; those ids end here.
+Tensor legend: B images · P anchors, cells or queries · K class outputs · N detections · H, W.
+"""
+
+import copy
+import pickle
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection import RetinaNet, ssd300_vgg16
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from lightdet_core import boxes
+from lightdet_core.boxes import Detections
+from lightdet_core.config import UserError
+from lightdet_core.darknet import build_yolo, load_darknet_weights
+from lightdet_core.model import WeightsError
+from lightdet_core.nanodet import build_nanodet, load_nanodet
+
+NUM_IDS = 91  # 0, the background, and COCO's 1..90
+NO_CLASS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids without boxes in COCO's files
+COCO_IDS = [i for i in range(NUM_IDS) if i not in NO_CLASS]  # by label
+
+
+class ComparatorError(UserError):
+    """A comparator that does not exist, or an input that it cannot take."""
+
+
+class Normalize(nn.Module):
+    """RGB 0..255 to what a network was trained on. The constants are no part of its weights."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        for key, value in (("mean", mean), ("std", std)):  # of pixels in 0..1, as libraries say it
+            self.register_buffer(key, torch.tensor(value).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+def _check(images: Tensor, net: nn.Module, sides: range) -> None:
+    """Raises ComparatorError unless height and width are among the sides."""
+    height, width = map(int, images.shape[-2:])
+    if height not in sides or width not in sides:
+        name, rule = type(net).__name__, f"multiples of {sides.step}"
+        raise ComparatorError(
+            f"{name}: an input of {width} x {height} pixels; "
+            f"both sides must be {sides[0] if len(sides) == 1 else rule}"
+        )
+
+
+def _labelled(
+    xyxy: Tensor, scores: Tensor, ids: Tensor, images: Tensor, max_detections: int
+) -> Detections:
+    """Detections of one image from COCO's ids (N,): clipped, sorted, without ids of no class."""
+    height, width = images.shape[-2:]
+    order = scores.argsort(descending=True, stable=True)
+    known = (ids[order, None] == torch.tensor(COCO_IDS, device=ids.device)).nonzero()
+    rows, labels = known[:max_detections].unbind(1)
+    rows = order[rows]
+    limits = xyxy.new_tensor([width, height, width, height])
+    return Detections(xyxy[rows].clamp(min=0).minimum(limits), scores[rows], labels)
+
+
+# ---------------------------------------------------------------------------------- torchvision
+
+
+class Canvas(nn.Module):
+    """In the place of torchvision's transform: normalises a batch, resizes and pads nothing."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+
+    def forward(self, images: Tensor, targets: None = None) -> tuple[ImageList, None]:
+        return ImageList(self.normalize(images), [images.shape[-2:]] * len(images)), targets
+
+    def postprocess(self, result: list[dict], *sizes: list) -> list[dict]:
+        return result  # boxes are on the canvas already
+
+
+class Torchvision(nn.Module):
+    """One of torchvision's detectors with anchors; `detect` is the library's own path."""
+
+    def __init__(self, net: nn.Module, sides: range):
+        super().__init__()
+        self.net, self.sides = net, sides
+        net.transform = Canvas(net.transform.image_mean, net.transform.image_std)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, 3, H, W) RGB 0..255 -> class logits (B, P, 91), box deltas (B, P, 4).
+
+        Raises:
+            ComparatorError: the network's anchors are not defined at this size.
+        """
+        _check(images, self.net, self.sides)
+        features = self.net.backbone(self.net.transform.normalize(images))
+        outputs = self.net.head(list(features.values()))
+        return outputs["cls_logits"], outputs["bbox_regression"]
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, H, W), as of `LightDet`; clipped to the canvas."""
+        _check(images, self.net, self.sides)
+        net = self.net
+        net.score_thresh, net.nms_thresh = score_threshold, iou_threshold
+        net.detections_per_img = max_detections
+        return [
+            _labelled(x["boxes"], x["scores"], x["labels"], images, max_detections)
+            for x in net(images)
+        ]
+
+
+def ssd300(weights: Path | None = None) -> Torchvision:
+    """SSD300 with VGG-16 (Liu et al. 2016) from torchvision: 35,641,826 parameters, 91 classes.
+
+    Its official weights have 25.1 AP on val2017.
+    """
+    net = ssd300_vgg16(weights=None, weights_backbone=None)
+    if weights:
+        _load_state(net, weights)
+    return Torchvision(net, range(300, 301))  # its default boxes are laid out for it
+
+
+def retinanet_r101() -> Torchvision:
+    """RetinaNet with ResNet-101 (Lin et al. 2017) from torchvision's parts, 91 classes.
+
+    52,954,903 parameters; batch norm is frozen: its numbers are constants. torchvision has weights
+    for ResNet-50 only, so there are none that fit.
+    """
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet101",
+        weights=None,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],  # without P2, as in the paper
+        extra_blocks=LastLevelP6P7(256, 256),  # P6 from P5, as in torchvision's with ResNet-50
+    )
+    # whole strides between anchors, for which torchvision pads to multiples of 32
+    return Torchvision(RetinaNet(backbone, NUM_IDS), range(32, 4097, 32))
+
+
+# --------------------------------------------------------------------------------------- effdet
+
+
+class EfficientDet(nn.Module):
+    """effdet's network and anchors; its NMS has one fixed threshold, so ours takes its place."""
+
+    def __init__(self, net: nn.Module):
+        from effdet.anchors import Anchors
+        from effdet.data import resolve_input_config
+
+        super().__init__()
+        self.net = net
+        about = resolve_input_config({}, net.config)
+        self.normalize = Normalize(about["mean"], about["std"])
+        self.anchors = Anchors.from_config(net.config)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, 3, S, S) RGB 0..255 -> class logits (B, P, 90), box deltas (B, P, 4).
+
+        Raises:
+            ComparatorError: S is not the size that the network was built for.
+        """
+        size = self.net.config.image_size[0]
+        _check(images, self.net, range(size, size + 1))
+        parts = zip(self.net(self.normalize(images)), (self.net.config.num_classes, 4), strict=True)
+        return tuple(
+            torch.cat([x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, n)) for x in maps], 1)
+            for maps, n in parts
+        )
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, S, S), as of `LightDet`; clipped to the canvas."""
+        from effdet.anchors import decode_box_outputs
+
+        columns = [i - 1 for i in COCO_IDS]  # effdet has no background
+        found = []
+        for logits, deltas in zip(*self(images), strict=True):
+            xyxy = decode_box_outputs(deltas.float(), self.anchors.boxes, output_xyxy=True)
+            xyxy = xyxy.clamp(0, images.shape[-1])
+            scores = logits[:, columns].float().sigmoid()
+            limits = score_threshold, iou_threshold, max_detections
+            found.append(Detections(*boxes.detect(scores, xyxy, *limits)))
+        return found
+
+
+def efficientdet_d0(weights: Path | None = None) -> EfficientDet:
+    """EfficientDet-D0 (Tan et al. 2020) from effdet: 3,877,763 parameters, 90 classes, 512 pixels.
+
+    The variant with symmetric padding, which exports best. Its weights, trained by the library's
+    author, have 33.6 AP on val2017.
+    """
+    import effdet
+
+    net = effdet.create_model("efficientdet_d0", pretrained=False, pretrained_backbone=False)
+    if weights:
+        _load_state(net, weights)
+    return EfficientDet(net)
+
+
+# --------------------------------------------------------------------------------- transformers
+
+
+class Detr(nn.Module):
+    """transformers' DETR without padding masks, for a batch of canvases has nothing to mask.
+
+    (Its own forward pass looks at the mask's values, which neither traces nor counts.)
+    """
+
+    def __init__(self, net: nn.Module):
+        from transformers import DetrImageProcessor
+
+        super().__init__()
+        self.net, self.processor = net, DetrImageProcessor()
+        self.normalize = Normalize(self.processor.image_mean, self.processor.image_std)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, 3, H, W) RGB 0..255 -> class logits (B, 100, 92), boxes (B, 100, 4).
+
+        The last class is "no object"; boxes are centre, width and height as shares of the canvas.
+        """
+        net = self.net.model
+        features = net.backbone.model(self.normalize(images))[-1]
+        cells = net.input_projection(features).flatten(2).transpose(1, 2)
+        position = net.position_embedding(features.shape, features.device, features.dtype)
+        position = position.flatten(2).transpose(1, 2)
+        encoded = net.encoder(cells, spatial_position_embeddings=position).last_hidden_state
+        queries = net.query_position_embeddings.weight.repeat(len(images), 1, 1)
+        decoded = net.decoder(
+            torch.zeros_like(queries),
+            encoder_hidden_states=encoded,
+            spatial_position_embeddings=position,
+            object_queries_position_embeddings=queries,
+        ).last_hidden_state
+        relative = self.net.bbox_predictor(decoded).sigmoid()
+        return self.net.class_labels_classifier(decoded), relative
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, H, W), as of `LightDet`; a query gives one class.
+
+        DETR suppresses nothing, so `iou_threshold` has no effect.
+        """
+        from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
+
+        logits, relative = (x.float() for x in self(images))
+        outputs = DetrObjectDetectionOutput(logits=logits, pred_boxes=relative)
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        return [
+            _labelled(x["boxes"], x["scores"], x["labels"], images, max_detections)
+            for x in self.processor.post_process_object_detection(outputs, score_threshold, sizes)
+        ]
+
+
+def detr_r50(weights: Path | None = None) -> Detr:
+    """DETR with ResNet-50 (Carion et al. 2020) from transformers: 41,524,768 parameters.
+
+    91 classes and "no object"; batch norm is frozen: its numbers are constants. Its official
+    weights have 42.0 AP on val2017 with a short side of 800 pixels.
+    """
+    from transformers import DetrConfig, DetrForObjectDetection
+
+    config = DetrConfig(num_labels=NUM_IDS)
+    if not weights:
+        return Detr(DetrForObjectDetection(config))
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{weights}: cannot be read ({error})") from None
+    # the library knows the names that it gave its layers when the file was made
+    net, about = DetrForObjectDetection.from_pretrained(
+        None, config=config, state_dict=state, output_loading_info=True,
+        ignore_mismatched_sizes=True,  # it would draw them at random; they are an error below
+    )  # fmt: skip
+    wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
+    if wrong:
+        raise WeightsError(f"{weights}: not DETR's: {len(wrong)} tensors do not fit: {wrong[0]}, …")
+    return Detr(net)
+
+
+# ------------------------------------------------------------------------------------ the others
+
+
+def yolo(name: str, weights: Path | None = None) -> nn.Module:
+    """A darknet detector for COCO's 80 classes; see `darknet`."""
+    model = build_yolo(name)
+    if weights:
+        load_darknet_weights(model, weights)
+    return model
+
+
+def nanodet_m(param: Path | None = None, values: Path | None = None) -> nn.Module:
+    """NanoDet-m for COCO's 80 classes; see `nanodet`."""
+    return load_nanodet(param, values) if param else build_nanodet()
+
+
+def _load_state(net: nn.Module, path: Path) -> None:
+    """A .pth file of torchvision or effdet into their network."""
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+    except (EOFError, pickle.UnpicklingError, RuntimeError, TypeError) as error:
+        about = f"the weights of torchvision's or effdet's {type(net).__name__}"
+        raise WeightsError(f"{path}: damaged, or not {about}: {str(error)[:300]}") from None
+
+
+class Comparator(NamedTuple):
+    """One system of Table 1, or of its figures."""
+
+    title: str
+    make: Callable[..., nn.Module]  # untrained without arguments, else from the files `weights`
+    size: int  # pixels: side of the square canvas that it is timed on
+    classes: int  # class outputs, with background and unused ids; `detect` knows 80
+    score_threshold: float  # both thresholds: of its published evaluation
+    iou_threshold: float
+    weights: tuple[str, ...]  # names in data/weights; none: nobody publishes any that fit
+    printed: str  # what the paper's row shows in place of this network at this size
+
+
+COMPARATORS = {  # by their keys in paper.yaml's table1, and two that only the figures show
+    "ssd": Comparator(
+        "SSD300", ssd300, 300, 91, 0.01, 0.45, ("ssd300_vgg16_coco-b556d3b4.pth",),
+        "AP of SSD512*, size of SSD300 with VOC's 21 classes",
+    ),
+    "detr": Comparator(
+        "DETR-R50", detr_r50, 800, 92, 0.0, 1.0, ("detr-resnet-50.safetensors",),
+        "this network at a short side of 800 and a long one of up to 1333",
+    ),
+    "efficientdet_d0": Comparator(
+        "EfficientDet-D0", efficientdet_d0, 512, 90, 0.0, 0.5, ("efficientdet_d0-f3276ba8.pth",),
+        "this network, trained by Google; milliseconds in place of FPS",
+    ),
+    "retinanet_r101": Comparator(
+        "RetinaNet-R101", retinanet_r101, 512, 91, 0.05, 0.5, (),
+        "this network with P6 from C5, at a short side of 500; size unexplained",
+    ),
+    "yolov3": Comparator(
+        "YOLOv3", partial(yolo, "yolov3"), 416, 80, 0.005, 0.45, ("yolov3.weights",),
+        "AP at 608, FPS at 416",
+    ),
+    "yolov3_tiny": Comparator(
+        "YOLOv3-tiny", partial(yolo, "yolov3-tiny"), 416, 80, 0.005, 0.45, ("yolov3-tiny.weights",),
+        "this network at 416",
+    ),
+    "yolov4": Comparator(
+        "YOLOv4", partial(yolo, "yolov4"), 416, 80, 0.001, 0.6, ("yolov4.weights",),
+        "nothing in the tables, a point without numbers in Fig. 1",
+    ),
+    "yolov4_tiny": Comparator(
+        "YOLOv4-tiny", partial(yolo, "yolov4-tiny"), 416, 80, 0.001, 0.6, ("yolov4-tiny.weights",),
+        "this network at 416, AP and AP50 of two sources",
+    ),
+    "nanodet_m": Comparator(
+        "NanoDet-m", nanodet_m, 320, 80, 0.05, 0.6, ("nanodet-m.param", "nanodet-m.bin"),
+        "nothing in the tables, \"NanoDet-320\" in Figs. 6 and 7",
+    ),
+}  # fmt: skip
+
+
+def build(name: str, weights: Path | str | None = None) -> nn.Module:
+    """A comparator in eval mode, untrained, or with its official weights.
+
+    Args:
+        name: a key of COMPARATORS.
+        weights: the folder of official weights (data/weights); nothing is ever downloaded.
+
+    Raises:
+        ComparatorError: there is no such comparator, or nobody publishes weights that fit it.
+        WeightsError, DarknetError: a file is missing, damaged or of another network.
+    """
+    if name not in COMPARATORS:
+        raise ComparatorError(f"{name}: no such comparator; take one of {', '.join(COMPARATORS)}")
+    comparator = COMPARATORS[name]
+    if weights is None:
+        return comparator.make().eval()
+    if not comparator.weights:
+        raise ComparatorError(f"{name}: there are no official weights that fit this network")
+    return comparator.make(*(Path(weights, file) for file in comparator.weights)).eval()
+
+
+def count(model: nn.Module, size: int) -> dict[str, float]:
+    """Parameters, and the cost of one image.
+
+    Multiply-accumulates of convolutions, linear layers and attention's products, one MAC each;
+    biases, norms, activations, pooling and resizing are left out, as is usual. Only shapes are
+    computed, so that it takes no time, whatever the network.
+
+    Args:
+        model: takes images (B, 3, H, W).
+        size: side of the image in pixels.
+
+    Returns:
+        parameters (frozen batch norm has none) and gmac.
+    """
+    shapes, counter = copy.deepcopy(model).to("meta"), FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        shapes(torch.empty(1, 3, size, size, device="meta"))
+    flops = counter.get_total_flops()  # two for one MAC
+    return {"parameters": sum(p.numel() for p in model.parameters()), "gmac": flops / 2e9}
