@@ -14,41 +14,46 @@ import argparse
 import copy
 import io
 import json
-import math
+import logging
 import os
+import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import ncnn
 import numpy as np
 import onnx
-import onnxruntime
 import pnnx
 import torch
 import torch.nn.functional as F
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.config import UserError, run_cli
+from lightdet_core.config import UserError, load_config, run_cli
 from lightdet_core.model import QUALITY_TOPK, LightDet, load_weights
-from lightdet_core.pack import letterbox
+from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
+from lightdet_core.pack import letterbox, open_pack, pack_paths
+from lightdet_core.runtime import KEY, first_line, open_exported
 from lightdet_core.scenes import draw_scene
 
 OPSET = 17
-KEY = "lightdet"  # of the ONNX metadata, as in the weights file
 HALF = ".fp16"  # what the names of weights stored in fp16 end in
-NCNN_FP32, NCNN_FP16 = bytes(4), bytes.fromhex("476b3001")  # tags before a layer's weights
-# largest difference from torch, as a share of the largest output; fp16: of rounded weights
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05}
+STORED = r"(\.fp16|_quantized)$"  # the same, and onnxruntime's of int8
+# largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
+# of rounded activations, too, so that only the AP says what it costs
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
+QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad"]  # the kinds of nodes in int8
+CALIBRATION = 64  # images that int8 learns its ranges from
 
 
 class ExportError(UserError):
-    """A run that cannot be exported, or an exported file that cannot be used."""
+    """A run that cannot be exported."""
 
 
 # ----------------------------------------------------------------------------------- network
@@ -227,7 +232,7 @@ def convert_onnx(
                 dynamic_axes={name: {0: "B"} for name in ("images", *outputs)},
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(f"ONNX: cannot be converted: {_first_line(error)}") from None
+            raise ExportError(f"ONNX: cannot be converted: {first_line(error)}") from None
     full = onnx.load_from_string(buffer.getvalue())
     return {"fp32": full, "fp16": _store_half(full)}
 
@@ -251,6 +256,50 @@ def _store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     del half.graph.node[:]
     half.graph.node.extend(nodes)
     return half
+
+
+class _Canvases(CalibrationDataReader):
+    """Inputs one by one, as the library asks for them."""
+
+    def __init__(self, inputs: Iterable[np.ndarray], name: str):
+        self.feeds = ({name: x} for x in inputs)
+
+    def get_next(self) -> dict | None:
+        return next(self.feeds, None)
+
+
+def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.ModelProto:
+    """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
+
+    Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
+    by output channel, activations unsigned, which CPUs multiply fastest. What comes after the last
+    convolution of a level stays in fp32.
+
+    Args:
+        model: of `convert_onnx`, in fp32.
+        inputs: as the model takes them, with a batch axis.
+    """
+    name = model.graph.input[0].name
+    # the library warns and reports on the root logger
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as clutter:
+            source, plain, small = (Path(clutter, f"{x}.onnx") for x in ("net", "plain", "int8"))
+            source.write_bytes(model.SerializeToString())  # given the model, it would empty it
+            quant_pre_process(source, plain, skip_symbolic_shape=True)
+            quantize_static(
+                plain,
+                small,
+                _Canvases(inputs, name),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            return onnx.load(small)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, bytes]]:
@@ -287,103 +336,6 @@ def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, byt
     return found
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-# -------------------------------------------------------------------------------- using a file
-
-
-class Exported(NamedTuple):
-    """An exported network."""
-
-    about: dict  # of `describe`
-    run: Callable[[np.ndarray], list[np.ndarray]]  # images (B, S, S, 3) uint8 RGB -> its outputs
-
-
-def open_exported(path: Path | str, threads: int = 1) -> Exported:
-    """An exported file, ready to run on the CPU; it computes in fp32.
-
-    Args:
-        path: .onnx, or ncnn's .param with its .bin and .json beside it.
-
-    Raises:
-        ExportError: missing, damaged, or not written by this module.
-    """
-    path = Path(path)
-    if path.suffix not in (".onnx", ".param"):
-        raise ExportError(f"{path}: an .onnx or ncnn's .param file is needed")
-    about, outputs_of = (_open_onnx if path.suffix == ".onnx" else _open_ncnn)(path, threads)
-    wanted = (about["input"]["size"], about["input"]["size"], 3)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        if images.dtype != np.uint8 or images.shape[1:] != wanted:
-            found = f"{images.dtype} {images.shape}"
-            raise ExportError(f"{path}: images are {found}, uint8 (B, {wanted}) are needed")
-        return outputs_of(images)
-
-    return Exported(about, run)
-
-
-def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; they are raised, too
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # its errors have no common class
-        raise ExportError(f"{path}: not a usable ONNX file: {_first_line(error)}") from None
-    about = _parse(path, session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        if about["input"]["dtype"] == "float32":
-            images = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-        return session.run(list(about["outputs"]), {about["input"]["name"]: images})
-
-    return about, run
-
-
-def _open_ncnn(path: Path, threads: int) -> tuple[dict, Callable]:
-    about = path.with_suffix(".json")
-    for file in (path, path.with_suffix(".bin"), about):
-        if not file.is_file():
-            raise ExportError(f"{file}: not found; ncnn needs .param, .bin and .json side by side")
-    about = _parse(about, about.read_text())
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for option in ("packed", "storage", "arithmetic"):
-        setattr(net.opt, f"use_fp16_{option}", False)
-    net.opt.use_bf16_storage = False
-    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-        raise ExportError(f"{path}: ncnn cannot load it and its .bin; export the run again")
-
-    def run_one(image: np.ndarray) -> list[np.ndarray]:
-        extractor = net.create_extractor()
-        height, width = image.shape[:2]
-        # copies the pixels; `ncnn.Mat(array)` would not, nor keep the array alive
-        pixels = ncnn.Mat.from_pixels(
-            np.ascontiguousarray(image), ncnn.Mat.PixelType.PIXEL_RGB, width, height
-        )
-        extractor.input(about["input"]["name"], pixels)
-        return [np.array(extractor.extract(f"out{i}")[1]) for i in range(len(about["outputs"]))]
-
-    return about, lambda images: [
-        np.stack(output) for output in zip(*map(run_one, images), strict=True)
-    ]
-
-
-def _parse(path: Path, text: str) -> dict:
-    try:
-        about = json.loads(text)
-    except ValueError:
-        about = None
-    if not isinstance(about, dict) or not {"input", "outputs", "config"} <= about.keys():
-        raise ExportError(f"{path}: has no LightDet description; it is not a file of this export")
-    return about
-
-
 # -------------------------------------------------------------------------------------- export
 
 
@@ -392,50 +344,71 @@ def to_onnx(
     folder: Path | str,
     decoded: bool = False,
     uint8: bool = False,
-    half: bool = False,
+    precision: str = "fp32",
 ) -> dict:
     """A run as ONNX, checked in ONNX Runtime before it is put into place.
 
     Args:
         weights: weights.safetensors of the run.
-        folder: where <run>[-decoded][-uint8][-half].onnx goes; made when missing.
+        folder: where <run>[-decoded][-uint8][-<precision>].onnx goes; made when missing.
         decoded: scores and boxes instead of logits.
         uint8: images (B, S, S, 3) uint8 instead of (B, 3, S, S) float32, both 0..255.
-        half: the weights of convolutions stored in fp16; runtimes still compute in fp32.
+        precision: fp32; fp16, the weights of convolutions stored so while runtimes still compute
+            in fp32; or int8, of `quantize`, which needs the run's training images packed.
 
     Returns:
         files (paths), parity (largest absolute difference from torch by output), sizes (bytes of
-        the network in fp32 and in fp16), precision (which of the two was written) and sparsity
+        the network in fp32, fp16 and, if asked, int8), precision (which was written) and sparsity
         (of `check_pattern`).
 
     Raises:
         WeightsError: the weights are missing, damaged or of another architecture.
         ExportError: the folder cannot be written, or the exported network is not the same.
     """
-    job, example = _prepare(weights, folder, decoded, half, uint8=uint8)
+    job, example = _prepare(weights, folder, decoded, precision, uint8=uint8)
+    models = convert_onnx(job.module, example, list(job.module.outputs))
+    if precision == "int8":
+        images = calibration_images(job.about["config"])
+        models["int8"] = quantize(models["fp32"], (job.input(image[None]) for image in images))
     variants = {}
-    for precision, model in convert_onnx(job.module, example, list(job.module.outputs)).items():
-        about = job.about | {"precision": precision}
+    for name, model in models.items():
+        about = job.about | {"precision": name}
         onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
-        variants[precision] = {".onnx": model.SerializeToString()}
+        variants[name] = {".onnx": model.SerializeToString()}
     return _finish(job, variants)
 
 
+def calibration_images(config: dict) -> Iterator[np.ndarray]:
+    """Training images of a run (S, S, 3) uint8, evenly over its pack.
+
+    Raises:
+        ConfigError, DataError: the run's experiment is not in params.yaml any more, or its images
+            are not packed.
+    """
+    settings = load_config(config["experiment"], config["profile"])
+    size = config["model"]["input_size"]
+    images = open_pack(pack_paths(settings, "train", size)).images
+    for row in np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int):
+        yield letterbox(np.array(images[row]), size)
+
+
 def to_ncnn(
-    weights: Path | str, folder: Path | str, decoded: bool = False, half: bool = False
+    weights: Path | str, folder: Path | str, decoded: bool = False, precision: str = "fp32"
 ) -> dict:
     """A run as ncnn's .param and .bin, with a .json of what the host must know.
 
-    Arguments, result and errors as in `to_onnx`; blobs are in0, out0, out1, … Its input is float32
-    RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
+    Arguments, result and errors as in `to_onnx`, but there is no int8; blobs are in0, out0, out1,
+    … Its input is float32 RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
     """
-    job, example = _prepare(weights, folder, decoded, half, mish=nn.Mish)
+    if precision == "int8":
+        raise ExportError("int8: for ONNX only; take fp32 or fp16 for ncnn")
+    job, example = _prepare(weights, folder, decoded, precision, mish=nn.Mish)
     about = job.about
     about["input"]["name"] = "in0"  # pnnx's names
     variants = {}
-    for precision, (param, values) in convert_ncnn(job.module, example).items():
-        text = json.dumps(about | {"precision": precision}, indent=1) + "\n"
-        variants[precision] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
+    for name, (param, values) in convert_ncnn(job.module, example).items():
+        text = json.dumps(about | {"precision": name}, indent=1) + "\n"
+        variants[name] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
     return _finish(job, variants)
 
 
@@ -447,11 +420,17 @@ class _Job(NamedTuple):
     about: dict
     folder: Path
     name: str  # of the files
-    half: bool
+    precision: str
+
+    def input(self, images: np.ndarray) -> np.ndarray:
+        """Images (B, S, S, 3) uint8 as the network takes them."""
+        if self.module.uint8:
+            return images
+        return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
 
 
 def _prepare(
-    weights: Path | str, folder: Path | str, decoded: bool, half: bool, **forms
+    weights: Path | str, folder: Path | str, decoded: bool, precision: str, **forms
 ) -> tuple[_Job, Tensor]:
     """The job and an example input; the folder is tried before the work starts."""
     model, config, categories = load_weights(weights)
@@ -462,13 +441,10 @@ def _prepare(
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written to ({error.strerror})") from None
     module = deployable(model, config["model"]["input_size"], decoded, **forms)
-    flags = {"decoded": decoded, "uint8": module.uint8, "half": half}
+    flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
-    example = torch.from_numpy(example_images(module.size)[:1])
-    if not module.uint8:
-        example = example.permute(0, 3, 1, 2).float().contiguous()
-    job = _Job(model, module, describe(module, config, categories), folder, name, half)
-    return job, example
+    job = _Job(model, module, describe(module, config, categories), folder, name, precision)
+    return job, torch.from_numpy(job.input(example_images(module.size)[:1]))
 
 
 def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
@@ -518,25 +494,29 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
     """Checks the files in the precision that is asked for, then puts them into place.
 
     Args:
-        variants: file contents by suffix, the network's weights first, for fp32 and fp16.
+        variants: file contents by suffix, the network's weights first, by precision.
     """
-    precision = "fp16" if job.half else "fp32"
-    contents = variants[precision]
+    contents = variants[job.precision]
+    network, outputs = next(iter(contents)), list(job.module.outputs)
     images = example_images(job.module.size)
-    suffix = next(iter(contents))
-    with tempfile.TemporaryDirectory() as clutter:
-        for ending, content in contents.items():
-            Path(clutter, f"net{ending}").write_bytes(content)
-        entry = Path(clutter, "net.onnx" if suffix == ".onnx" else "net.param")
-        found = open_exported(entry).run(images)
-        pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
     wanted = expected(job.model, images, job.module.decoded)
+    # beside their place and under their names: the very files that were checked are moved there
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=job.folder) as aside:
+        files = [Path(aside, job.name + suffix) for suffix in contents]
+        for file, content in zip(files, contents.values(), strict=True):
+            file.write_bytes(content)
+        entry = Path(aside, job.name + (".param" if ".param" in contents else network))
+        parity = compare(open_exported(entry).run(images), wanted, outputs, job.precision)
+        pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
+        targets = [job.folder / file.name for file in files]
+        for file, target in zip(files, targets, strict=True):
+            os.replace(file, target)
     return {
-        "parity": compare(found, wanted, list(job.module.outputs), precision),
-        "sizes": {name: len(files[suffix]) for name, files in variants.items()},
-        "precision": precision,
+        "parity": parity,
+        "sizes": {name: len(forms[network]) for name, forms in variants.items()},
+        "precision": job.precision,
         "sparsity": pattern,
-        "files": _publish(job.folder, {job.name + e: c for e, c in contents.items()}),
+        "files": targets,
     }
 
 
@@ -586,63 +566,25 @@ def check_pattern(trained: dict[str, Tensor], exported: dict[str, Tensor]) -> di
     return counts
 
 
+def _as_float(values: np.ndarray) -> Tensor:
+    """int8 is symmetric, so that its zeros are zeros."""
+    return torch.tensor(values.astype(np.float32) if values.dtype == np.int8 else values)
+
+
 def _sparse_layers(state: dict[str, Tensor]) -> int:
     eligible = {name: weight for name, weight in state.items() if sparsity.eligible(name, weight)}
     return len(eligible) - len(sparsity.check_2to4(eligible))
 
 
 def stored_weights(path: Path) -> dict[str, Tensor]:
-    """The weights in an exported file (.onnx or .param) by name, as they are stored."""
+    """The weights in an exported file by name: all of an .onnx, a .param's convolutions."""
     if path.suffix == ".onnx":
         return {
-            tensor.name.removesuffix(HALF): torch.tensor(onnx.numpy_helper.to_array(tensor))
+            re.sub(STORED, "", tensor.name): _as_float(onnx.numpy_helper.to_array(tensor))
             for tensor in onnx.load(path).graph.initializer
         }
-    return _ncnn_weights(path.read_text(), path.with_suffix(".bin").read_bytes())
-
-
-def _ncnn_weights(param: str, network: bytes) -> dict[str, Tensor]:
-    """The weights (K, C, …) of convolutions in an ncnn export, as <layer>.weight.
-
-    Its .bin is one layer's numbers after the other, in the order of .param: plain ones of
-    MemoryData; of a convolution a tag that says fp32 or fp16, the weights, padded to 4 bytes, and
-    the bias in fp32.
-
-    Raises:
-        ExportError: the two do not belong together.
-    """
-    found, start = {}, 0
-    for line in param.splitlines()[2:]:
-        kind, name, *rest = line.split()
-        settings = {key: value for key, _, value in (part.partition("=") for part in rest)}
-        if kind == "MemoryData":
-            start += 4 * math.prod(int(settings.get(key, 1)) for key in ("0", "1", "2", "11"))
-        elif kind in ("Convolution", "ConvolutionDepthWise"):
-            rows, size, area = (int(settings[key]) for key in ("0", "6", "1"))
-            tag = network[start : start + 4]
-            dtype = {NCNN_FP32: np.float32, NCNN_FP16: np.float16}.get(tag)
-            if dtype is None:
-                raise ExportError(f"ncnn: the weights of {name} are not where .param puts them")
-            values = np.frombuffer(network, dtype, size, start + 4).copy()
-            start += 4 + -(-values.nbytes // 4) * 4 + 4 * rows * int(settings.get("5", 0))
-            found[f"{name}.weight"] = torch.from_numpy(values).reshape(rows, -1, area, area)
-    return found
-
-
-def _publish(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Writes all files aside, then gives them their names."""
-    targets = {folder / f".{name}.partial": folder / name for name in files}
-    try:
-        for aside, content in zip(targets, files.values(), strict=True):
-            aside.write_bytes(content)
-        for aside, target in targets.items():
-            os.replace(aside, target)
-    except OSError as error:
-        raise ExportError(f"{folder}: cannot be written to ({error.strerror})") from None
-    finally:
-        for aside in targets:
-            aside.unlink(missing_ok=True)
-    return list(targets.values())
+    layers = read_ncnn(path, path.with_suffix(".bin"))
+    return {f"{x.name}.weight": x.weight for x in layers if x.kind in CONVOLUTIONS}
 
 
 def summary(report: dict) -> list[str]:
@@ -669,16 +611,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder for the files")
     parser.add_argument("--decoded", action="store_true", help="scores and boxes, not logits")
     parser.add_argument("--uint8", action="store_true", help="input (B, S, S, 3) uint8; ONNX only")
-    parser.add_argument("--half", action="store_true", help="weights stored in fp16")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"),
+                        help="fp16: stored so; int8: computed so, ONNX only")  # fmt: skip
     args = parser.parse_args(arguments)
     if args.format == "onnx":
-        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.half)
+        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.precision)
     elif args.uint8:
         raise ExportError(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
         )
     else:
-        report = to_ncnn(args.weights, args.out, args.decoded, args.half)
+        report = to_ncnn(args.weights, args.out, args.decoded, args.precision)
     print("\n".join(summary(report)))
 
 

@@ -75,22 +75,23 @@ def build_nanodet(num_classes: int = 80) -> NanoDet:
 
 
 class Layer(NamedTuple):
-    """A line of a .param file; convolutions have their weights with them."""
+    """A line of a .param file, with the weights it has in the .bin."""
 
     kind: str
     name: str
     inputs: list[str]  # names of blobs, ncnn's word for tensors
     outputs: list[str]
     params: dict[int, float | list[float]]
-    weight: Tensor | None = None  # (outputs, inputs / groups, height, width) float32
+    weight: Tensor | None = None  # float32, a convolution's: (outputs, inputs / groups, H, W)
     bias: Tensor | None = None  # (outputs,)
 
 
 def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
     """The layers of an ncnn network in the order of the file.
 
-    Weights are read for `Convolution` and `ConvolutionDepthWise`, stored in 32 or 16 bits; where
-    other layers hold some, the .bin does not fit the .param and that is an error.
+    Weights are read for convolutions, for `Gemm` as pnnx writes linear layers (outputs, inputs),
+    and for `MemoryData`, stored in 32 or 16 bits; where other layers hold some, the .bin does not
+    fit the .param and that is an error.
 
     Raises:
         WeightsError: a file is missing, is no ncnn file, is damaged, or one does not fit the other.
@@ -111,23 +112,21 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
         return values
 
     for i, layer in enumerate(layers):
-        if layer.kind not in CONVOLUTIONS:
-            continue
-        shape = _weight_shape(layer, Path(param_path))
-        (storage,) = take("<u4", 1, layer.name).tolist()
-        if storage not in (FLOAT32, FLOAT16):
-            raise WeightsError(
-                f"{bin_path}: {layer.name} is stored as {storage:#010x}, expected 0 (32 bits) or "
-                f"{FLOAT16:#010x} (16 bits); is it the partner of {param_path}?"
-            )
-        dtype = "<f4" if storage == FLOAT32 else "<f2"
-        weight = torch.tensor(take(dtype, math.prod(shape), layer.name)).float().view(shape)
-        has_bias = layer.params.get(5)
-        bias = torch.tensor(take("<f4", shape[0], layer.name)) if has_bias else None
-        layers[i] = layer._replace(weight=weight, bias=bias)
+        tensors = []
+        for shape, tagged in _stored(layer, Path(param_path)):
+            (storage,) = take("<u4", 1, layer.name).tolist() if tagged else (FLOAT32,)
+            if storage not in (FLOAT32, FLOAT16):
+                raise WeightsError(
+                    f"{bin_path}: {layer.name} is stored as {storage:#010x}, expected 0 (32 bits) "
+                    f"or {FLOAT16:#010x} (16 bits); is it the partner of {param_path}?"
+                )
+            dtype = "<f4" if storage == FLOAT32 else "<f2"
+            values = take(dtype, math.prod(shape), layer.name)
+            tensors.append(torch.tensor(values).float().view(shape))
+        layers[i] = layer._replace(**dict(zip(("weight", "bias"), tensors, strict=False)))
     if start < len(data):
         raise WeightsError(
-            f"{bin_path}: {len(data)} bytes, but the convolutions of {param_path} have {start}"
+            f"{bin_path}: {len(data)} bytes, but the layers of {param_path} have {start}"
         )
     return layers
 
@@ -143,7 +142,7 @@ def load_nanodet(param_path: Path | str, bin_path: Path | str) -> NanoDet:
     model = build_nanodet().eval()
     modules = [x for x in model.modules() if isinstance(x, (nn.Conv2d, nn.BatchNorm2d))]
     ours = [i for i, x in enumerate(modules) if isinstance(x, nn.Conv2d)]
-    theirs = [layer for layer in read_ncnn(param_path, bin_path) if layer.weight is not None]
+    theirs = [x for x in read_ncnn(param_path, bin_path) if x.kind in CONVOLUTIONS]
     if len(theirs) != len(ours):
         raise WeightsError(
             f"{param_path}: not NanoDet-m: {len(theirs)} convolutions, expected {len(ours)}"
@@ -208,6 +207,26 @@ def _layer(line: str) -> Layer:
         numbers = [int(x) if x.lstrip("-").isdigit() else float(x) for x in values.split(",")]
         params |= {-23300 - int(key): numbers[1:]} if int(key) < 0 else {int(key): numbers[0]}
     return Layer(kind, name, rest[:start], rest[start:end], params)
+
+
+def _stored(layer: Layer, path: Path) -> list[tuple[tuple[int, ...], bool]]:
+    """Shapes of a layer's weight and bias, and whether a tag before each says how it is stored."""
+    params = layer.params
+    if layer.kind in CONVOLUTIONS:
+        shape = _weight_shape(layer, path)
+        return [(shape, True), (shape[:1], False)][: 2 if params.get(5) else 1]
+    if layer.kind == "Gemm":
+        shape = params.get(8, 0), params.get(9, 0)
+        has_bias = params.get(6) and params.get(10, 0) != -1
+        stored = [(shape, True)] * bool(params.get(5)) + [(shape[:1], True)] * bool(has_bias)
+    elif layer.kind == "MemoryData":
+        sides = (params.get(key, 0) for key in (2, 11, 1, 0))  # 0: an axis that it does not have
+        stored = [(tuple(side for side in sides if side), False)]
+    else:
+        return []
+    if not all(isinstance(x, int) and x > 0 for shape, _ in stored for x in shape):
+        raise WeightsError(f"{path}: damaged: {layer.name} has shapes {[s for s, _ in stored]}")
+    return stored
 
 
 def _weight_shape(layer: Layer, path: Path) -> tuple[int, int, int, int]:

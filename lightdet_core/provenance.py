@@ -28,7 +28,7 @@ def provenance(
         "seed": config.seed,
         "config_hash": config.hash,
         "config": dataclasses.asdict(config),
-        **_git_state(),
+        **git_state(),
         "hardware": hardware(device),
         "versions": {
             "python": platform.python_version(),
@@ -56,7 +56,7 @@ def hardware(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}; {text}" if device.type == "cuda" else text
 
 
-def _git_state() -> dict:
+def git_state() -> dict:
     """Commit, and whether code or settings differ from it; None outside of a git checkout."""
 
     def git(*args: str) -> str | None:

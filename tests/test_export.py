@@ -16,8 +16,9 @@ from torch import nn
 
 from lightdet_core import boxes, export, sparsity
 from lightdet_core.config import load_config, run_cli
-from lightdet_core.export import ExportError, deployable, open_exported
+from lightdet_core.export import ExportError, deployable
 from lightdet_core.model import LightDet, WeightsError, save_weights
+from lightdet_core.runtime import open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
@@ -201,8 +202,6 @@ def test_onnx_needs_nothing_else(onnx_export, net):
     torch.testing.assert_close(found, decoded, atol=1e-3, rtol=0)
     for one, row in zip(exported.run(images[1:2]), exported.run(images), strict=True):
         np.testing.assert_allclose(one[0], row[1], atol=1e-5)
-    with pytest.raises(ExportError, match=r"images are uint8 \(3, 64, 64, 3\)"):
-        exported.run(export.example_images(64))
 
 
 def test_onnx_in_half_precision(net):
@@ -262,35 +261,18 @@ def test_ncnn_weights_are_read_back(ncnn_export, net):
     assert digest == sorted((tuple(w.shape), w.double().sum().item()) for w in wanted)
 
 
-def test_ncnn_in_half_precision(net):
+def test_ncnn_in_half_precision(net, tmp_path):
     """The pattern survives ncnn's own rounding, and its layers are found behind fp16 ones."""
     module = deployable(net, SIZE, mish=nn.Mish)
     images = torch.from_numpy(export.example_images(SIZE)[:1]).permute(0, 3, 1, 2).float()
     param, values = export.convert_ncnn(module, images)["fp16"]
-    stored = export._ncnn_weights(param, values)
-    assert {w.dtype for w in stored.values()} == {torch.float16}
+    (tmp_path / "x.param").write_text(param)
+    (tmp_path / "x.bin").write_bytes(values)
+    stored = export.stored_weights(tmp_path / "x.param")
+    assert all(torch.equal(w, w.half().float()) for w in stored.values())
     masks = len(sparsity.make_masks(net))
     counts = export.check_pattern(net.state_dict(), stored)
     assert counts == {"eligible": masks, "trained": masks, "exported": masks}
-
-
-def test_ncnn_format_by_hand():
-    """Plain numbers, nine fp16 weights filled up to 20 bytes, a bias, and fp32 weights."""
-    param = """7767517
-3 3
-MemoryData mean 0 1 m 0=1 1=2
-ConvolutionDepthWise a 1 1 m x 0=1 1=3 11=3 5=1 6=9 7=1
-Convolution b 1 1 x y 0=2 1=1 11=1 5=0 6=4
-"""
-    half, full = np.arange(9, dtype=np.float16), np.float32([1, 2, 3, 4])
-    parts = [np.float32([7, 8]), export.NCNN_FP16, half, bytes(2), np.float32([5]), bytes(4), full]
-    network = b"".join(bytes(part) for part in parts)
-    found = export._ncnn_weights(param, network)
-    assert list(found) == ["a.weight", "b.weight"]
-    assert torch.equal(found["a.weight"], torch.arange(9).half().reshape(1, 1, 3, 3))
-    assert torch.equal(found["b.weight"], torch.tensor([[1.0, 2], [3, 4]])[..., None, None])
-    with pytest.raises(ExportError, match=r"weights of a are not where"):
-        export._ncnn_weights(param.replace("1=2", "1=3"), network)
 
 
 # ------------------------------------------------------------------------------------- checks
@@ -333,47 +315,41 @@ def test_operations_that_a_format_lacks():
         export.convert_onnx(Bessel(), torch.rand(1, 3), ["y"])
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
-    old = tmp_path / "a.bin"
+@pytest.fixture
+def finish(onnx_export, weights, tmp_path):
+    """`finish()` checks a file that is there already and puts it into place."""
+    job, _ = export._prepare(weights, tmp_path, decoded=False, precision="fp32", uint8=True)
+    content = onnx_export[0]["files"][0].read_bytes()
+    return lambda **changes: export._finish(
+        job._replace(**changes), {key: {".onnx": content} for key in ("fp32", "fp16")}
+    )
+
+
+def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
+    (tmp_path / "g5-s4-uint8.onnx").write_bytes(b"old")
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.head.towers[0][-1].bias[0] += 0.1
+    with pytest.raises(ExportError, match=r"cls_logits: .* differs from torch by 0\.1"):
+        finish(model=other)
+    assert names(tmp_path) == ["g5-s4-uint8.onnx"]
+    assert (tmp_path / "g5-s4-uint8.onnx").read_bytes() == b"old"
+    assert finish()["files"] == [tmp_path / "g5-s4-uint8.onnx"]
+    assert names(tmp_path) == ["g5-s4-uint8.onnx"]
+    assert open_exported(tmp_path / "g5-s4-uint8.onnx").about["categories"] == CATEGORIES
+
+
+def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
+    old = tmp_path / "g5-s4-uint8.onnx"
     old.write_bytes(b"old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export.os, "replace", full)
-    with pytest.raises(ExportError, match=r"cannot be written to \(No space left"):
-        export._publish(tmp_path, {"a.bin": b"new", "a.param": b"new"})
-    assert names(tmp_path) == ["a.bin"] and old.read_bytes() == b"old"
-
-
-def test_damaged_files_are_named(tmp_path, ncnn_export, onnx_export):
-    _, folder = ncnn_export
-    entry = tmp_path / "x.param"
-    for suffix in (".param", ".bin", ".json"):
-        with pytest.raises(ExportError, match=rf"x\{suffix}: not found"):
-            open_exported(entry)
-        source = folder / f"g5-s4-decoded{suffix}"
-        (tmp_path / f"x{suffix}").write_bytes(source.read_bytes())
-    open_exported(entry)
-    (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"x\.json: has no LightDet description"):
-        open_exported(entry)
-    (tmp_path / "x.json").write_bytes((folder / "g5-s4-decoded.json").read_bytes())
-    (tmp_path / "x.bin").write_bytes((tmp_path / "x.bin").read_bytes()[:-1000])
-    with pytest.raises(ExportError, match=r"x\.param: ncnn cannot load it"):
-        open_exported(entry)
-    whole = onnx_export[0]["files"][0].read_bytes()
-    cut = tmp_path / "x.onnx"
-    cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ExportError, match=r"x\.onnx: not a usable ONNX file"):
-        open_exported(cut)
-    model = onnx.load_from_string(whole)
-    del model.metadata_props[:]
-    onnx.save(model, cut)
-    with pytest.raises(ExportError, match=r"x\.onnx: has no LightDet description"):
-        open_exported(cut)
-    with pytest.raises(ExportError, match=r"x\.pt: an \.onnx or ncnn's \.param"):
-        open_exported(tmp_path / "x.pt")
+    with pytest.raises(OSError, match="No space left"):
+        finish()
+    assert names(tmp_path) == [old.name] and old.read_bytes() == b"old"
 
 
 def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
@@ -387,6 +363,33 @@ def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
         export.to_onnx(weights, tmp_path / "cut.safetensors")
 
 
+def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
+    """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
+    module = deployable(net, SIZE)
+    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:, None]
+    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))["fp32"]
+    small = export.quantize(full, inputs)
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("QuantizeLinear") > 20
+    assert len(small.SerializeToString()) < 0.4 * len(full.SerializeToString())
+    onnx.save(small, tmp_path / "x.onnx")
+    counts = export.check_pattern(net.state_dict(), export.stored_weights(tmp_path / "x.onnx"))
+    assert counts["exported"] == counts["trained"] == len(sparsity.make_masks(net)) > 0
+    sessions = [onnxruntime.InferenceSession(model.SerializeToString()) for model in (full, small)]
+    for x in inputs:
+        for a, b in zip(*(s.run(None, {"images": x}) for s in sessions), strict=True):
+            assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
+
+
+def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
+    with pytest.raises(ExportError, match="int8: for ONNX only"):
+        export.to_ncnn(weights, tmp_path, precision="int8")
+    monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "train-64")
+    with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
+        export.to_onnx(weights, tmp_path, precision="int8")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
 def test_command_line(tmp_path, weights, capsys, monkeypatch):
     found = {}
     report = {"parity": {"x": 1e-6}, "sizes": {"fp32": 8}, "precision": "fp32", "files": ["f"]}
@@ -395,9 +398,9 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
         monkeypatch.setattr(export, name, lambda *a, name=name: found.update({name: a}) or report)
     common = [str(weights), "--out", str(tmp_path)]
     export.main([*common, "--format", "onnx", "--uint8"])
-    export.main([*common, "--format", "ncnn", "--half", "--decoded"])
-    assert found["to_onnx"] == (weights, tmp_path, False, True, False)
-    assert found["to_ncnn"] == (weights, tmp_path, True, True)
+    export.main([*common, "--format", "ncnn", "--precision", "fp16", "--decoded"])
+    assert found["to_onnx"] == (weights, tmp_path, False, True, "fp32")
+    assert found["to_ncnn"] == (weights, tmp_path, True, "fp16")
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
     with pytest.raises(ExportError, match=r"--uint8: .*from_pixels"):

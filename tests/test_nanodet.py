@@ -83,11 +83,40 @@ def test_reader_agrees_with_the_ncnn_runtime(tmp_path, half):
     torch.testing.assert_close(x[0], expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_linear_layers_and_constants_agree_with_the_ncnn_runtime(tmp_path, half):
+    """As pnnx writes them; an odd number of weights, which 16 bits have to fill up."""
+    param, weights = tmp_path / "net.param", tmp_path / "net.bin"
+    linear = "10=4 2=0 3=1 4=0 5=1 6=1 7=2 8=5 9=3"
+    param.write_text(
+        "7767517\n4 4\nInput in 0 1 x\nMemoryData m 0 1 y 0=3 1=2\n"
+        f"Gemm a 1 1 x z {linear}\nGemm b 1 1 y w {linear.replace('10=4', '10=-1')}\n"
+    )
+    torch.manual_seed(3)
+    constant, *factors = torch.rand(2, 3), torch.rand(5, 3), torch.rand(5), torch.rand(5, 3)
+    data = constant.numpy().tobytes()
+    for values in factors:
+        raw = values.numpy().astype("<f2" if half else "<f4").tobytes()
+        data += struct.pack("<I", 0x01306B47 if half else 0) + raw + b"\0" * (-len(raw) % 4)
+    weights.write_bytes(data)
+    _, m, a, b = read_ncnn(param, weights)
+    assert torch.equal(m.weight, constant) and m.bias is None and b.bias is None
+    for found, wanted in zip((a.weight, a.bias, b.weight), factors, strict=True):
+        assert torch.equal(found, wanted.half().float() if half else wanted)
+    x = torch.rand(2, 3)
+    z, w = run_ncnn(param, weights, x.numpy(), "x", ["z", "w"])
+    torch.testing.assert_close(z, F.linear(x, a.weight, a.bias), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(w, F.linear(constant, b.weight), atol=1e-6, rtol=1e-5)
+    param.write_text(param.read_text().replace("8=5", "8=-5"))
+    with pytest.raises(WeightsError, match=r"net\.param: damaged: a has shapes \[\(-5, 3\)"):
+        read_ncnn(param, weights)
+
+
 def test_damaged_files_are_named(tmp_path):
     param, weights = write(tmp_path, tiny(), half=False)
     text, data = param.read_text(), weights.read_bytes()
     size = len(data)
-    longer = rf"{size + 4} bytes, but the convolutions of .*net\.param have {size}"
+    longer = rf"{size + 4} bytes, but the layers of .*net\.param have {size}"
     for wrong, message in [
         (data[:-4], "ends within the weights of conv2: 16 bytes left, 20 expected"),
         (b"", "ends within the weights of conv0: 0 bytes left, 4 expected"),

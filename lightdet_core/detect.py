@@ -1,0 +1,400 @@
+"""Detections on one's own images, with a trained run or an exported file.
+
+    python -m lightdet_core.detect runs/demo/g5-s0/weights.safetensors photos --out found
+
+WEIGHTS is a run's .safetensors (in torch), or an .onnx or ncnn's .param of `export`; IMAGE is an
+image, a folder (its images and those of folders in it) or a video, which needs OpenCV. The folder
+of --out gets them with their boxes drawn, and detections.json in COCO's form. Where a file that
+would be written exists, nothing is done without --overwrite; inputs are never overwritten.
+Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lightdet_core import boxes
+from lightdet_core.boxes import Detections
+from lightdet_core.config import UserError, run_cli
+from lightdet_core.datasets import DataError, write_json
+from lightdet_core.pack import letterbox, letterbox_transform, read_image
+from lightdet_core.runtime import Exported, open_exported
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
+RESULT = "detections.json"
+TOLD_EVERY = 5.0  # seconds between two lines about a video
+
+Find = Callable[..., Detections]  # canvas (S, S, 3) uint8, three limits -> boxes on the canvas
+
+
+class DetectError(UserError):
+    """Something that cannot be detected on, or results that have no place to go."""
+
+
+# ---------------------------------------------------------------------------------- a detector
+
+
+class Detector(NamedTuple):
+    """A network that is ready to use.
+
+    `detect(image, score_threshold, iou_threshold=0.6, max_detections=100)` takes (H, W, 3) uint8
+    RGB and gives `Detections` in pixels of that image, clipped to it.
+    """
+
+    detect: Callable[..., Detections]
+    categories: list[dict]  # {"id", "name"} by label
+    size: int  # side of the network's canvas in pixels
+
+
+def open_detector(path: Path | str, threads: int = 1) -> Detector:
+    """A detector from a run's .safetensors, or from an exported .onnx or ncnn .param file.
+
+    Args:
+        threads: that the network may use; with .safetensors they are set for all of torch.
+
+    Raises:
+        DetectError, WeightsError, NetworkFileError: missing, damaged, or not written by LightDet.
+        From `detect`, DetectError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
+    """
+    path = Path(path)
+    if threads < 1:
+        raise DetectError(f"threads {threads}: at least 1 is needed")
+    if path.suffix == ".safetensors":
+        find, categories, size = _torch_detector(path, threads)
+    elif path.suffix in (".onnx", ".param"):
+        exported = open_exported(path, threads)
+        find, categories = exported_find(exported), exported.about["categories"]
+        size = exported.about["input"]["size"]
+    else:
+        raise DetectError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
+
+    def detect(
+        image: np.ndarray,
+        score_threshold: float,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> Detections:
+        check_share("score_threshold", score_threshold)
+        check_share("iou_threshold", iou_threshold)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise DetectError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
+        found = find(letterbox(image, size), score_threshold, iou_threshold, max_detections)
+        height, width = image.shape[:2]
+        return found._replace(boxes=_on_image(found.boxes, width, height, size))
+
+    return Detector(detect, categories, size)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a DetectError unless the value is in 0..1."""
+    if not 0 <= value <= 1:
+        raise DetectError(f"{name} {value}: a number from 0 to 1 is needed")
+
+
+def _torch_detector(path: Path, threads: int) -> tuple[Find, list[dict], int]:
+    from lightdet_core.model import load_weights  # here: exported files need neither it nor timm
+
+    torch.set_num_threads(threads)
+    model, config, categories = load_weights(path)
+
+    def find(canvas: np.ndarray, *limits: float) -> Detections:
+        images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
+        return model.detect(images, *limits)[0]
+
+    return find, categories, config["model"]["input_size"]
+
+
+def exported_find(exported: Exported) -> Find:
+    """`LightDet.detect` for an exported network, raw or decoded.
+
+    Cells without a class above the threshold go first, by their logits: the quality of GFLv2 is
+    at most 1, so that none of them can come back. Only what is left is decoded.
+    """
+    size, decoded = exported.about["input"]["size"], exported.about["form"] == "decoded"
+    points, strides, _ = boxes.level_grid(size, size)
+
+    def find(canvas: np.ndarray, score_threshold: float, *limits: float) -> Detections:
+        outputs = [output[0] for output in exported.run(canvas[None])]
+        # a little lower: where rounding matters, `boxes.detect` decides
+        limit = float(torch.tensor(float(score_threshold)).logit()) - 1e-3
+        # in numpy: torch's threads and the runtime's would wait for each other
+        left = (outputs[0] > (score_threshold if decoded else limit)).any(1)
+        scores, xyxy, *quality = (torch.from_numpy(output[left]) for output in outputs)
+        if not decoded:
+            scores, xyxy = scores.sigmoid(), boxes.decode(xyxy, points[left], strides[left])
+        for logits in quality:
+            scores = scores * logits.sigmoid()
+        limits = score_threshold, *limits
+        return boxes.detect_batch(scores[None], xyxy[None], (size, size), *limits)[0]
+
+    return find
+
+
+def _on_image(xyxy: Tensor, width: int, height: int, size: int) -> Tensor:
+    """Boxes on the canvas (N, 4) -> in pixels of the image, clipped to it."""
+    scale_x, scale_y, left, top = map(float, letterbox_transform(width, height, size))
+    corners = xyxy.double().view(-1, 2, 2)
+    corners = (corners - corners.new_tensor([left, top])) / corners.new_tensor([scale_x, scale_y])
+    limit = corners.new_tensor([width, height])
+    return corners.clamp(min=0).minimum(limit).flatten(1).float()
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Each image or video, and the path of its drawing; nothing is written.
+
+    Drawings have the name of their input, in a folder its path within; the second of the same
+    name is called name-2. Images in `out` itself, from an earlier call, are left out of folders.
+
+    Raises:
+        DetectError: nothing there, no images in a folder, a video without OpenCV, or a file that
+            would be overwritten: never an input, others only if `overwrite`.
+    """
+    named = [pair for source in sources for pair in _images(source, out)]
+    for video in (file for file, _ in named if _is_video(file)):
+        _opencv(video)
+    jobs, taken = [], set()
+    for file, name in named:
+        jpeg = file.suffix.lower() in (".jpg", ".jpeg")
+        suffix = ".mp4" if _is_video(file) else ".jpg" if jpeg else ".png"
+        target, number = name.with_suffix(suffix), 1
+        while str(target).lower() in taken:  # some file systems do not tell A from a
+            number += 1
+            target = name.with_name(f"{name.stem}-{number}{suffix}")
+        taken.add(str(target).lower())
+        jobs.append((file, out / target))
+    existing = [path for path in (out / RESULT, *(t for _, t in jobs)) if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {len(existing) - 1} more)" if existing[1:] else ""
+        raise DetectError(f"{existing[0]}: exists{more}; choose another --out or add --overwrite")
+    inputs = {file.stat()[1:3] for file, _ in jobs}  # inode and device, whatever the name
+    for path in existing:
+        if path.stat()[1:3] in inputs:
+            raise DetectError(f"{path}: is an input and would be lost; choose another --out")
+    return jobs
+
+
+def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
+    """What an IMAGE of the command line stands for: (file, name) pairs."""
+    if source.is_file():
+        return [(source, Path(source.name))]
+    if not source.is_dir():
+        raise DetectError(f"{source}: not found; an image, a folder of images or a video is needed")
+    out = out.resolve()
+    own = out if source.resolve() in out.parents else None
+    files = sorted(
+        file
+        for file in source.rglob("*")
+        if file.suffix.lower() in PICTURES
+        and not file.name.startswith(".")
+        and file.is_file()
+        and own not in file.resolve().parents
+    )
+    if not files:
+        raise DetectError(f"{source}: no images in it; known are {', '.join(PICTURES)}")
+    return [(file, file.relative_to(source)) for file in files]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def _opencv(path: Path) -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise DetectError(
+            f"{path}: videos need OpenCV: pip install opencv-python-headless ({error})"
+        ) from None
+    return cv2
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end without error gets the name of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".partial-{path.name}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------- drawing
+
+
+def draw(image: np.ndarray, found: Detections, names: list[str]) -> Image.Image:
+    """The image (H, W, 3) uint8 with its boxes, named and scored, a colour by class.
+
+    Args:
+        names: of the classes by label.
+    """
+    from lightdet_core.report import COLORS  # here: pandas and matplotlib take seconds to load
+
+    picture = Image.fromarray(image)
+    pen, side = ImageDraw.Draw(picture), max(picture.size)
+    line, font = max(2, side // 300), ImageFont.load_default(max(11, side // 45))
+    corners = found.boxes.round().int()
+    rows = zip(corners.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    for (x0, y0, x1, y1), score, label in reversed(list(rows)):  # the best on top
+        color = COLORS[(label + 1) % len(COLORS)]  # with the first as in `draw.FOUND`
+        x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)  # the last pixel, no longer an edge
+        pen.rectangle((x0, y0, x1, y1), outline="white", width=line + 1)  # a rim, as in `draw`
+        pen.rectangle((x0, y0, x1, y1), outline=color, width=line)
+        text = f"{names[label]} {score:.2f}"
+        width, height = (math.ceil(value) + 2 for value in pen.textbbox((0, 0), text, font)[2:])
+        left = max(0, min(x0, picture.width - width))
+        top = y0 - height if y0 >= height else y0
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+        pen.text((left + 1, top + 1), text, "white", font)
+    return picture
+
+
+def detect_files(
+    detector: Detector,
+    jobs: list[tuple[Path, Path]],
+    score_threshold: float,
+    progress: Callable[[str], None] = print,
+) -> tuple[dict, list[float]]:
+    """Draws each job of `plan`.
+
+    Returns:
+        A COCO dict (file_name is the input; a video has one image per frame, with frame_id from
+        0), and the seconds from each decoded image to its boxes.
+
+    Raises:
+        DetectError: an input cannot be read. Drawings that are done stay.
+    """
+    coco = {"images": [], "annotations": [], "categories": detector.categories}
+    names, times = [category["name"] for category in detector.categories], []
+
+    def look(image: np.ndarray, **about: object) -> Image.Image:
+        start = time.perf_counter()
+        found = detector.detect(image, score_threshold)
+        times.append(time.perf_counter() - start)
+        height, width = image.shape[:2]
+        entry = {"id": len(coco["images"]) + 1, **about, "width": width, "height": height}
+        coco["images"].append(entry)
+        coco["annotations"] += _annotations(
+            found, entry["id"], len(coco["annotations"]) + 1, detector.categories
+        )
+        return draw(image, found, names)
+
+    for number, (file, target) in enumerate(jobs, start=1):
+        before = len(coco["annotations"])
+        try:
+            if _is_video(file):
+                _draw_video(file, target, look, progress)
+            else:
+                picture = look(read_image(file), file_name=file.as_posix())
+                with _aside(target) as aside:
+                    picture.save(aside, quality=92)  # a JPEG's; PNG has none
+        except DataError as error:
+            raise DetectError(f"{error}; repair it or leave it out") from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted: {number - 1} of {len(jobs)} are drawn, {RESULT} is not written"
+            ) from None
+        count = len(coco["annotations"]) - before
+        progress(f"{number}/{len(jobs)} {file}: {count} boxes -> {target}")
+    return coco, times
+
+
+def _annotations(
+    found: Detections, image_id: int, first_id: int, categories: list[dict]
+) -> list[dict]:
+    """COCO annotations with a score; boxes are rounded to 0.001 px, scores to 1e-6."""
+    corners = found.boxes.double()
+    xywh = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).numpy().round(3)
+    rows = zip(xywh.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    return [
+        {
+            "id": first_id + row,
+            "image_id": image_id,
+            "category_id": categories[label]["id"],
+            "bbox": box,
+            "area": round(box[2] * box[3], 3),
+            "iscrowd": 0,
+            "score": round(score, 6),
+        }
+        for row, (box, score, label) in enumerate(rows)
+    ]
+
+
+def _draw_video(
+    file: Path, target: Path, look: Callable[..., Image.Image], progress: Callable[[str], None]
+) -> None:
+    """Draws every frame; the sound is left out."""
+    cv2 = _opencv(file)
+    video, writer, count, told = cv2.VideoCapture(str(file)), None, 0, time.monotonic()
+    rate, stated = (video.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+    with _aside(target) as aside:
+        try:
+            while (frame := video.read()[1]) is not None:
+                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                picture = look(image, file_name=file.as_posix(), frame_id=count)
+                if writer is None:
+                    code = cv2.VideoWriter_fourcc(*"mp4v")
+                    writer = cv2.VideoWriter(str(aside), code, rate, picture.size)
+                    if not writer.isOpened():
+                        raise DetectError(
+                            f"{target}: OpenCV cannot write {picture.size} pixels at {rate:g} "
+                            "frames/s; convert the video with ffmpeg first"
+                        )
+                writer.write(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
+                count += 1
+                if time.monotonic() - told > TOLD_EVERY:
+                    told = time.monotonic()
+                    progress(f"{file}: {count} of about {stated:.0f} frames")
+        finally:
+            video.release()
+            if writer is not None:
+                writer.release()
+        if writer is None:
+            raise DetectError(f"{file}: no frame can be read; is it a whole video?")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Detect objects on images and videos.")
+    parser.add_argument("weights", type=Path, help=".safetensors, .onnx or ncnn's .param")
+    parser.add_argument("images", type=Path, nargs="+", metavar="image",
+                        help="an image, a folder of images, or a video")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, help=f"folder for drawings and {RESULT}")
+    parser.add_argument("--score", type=float, default=0.3, help="boxes above it (default: 0.3)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    args = parser.parse_args(arguments)
+    check_share("--score", args.score)
+    jobs = plan(args.images, args.out, args.overwrite)
+    detector = open_detector(args.weights, args.threads)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DetectError(f"{args.out}: cannot be a folder ({error.strerror})") from None
+    coco, times = detect_files(detector, jobs, args.score, lambda line: print(line, flush=True))
+    write_json(args.out / RESULT, coco)
+    print(
+        f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {args.score:g}; "
+        f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
+        f"wrote {args.out / RESULT}"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,163 @@
+"""Runs what `export` wrote, ONNX or ncnn, on the CPU: the file alone, without torch's network.
+
+    run = open_exported("exported/g5-s0-uint8.onnx", threads=2).run
+
+Tensor legend: B images · S input size.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import ncnn
+import numpy as np
+import onnxruntime
+
+from lightdet_core.config import UserError
+
+KEY = "lightdet"  # of the description in ONNX's metadata, as in the weights file
+NEEDED = {"form", "input", "outputs", "categories", "config"}  # in a description
+AGAIN = "export the run again"
+
+
+class NetworkFileError(UserError):
+    """An exported file that cannot be used; the message names the file and the reason."""
+
+
+class Exported(NamedTuple):
+    """An exported network."""
+
+    about: dict  # of `export.describe`
+    run: Callable[[np.ndarray], list[np.ndarray]]  # images (B, S, S, 3) uint8 RGB -> its outputs
+
+
+def open_exported(path: Path | str, threads: int = 1) -> Exported:
+    """An exported file, ready to run on the CPU; it computes in fp32.
+
+    Args:
+        path: .onnx, or ncnn's .param with its .bin and .json beside it.
+        threads: that it may use.
+
+    Raises:
+        NetworkFileError: missing, damaged, or not written by `export`; from `run`: other images.
+    """
+    path = Path(path)
+    if path.suffix not in (".onnx", ".param"):
+        raise NetworkFileError(f"{path}: an .onnx or ncnn's .param file is needed")
+    about, outputs_of = (_open_onnx if path.suffix == ".onnx" else _open_ncnn)(path, threads)
+    wanted = (about["input"]["size"], about["input"]["size"], 3)
+    stated = [tuple(shape) for shape in about["outputs"].values()]
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if images.dtype != np.uint8 or images.shape[1:] != wanted:
+            found = f"{images.dtype} {images.shape}"
+            raise NetworkFileError(f"{path}: images are {found}, uint8 (B, {wanted}) are needed")
+        outputs = outputs_of(images)
+        shapes = [output.shape[1:] for output in outputs]
+        if shapes != stated:
+            raise NetworkFileError(
+                f"{path}: gives {shapes}, but its description says {stated}; {AGAIN}"
+            )
+        return outputs
+
+    return Exported(about, run)
+
+
+def onnx_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU from a file or its content; its errors are raised, not printed."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
+    if not path.is_file():
+        raise NetworkFileError(f"{path}: not found; check the path")
+    try:
+        session = onnx_session(path, threads)
+    except Exception as error:  # its errors have no common class
+        reason = first_line(error)
+        raise NetworkFileError(f"{path}: not a usable ONNX file: {reason}") from None
+    about = _parse(path, session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if about["input"]["dtype"] == "float32":
+            images = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        return session.run(list(about["outputs"]), {about["input"]["name"]: images})
+
+    return about, run
+
+
+def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat], list[np.ndarray]]:
+    """A network on the CPU in fp32, from pnnx's .param and the .bin beside it.
+
+    Args:
+        outputs: their number; they are called out0, out1, … and the input in0.
+
+    Returns:
+        From pixels of `ncnn_pixels` to its outputs, without an axis for the batch.
+
+    Raises:
+        NetworkFileError: ncnn cannot load it; when it is called: an output is not there.
+    """
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for option in ("packed", "storage", "arithmetic"):
+        setattr(net.opt, f"use_fp16_{option}", False)
+    net.opt.use_bf16_storage = False
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise NetworkFileError(f"{path}: ncnn cannot load it and its .bin; {AGAIN}")
+
+    def run(pixels: ncnn.Mat) -> list[np.ndarray]:
+        extractor = net.create_extractor()
+        extractor.input("in0", pixels)
+        found = [extractor.extract(f"out{i}") for i in range(outputs)]
+        if any(code for code, _ in found):  # what came with it must not be touched
+            raise NetworkFileError(f"{path}: does not have {outputs} outputs; {AGAIN}")
+        return [np.array(values) for _, values in found]
+
+    return run
+
+
+def ncnn_pixels(canvas: np.ndarray) -> ncnn.Mat:
+    """(S, S, 3) uint8 RGB -> float32 for a network; `ncnn.Mat(array)` would not copy it."""
+    height, width = canvas.shape[:2]
+    kind = ncnn.Mat.PixelType.PIXEL_RGB
+    return ncnn.Mat.from_pixels(np.ascontiguousarray(canvas), kind, width, height)
+
+
+def _open_ncnn(path: Path, threads: int) -> tuple[dict, Callable]:
+    description = path.with_suffix(".json")
+    for file in (path, path.with_suffix(".bin"), description):
+        if not file.is_file():
+            raise NetworkFileError(
+                f"{file}: not found; ncnn needs .param, .bin and .json side by side"
+            )
+    about = _parse(description, description.read_text(errors="replace"))
+    network = ncnn_network(path, len(about["outputs"]), threads)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        outputs = zip(*(network(ncnn_pixels(image)) for image in images), strict=True)
+        return [np.stack(output) for output in outputs]
+
+    return about, run
+
+
+def _parse(path: Path, text: str) -> dict:
+    try:
+        about = json.loads(text)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not NEEDED.issubset(about):
+        raise NetworkFileError(
+            f"{path}: has no LightDet description; it is not a file of lightdet_core.export"
+        )
+    return about
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,208 @@
+"""Table 1 and the figures about speed: what is printed and what was measured, each by itself.
+
+Input is the `table1` of paper.yaml, results/<profile>/benchmarks/latency.json of `latency` and
+results/official/*.json of `comparators`.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lightdet_core.config import ROOT
+from lightdet_core.report import COLORS, PRINTED_COLOR, ReportError
+
+AUDIT_NOTE = (
+    "No row but the last was measured by the paper's authors: accuracies come from other papers at "
+    "other sizes and test sets, speeds from other people's hardware. Certainty: `read` in the "
+    "primary source, `recalled` from it, `computed` from the architecture."
+)
+
+
+def read_latency(path: Path) -> dict:
+    """What `python -m lightdet_core.latency` wrote.
+
+    Raises:
+        ReportError: it is not there, or is something else.
+    """
+    try:
+        found = json.loads(path.read_text())
+        found["systems"], found["latency"], found["not_possible"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ReportError(
+            f"{path}: not there or not readable; python -m lightdet_core.latency writes it"
+        ) from None
+    return found
+
+
+def printed_table(paper: dict) -> pd.DataFrame:
+    """Table 1 as the paper prints it, whatever the units mean."""
+    rows = [
+        {"model": row["model"], "backbone": row["backbone"], **row["printed"]}
+        for row in paper["table1"].values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def audit_table(paper: dict) -> pd.DataFrame:
+    """Where each printed number comes from."""
+    rows = [
+        {
+            "model": row["model"],
+            "AP printed": row["printed"]["AP"],
+            "its source": row["accuracy"]["source"],
+            "measured on": row["accuracy"]["protocol"],
+            "FPS printed": row["printed"]["FPS"],
+            "its source ": row["speed"]["source"],
+            "hardware": row["speed"]["hardware"],
+            "certainty": row["speed"].get("source_certainty", ""),
+            "size printed": row["printed"]["size"],
+            "size by count": row.get("true_size", ""),
+        }
+        for row in paper["table1"].values()
+    ]
+    return pd.DataFrame(rows)
+
+
+def speed_table(found: dict) -> pd.DataFrame:
+    """One row per runtime, system and part, with its ratio to the reference of the same ones.
+
+    `ratio` is the time divided by that of YOLOv4-tiny in the same runtime, so below 1 is faster;
+    NaN where YOLOv4-tiny could not be run. `spread` is the middle 80 % in percent of the median.
+    """
+    table = pd.DataFrame(found["latency"])
+    reference = table[table["system"] == found["reference"]]
+    times = reference.set_index(["runtime", "part"])["median_ms"]
+    base = [times.get((row.runtime.removesuffix(" int8"), row.part)) for row in table.itertuples()]
+    table["ratio"] = table["median_ms"] / pd.Series(base, dtype=float)
+    table["spread"] = 100 * (table["p90_ms"] - table["p10_ms"]) / table["median_ms"]
+    titles = {system["key"]: system["title"] for system in found["systems"]}
+    table.insert(0, "title", table["system"].map(titles))
+    return table
+
+
+def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.DataFrame:
+    """Table 1 on this machine: one row per system, all of it measured here.
+
+    Args:
+        found: of `read_latency`.
+        official: `accuracies()`: AP of official weights, where they are at hand.
+    """
+    speed = speed_table(found).set_index(["system", "runtime", "part"])
+    rows = []
+    for system in found["systems"]:
+        row = {
+            "model": system["title"],
+            "input size": system["size"],
+            "parameters": int(system["parameters"]),
+            "GMAC": float(system["gmac"]),
+        }
+        for runtime in ("onnxruntime", "ncnn"):
+            size = system["bytes"].get(runtime, float("nan"))
+            row[f"{runtime} file, MiB"] = size / 2**20
+        for runtime in ("torch", "onnxruntime", "ncnn"):
+            for part in ("network", "boxes"):
+                place = (system["key"], runtime, part)
+                known = place in speed.index
+                row[f"{runtime} {part}, ms"] = speed.at[place, "median_ms"] if known else np.nan
+            place = (system["key"], runtime, "network")
+            row[f"{runtime} ratio"] = speed.at[place, "ratio"] if place in speed.index else np.nan
+        metrics = (official or {}).get(system["key"], {})
+        row["AP, official weights"] = 100 * metrics["AP"] if metrics else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def accuracies(folder: Path | None = None) -> dict[str, dict]:
+    """What `python -m lightdet_core.comparators` measured, by comparator; {} if nothing."""
+    files = sorted((folder or ROOT / "results" / "official").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def plot_printed(paper: dict) -> Figure:
+    """Fig. 1 from the numbers of Table 1: AP over FPS, both as printed."""
+    figure, axis = plt.subplots(figsize=(8, 4.6))
+    rows = paper["table1"].values()
+    for row in rows:
+        x, y = row["printed"]["FPS"], row["printed"]["AP"]
+        ours = row["model"] == "Proposed"
+        axis.scatter(x, y, s=70, marker="s", color=COLORS[1] if ours else PRINTED_COLOR)
+        hardware = "" if ours else f" ({row['speed']['hardware']})"
+        right = x > 250
+        axis.annotate(
+            row["model"] + hardware, (x, y), textcoords="offset points",
+            xytext=(-8 if right else 8, 6), ha="right" if right else "left", fontsize=9,
+        )  # fmt: skip
+    axis.set(xlabel="FPS as printed, each on other hardware", ylabel="AP as printed, percent")
+    axis.set_title("printed: nothing here was measured by us")
+    axis.margins(0.12)
+    return figure
+
+
+def plot_measured(paper: dict, found: dict, runtime: str = "onnxruntime") -> Figure:
+    """The same systems, all timed here: the published AP over the measured speed.
+
+    The heights are still those that others publish; only the places from left to right are ours.
+    """
+    speed = speed_table(found)
+    speed = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
+    times = speed.set_index("system")[["median_ms", "p10_ms", "p90_ms"]]
+    figure, axis = plt.subplots(figsize=(8, 4.6))
+    for key, row in paper["table1"].items():
+        system = "g5" if key == "proposed" else key
+        if system not in times.index:
+            continue
+        middle, low, high = 1000 / times.loc[system]
+        y, color = row["printed"]["AP"], COLORS[1] if key == "proposed" else COLORS[0]
+        axis.errorbar(middle, y, xerr=[[middle - high], [low - middle]], color=color, capsize=3)
+        axis.scatter(middle, y, s=70, color=color, facecolor="white", zorder=3)
+        right = middle > 20
+        axis.annotate(
+            row["model"], (middle, y), textcoords="offset points",
+            xytext=(-8 if right else 8, 6), ha="right" if right else "left", fontsize=9,
+        )  # fmt: skip
+    axis.set(
+        xscale="log",
+        xlabel=f"images/s of the network alone, measured: {runtime}, {found['threads']} threads",
+        ylabel="AP as printed (not measured here)",
+    )
+    axis.set_title("speed measured in one run on one machine, bar: middle 80 %")
+    axis.margins(0.12)
+    return figure
+
+
+def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
+    """Accuracy against latency of our own variants, one panel per runtime.
+
+    Args:
+        table: of `report.run_table`: AP measured on a profile, mean and spread over seeds.
+        found: latency at the paper's size (416 px and 80 classes) on this machine.
+    """
+    speed = speed_table(found)
+    speed = speed[speed["part"] == "network"]
+    runtimes = [r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])]
+    figure, axes = plt.subplots(1, len(runtimes), figsize=(9.5, 4.2), sharey=True, squeeze=False)
+    shown = table[table["experiment"].isin(speed["system"])]
+    for axis, runtime in zip(axes[0], runtimes, strict=True):
+        times = speed[speed["runtime"] == runtime].set_index("system")["median_ms"]
+        for row in shown.itertuples():
+            if row.experiment not in times.index:
+                continue
+            x, spread = times[row.experiment], shown.loc[row.Index, "AP std"]
+            axis.errorbar(x, row.AP, yerr=spread, fmt="o", color=COLORS[0], capsize=3)
+            label = f"{row.experiment} ({row.seeds})"
+            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 9}
+            axis.annotate(label, (x, row.AP), **place)
+        if found["reference"] in times.index:
+            axis.axvline(times[found["reference"]], color=PRINTED_COLOR, linestyle=":")
+            axis.annotate(
+                "YOLOv4-tiny@416", (times[found["reference"]], 0.02), rotation=90, fontsize=9,
+                xycoords=("data", "axes fraction"), color=PRINTED_COLOR, ha="right",
+            )  # fmt: skip
+        axis.set(title=runtime, xlabel=f"ms at 416 px, {found['threads']} threads")
+        axis.margins(0.18)
+    axes[0][0].set_ylabel(f"AP measured on {table['profile'].iloc[0]} (seeds), bar = ± 1 std")
+    return figure

@@ -1,0 +1,101 @@
+"""Tables and figures of speed from made-up measurements with known ratios."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+
+from lightdet_core import report, table1
+
+PAPER = report.load_paper()
+
+
+def row(runtime: str, system: str, part: str, ms: float) -> dict:
+    return {
+        "runtime": runtime, "system": system, "part": part, "calls": 9,
+        "median_ms": ms, "p10_ms": 0.9 * ms, "p90_ms": 1.2 * ms,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def found() -> dict:
+    systems = [
+        {"key": key, "title": title, "size": 416, "parameters": n, "gmac": g, "bytes": sizes}
+        for key, title, n, g, sizes in (
+            ("yolov4_tiny", "YOLOv4-tiny", 6_056_606, 3.45, {"onnxruntime": 2**20, "ncnn": 2**21}),
+            ("ssd", "SSD300", 35_641_826, 34.9, {"onnxruntime": 3 * 2**20}),
+            ("g5", "LightDet g5", 4_015_000, 1.93, {"onnxruntime": 2**22}),
+        )
+    ]
+    latency = [
+        row("onnxruntime", "yolov4_tiny", "network", 20.0),
+        row("onnxruntime", "ssd", "network", 300.0),
+        row("onnxruntime", "g5", "network", 10.0),
+        row("onnxruntime int8", "g5", "network", 5.0),
+        row("ncnn", "g5", "network", 30.0),
+        row("torch", "yolov4_tiny", "boxes", 50.0),
+        row("torch", "g5", "boxes", 40.0),
+    ]
+    return {
+        "systems": systems, "latency": latency, "not_possible": [], "reference": "yolov4_tiny",
+        "threads": 2, "hardware": "a machine",
+    }  # fmt: skip
+
+
+def test_ratios_are_to_the_reference_of_the_same_runtime(found):
+    table = table1.speed_table(found).set_index(["runtime", "system", "part"])
+    assert table.at[("onnxruntime", "g5", "network"), "ratio"] == 0.5
+    assert table.at[("onnxruntime", "yolov4_tiny", "network"), "ratio"] == 1
+    # int8 has no reference of its own: that of fp32
+    assert table.at[("onnxruntime int8", "g5", "network"), "ratio"] == 0.25
+    assert np.isnan(table.at[("ncnn", "g5", "network"), "ratio"])  # no reference in this runtime
+    assert table.at[("torch", "g5", "boxes"), "ratio"] == 0.8
+    np.testing.assert_allclose(table["spread"], 30)
+
+
+def test_measured_table(found):
+    table = table1.measured_table(found, {"ssd": {"AP": 0.251}}).set_index("model")
+    assert table.loc["SSD300", "AP, official weights"] == pytest.approx(25.1)
+    assert np.isnan(table.loc["LightDet g5", "AP, official weights"])
+    assert table.loc["SSD300", "onnxruntime file, MiB"] == 3
+    assert table.loc["SSD300", "onnxruntime ratio"] == 15
+    assert np.isnan(table.loc["SSD300", "ncnn file, MiB"])
+    assert table.loc["LightDet g5", "torch boxes, ms"] == 40
+    assert not set(table.columns) & set(table1.printed_table(PAPER).columns) - {"model"}
+
+
+def test_printed_numbers_are_all_in_the_audit():
+    printed, audit = table1.printed_table(PAPER), table1.audit_table(PAPER)
+    assert len(printed) == len(audit) == 8
+    assert (printed["AP"] == audit["AP printed"]).all()
+    assert (printed["FPS"] == audit["FPS printed"]).all()
+    assert (audit["its source"] != "").all() and (audit["its source "] != "").all()
+
+
+def test_figures_show_every_point(found):
+    figure = table1.plot_printed(PAPER)
+    assert sum(isinstance(c, PathCollection) for c in figure.axes[0].collections) == 8
+    figure = table1.plot_measured(PAPER, found)
+    points = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    speeds = sorted(round(float(p.get_offsets()[0][0]), 3) for p in points)
+    assert speeds == [round(1000 / 300, 3), 50.0, 100.0]  # images/s of the three
+    accuracy = pd.DataFrame(
+        {"experiment": ["g5", "g9"], "AP": [30.0, 1.0], "AP std": [1.0, 1.0], "seeds": [3, 3],
+         "profile": ["demo", "demo"]}
+    )  # fmt: skip
+    figure = table1.plot_variants(accuracy, found)
+    assert [axis.get_title() for axis in figure.axes] == ["onnxruntime", "ncnn"]
+    assert [t.get_text() for t in figure.axes[1].texts] == ["g5 (3)"]
+    plt.close("all")
+
+
+def test_missing_measurements_are_an_error(tmp_path):
+    path = tmp_path / "latency.json"
+    with pytest.raises(report.ReportError, match=r"latency\.json: not there .* lightdet_core\.lat"):
+        table1.read_latency(path)
+    path.write_text(json.dumps({"systems": []}))
+    with pytest.raises(report.ReportError, match="not there or not readable"):
+        table1.read_latency(path)
