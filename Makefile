@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro seeds ladder test lint format lab lock smoke clean
+.PHONY: help setup repro seeds ladder latency test lint format lab lock smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,6 +43,10 @@ seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and 
 
 ladder: repro  ## train the ladder, one change at a time, seeds 0 and SEEDS, then the tables
 	$(call train,read_params()['ladder'],0 $(SEEDS))
+
+latency: setup  ## time every system of Table 1 on this machine anew, then update its tables
+	dvc repro --force --single-item latency
+	dvc repro 09_table1
 
 # $(call train,LIST,SEEDS): seed by seed, so that a stop leaves whole rows; finished runs are kept
 define train

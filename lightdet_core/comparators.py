@@ -12,8 +12,10 @@ Libraries number classes as COCO does, 1..90 with gaps; those ids end here.
 Tensor legend: B images · P anchors, cells or queries · K class outputs · N detections · H, W.
 """
 
+import argparse
 import copy
 import pickle
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,10 +33,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
-from lightdet_core.config import UserError
+from lightdet_core.config import ROOT, EvaluateConfig, UserError, run_cli
 from lightdet_core.darknet import build_yolo, load_darknet_weights
+from lightdet_core.datasets import file_hash, write_json
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import WeightsError
-from lightdet_core.nanodet import build_nanodet, load_nanodet
+from lightdet_core.nanodet import build_nanodet, load_nanodet, ncnn_forward
+from lightdet_core.pack import build as build_pack
+from lightdet_core.provenance import git_state, hardware, rounded
 
 NUM_IDS = 91  # 0, the background, and COCO's 1..90
 NO_CLASS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids without boxes in COCO's files
@@ -436,3 +442,80 @@ def count(model: nn.Module, size: int) -> dict[str, float]:
         shapes(torch.empty(1, 3, size, size, device="meta"))
     flops = counter.get_total_flops()  # two for one MAC
     return {"parameters": sum(p.numel() for p in model.parameters()), "gmac": flops / 2e9}
+
+
+def measure_accuracy(
+    name: str, weights: Path, annotations: Path, images: Path, progress: Callable[[str], None]
+) -> dict:
+    """AP of a comparator's official weights on COCO images, by our own way from pixels to boxes.
+
+    Args:
+        weights: folder with the files that COMPARATORS names.
+        annotations: COCO json of the images.
+
+    Returns:
+        The numbers of `coco_metrics`, the number of images, and what they were measured with; for
+        NanoDet-m also those of its public files in ncnn itself (`ncnn`).
+    """
+    comparator = COMPARATORS[name]
+    model = build(name, weights)
+    limits = EvaluateConfig(
+        score_threshold=comparator.score_threshold, iou_threshold=comparator.iou_threshold,
+        batch_size=8,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
+        if [c["name"] for c in pack.categories[:2]] != ["person", "bicycle"] or len(
+            pack.categories
+        ) != len(COCO_IDS):
+            raise ComparatorError(f"{annotations}: COCO's 80 categories are needed")
+        truth = truth_of(annotations, pack)
+        progress(f"{name}: {len(pack.images)} images of {comparator.size} px")
+        metrics = coco_metrics(truth, detect_pack(model, pack, limits))
+        if name == "nanodet_m":
+            model.forward = ncnn_forward(*(weights / file for file in comparator.weights))
+            progress(f"{name}: the same in ncnn")
+            metrics["ncnn"] = coco_metrics(truth, detect_pack(model, pack, limits))
+        about = {
+            "command": f"python -m lightdet_core.comparators {name} --weights FOLDER "
+            "--annotations JSON --images FOLDER",
+            **git_state(),
+            "hardware": hardware(torch.device("cpu")),
+            "torch": str(torch.__version__),
+            "images": len(pack.images),
+            "input_size": comparator.size,
+            "thresholds": [comparator.score_threshold, comparator.iou_threshold],
+            "annotations_sha256": file_hash(annotations),
+            "weights_sha256": {file: file_hash(weights / file) for file in comparator.weights},
+        }
+    return about | rounded(metrics)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    known = [name for name, comparator in COMPARATORS.items() if comparator.weights]
+    parser = argparse.ArgumentParser(
+        description="Measure the AP of official weights; see data/weights/README.md."
+    )
+    parser.add_argument("names", nargs="*", metavar="comparator", help=f"of {', '.join(known)}; "
+                        "none: those whose weights are there")  # fmt: skip
+    parser.add_argument("--weights", type=Path, default=ROOT / "data" / "weights")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "official")
+    args = parser.parse_args(arguments)
+    names = args.names or [
+        name
+        for name in known
+        if all((args.weights / file).is_file() for file in COMPARATORS[name].weights)
+    ]
+    if not names:
+        raise ComparatorError(f"{args.weights}: no official weights in it; its README lists them")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        found = measure_accuracy(name, args.weights, args.annotations, args.images, print)
+        write_json(args.out / f"{name}.json", found, indent=2)
+        print(f"{name}: AP {found['AP']:.4f} AP50 {found['AP50']:.4f} -> {args.out / name}.json")
+
+
+if __name__ == "__main__":
+    run_cli(main)

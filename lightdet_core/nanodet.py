@@ -6,15 +6,18 @@ Tensor legend: B images · H, W. Images are RGB, 0..255; the network normalises 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import ncnn
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models import shufflenet_v2_x1_0
 
+from lightdet_core.boxes import STRIDES
 from lightdet_core.config import ModelConfig
 from lightdet_core.model import ACTIVATIONS, PAN, GFLHead, LightDet, WeightsError
 
@@ -167,6 +170,35 @@ def load_nanodet(param_path: Path | str, bin_path: Path | str) -> NanoDet:
             else:
                 conv.bias.copy_(layer.bias)
     return model
+
+
+def ncnn_forward(
+    param_path: Path, bin_path: Path, threads: int = 1
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """`NanoDet.forward` by ncnn itself, from the public files as they are.
+
+    They give scores, of which the logits are taken again.
+    """
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    if net.load_param(str(param_path)) or net.load_model(str(bin_path)):
+        raise WeightsError(f"{param_path}: ncnn cannot load it and {bin_path}")
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
+    names = [[f"{kind}_pred_stride_{s}" for s in STRIDES] for kind in ("cls", "dis")]
+
+    def forward(images: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for image in images:
+            bgr = ((image - mean) / std).flip(0).contiguous().numpy()
+            pixels, extractor = ncnn.Mat(bgr), net.create_extractor()  # bgr outlives them
+            extractor.input("input.1", pixels)
+            parts = [[np.array(extractor.extract(n)[1]) for n in kind] for kind in names]
+            scores, edges = (torch.from_numpy(np.concatenate(part)) for part in parts)
+            found.append((scores.logit(), edges.unflatten(-1, (4, -1))))
+        return tuple(torch.stack(part) for part in zip(*found, strict=True))
+
+    return forward
 
 
 def _bytes(path: Path) -> bytes:
