@@ -45,7 +45,7 @@ ladder: repro  ## train the ladder, one change at a time, seeds 0 and SEEDS, the
 	$(call train,read_params()['ladder'],0 $(SEEDS))
 
 latency: setup  ## time every system of Table 1 on this machine anew, then update its tables
-	dvc repro --force --single-item latency
+	python -m lightdet_core.latency
 	dvc repro 09_table1
 
 # $(call train,LIST,SEEDS): seed by seed, so that a stop leaves whole rows; finished runs are kept

@@ -240,8 +240,7 @@ def all_runs(params: dict) -> list[str]:
 
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "runs", "taught", "ladder", "seeds", "show"}
-    others |= {"latency", "common", "experiments"}
+    others = {"profile", "runs", "taught", "ladder", "seeds", "show", "common", "experiments"}
     return [key for key in params if key not in others]
 
 

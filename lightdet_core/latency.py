@@ -1,6 +1,6 @@
 """How fast the systems of Table 1 are on this machine: one protocol for all of them.
 
-    python -m lightdet_core.latency --profile demo
+    python -m lightdet_core.latency
 
 Batch 1, RGB images 0..255, normalisation inside. All systems of a runtime are loaded first; then in
 each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two calls that do not
@@ -9,7 +9,7 @@ and ratios inside one runtime are what may be compared. `network` is the call fr
 to raw output; `boxes` starts at a decoded image of 640 x 480 pixels (letterbox, network, decoding,
 thresholds, NMS). Times do not depend on the weights, so those are random; what NMS has to do does,
 so ours are given biases that leave about as many candidates as a trained network has.
-Written to results/<profile>/benchmarks/latency.json.
+Written to results/speed/latency.json.
 """
 
 import argparse
@@ -32,15 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from lightdet_core import comparators, export, runtime
-from lightdet_core.boxes import Detections
-from lightdet_core.config import ROOT, UserError, load_config, read_params, run_cli
-from lightdet_core.datasets import split_paths, write_json
+from lightdet_core.config import ROOT, UserError, load_config, run_cli
+from lightdet_core.datasets import write_json
 from lightdet_core.detect import exported_find
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import LightDet
-from lightdet_core.pack import letterbox, open_pack, pack_paths
-from lightdet_core.provenance import git_state, hardware, rounded
-from lightdet_core.runtime import Exported, open_exported
+from lightdet_core.pack import letterbox
+from lightdet_core.provenance import git_state, hardware
+from lightdet_core.runtime import Exported
 from lightdet_core.scenes import draw_scene
 
 OURS = ("g5", "g1", "c0", "+mish", "+hswish", "+e4", "+e3")  # at the paper's sizes, 80 classes
@@ -378,39 +376,6 @@ def _check_same(found: list, wanted: list[Tensor], limit: float) -> None:
             raise UserError(f"its outputs differ from torch's by {difference:.2g} of the largest")
 
 
-class _Network(NamedTuple):
-    """An exported network in the place of a `LightDet` that is evaluated."""
-
-    find: Callable[..., Detections]
-
-    def eval(self) -> "_Network":
-        return self
-
-    def detect(self, images: Tensor, *limits: float) -> list[Detections]:
-        canvases = images.permute(0, 2, 3, 1).to(torch.uint8).numpy()
-        return [self.find(canvas, *limits) for canvas in np.ascontiguousarray(canvases)]
-
-
-def int8_cost(profile: str, runs: tuple[str, ...], threads: int) -> list[dict]:
-    """AP of trained runs as ONNX files in fp32 and in int8, on the profile's val images."""
-    rows = []
-    for run in runs:
-        config = load_config(run, profile)
-        pack = open_pack(pack_paths(config, "val", config.model.input_size))
-        truth = truth_of(split_paths(config, "val")[0], pack)
-        weights = ROOT / "runs" / profile / f"{run}-s0" / "weights.safetensors"
-        row = {"experiment": run, "images": len(pack.images)}
-        with tempfile.TemporaryDirectory() as folder:
-            for precision in ("fp32", "int8"):
-                written = export.to_onnx(weights, folder, precision=precision)
-                network = _Network(exported_find(open_exported(written["files"][0], threads)))
-                metrics = coco_metrics(truth, detect_pack(network, pack, config.evaluate))
-                row |= {f"{precision} {k}": rounded(metrics[k]) for k in ("AP", "AP50")}
-                row[f"{precision} bytes"] = written["files"][0].stat().st_size
-        rows.append(row)
-    return rows
-
-
 def clock() -> list[float]:
     """MHz of each core as the kernel states it now; [] where it does not."""
     info = Path("/proc/cpuinfo")
@@ -420,25 +385,21 @@ def clock() -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
-    parser.add_argument("--profile", help="whose results/ (default: params.yaml's)")
-    parser.add_argument("--systems", nargs="+", default=["all"], help="comparators, experiments")
+    parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="per system, runtime and part")
-    parser.add_argument("--int8", nargs="*", default=[], help="runs whose AP in int8 is measured")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed" / "latency.json")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     args = parser.parse_args()
     if args.seconds <= 0 or args.threads < 1:
         parser.error("--seconds must be above 0 and --threads at least 1")
-    profile = args.profile or read_params()["profile"]
     start, before = time.monotonic(), clock()
     progress = lambda line: print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)  # noqa: E731
     usable = [name for name in RUNTIMES if "cuda" not in name or torch.cuda.is_available()]
-    names = None if args.systems == ["all"] else args.systems
-    found = measure(names, args.runtimes or usable, args.seconds, args.threads, progress)
-    found["int8"] = int8_cost(profile, tuple(args.int8), args.threads)
+    found = measure(args.systems, args.runtimes or usable, args.seconds, args.threads, progress)
     about = {
-        "command": "python -m lightdet_core.latency "
-        f"--profile {profile} --seconds {args.seconds:g} --threads {args.threads}",
+        "command": f"python -m lightdet_core.latency --seconds {args.seconds:g} "
+        f"--threads {args.threads}",
         **git_state(),
         "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "threads": args.threads,
@@ -448,10 +409,9 @@ def main() -> None:
         "reference": REFERENCE,
         "took_s": round(time.monotonic() - start),
     }
-    path = ROOT / "results" / profile / "benchmarks" / "latency.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, about | found, indent=1)
-    print(f"written to {path.relative_to(ROOT)}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, about | found, indent=1)
+    print(f"written to {args.out}")
 
 
 if __name__ == "__main__":

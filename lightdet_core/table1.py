@@ -1,6 +1,6 @@
 """Table 1 and the figures about speed: what is printed and what was measured, each by itself.
 
-Input is the `table1` of paper.yaml, results/<profile>/benchmarks/latency.json of `latency` and
+Input is the `table1` of paper.yaml, results/speed/latency.json of `latency` and
 results/official/*.json of `comparators`.
 """
 
