@@ -457,8 +457,8 @@ def measure_accuracy(
         The numbers of `coco_metrics`, the number of images, and what they were measured with; for
         NanoDet-m also those of its public files in ncnn itself (`ncnn`).
     """
-    comparator = COMPARATORS[name]
     model = build(name, weights)
+    comparator = COMPARATORS[name]
     limits = EvaluateConfig(
         score_threshold=comparator.score_threshold, iou_threshold=comparator.iou_threshold,
         batch_size=8,

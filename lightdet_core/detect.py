@@ -27,10 +27,9 @@ from torch import Tensor
 
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
-from lightdet_core.config import Config, UserError, run_cli
-from lightdet_core.datasets import DataError, split_paths, write_json
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.pack import letterbox, letterbox_transform, open_pack, pack_paths, read_image
+from lightdet_core.config import UserError, run_cli
+from lightdet_core.datasets import DataError, write_json
+from lightdet_core.pack import letterbox, letterbox_transform, read_image
 from lightdet_core.runtime import Exported, open_exported
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -142,32 +141,6 @@ def exported_find(exported: Exported) -> Find:
         return boxes.detect_batch(scores[None], xyxy[None], (size, size), *limits)[0]
 
     return find
-
-
-class _Network(NamedTuple):
-    """An exported network in the place of a `LightDet` that is evaluated."""
-
-    find: Find
-
-    def eval(self) -> "_Network":
-        return self
-
-    def detect(self, images: Tensor, *limits: float) -> list[Detections]:
-        canvases = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
-        return [self.find(canvas, *limits) for canvas in canvases]
-
-
-def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
-    """The COCO numbers of an exported file on the val images of a run's profile.
-
-    Args:
-        path: .onnx or ncnn's .param.
-        config: of the run that was exported.
-    """
-    pack = open_pack(pack_paths(config, "val", config.model.input_size))
-    truth = truth_of(split_paths(config, "val")[0], pack)
-    network = _Network(exported_find(open_exported(path, threads)))
-    return coco_metrics(truth, detect_pack(network, pack, config.evaluate))
 
 
 def _on_image(xyxy: Tensor, width: int, height: int, size: int) -> Tensor:

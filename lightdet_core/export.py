@@ -35,7 +35,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.config import UserError, load_config, run_cli
+from lightdet_core.boxes import Detections
+from lightdet_core.config import Config, UserError, load_config, run_cli
+from lightdet_core.datasets import split_paths
+from lightdet_core.detect import Find, exported_find
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import QUALITY_TOPK, LightDet, load_weights
 from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
 from lightdet_core.pack import letterbox, open_pack, pack_paths
@@ -204,10 +208,8 @@ def deployable(
 # --------------------------------------------------------------------------------- converters
 
 
-def convert_onnx(
-    module: nn.Module, example: Tensor, outputs: list[str]
-) -> dict[str, onnx.ModelProto]:
-    """The module as ONNX with a free batch size, its weights in fp32 and in fp16.
+def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
+    """The module as ONNX with a free batch size.
 
     Args:
         example: an input; its first axis is the batch.
@@ -233,11 +235,10 @@ def convert_onnx(
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ExportError(f"ONNX: cannot be converted: {first_line(error)}") from None
-    full = onnx.load_from_string(buffer.getvalue())
-    return {"fp32": full, "fp16": _store_half(full)}
+    return onnx.load_from_string(buffer.getvalue())
 
 
-def _store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The weights of convolutions stored in fp16 and cast when the file is loaded.
 
     Runtimes compute in fp32 as before. Biases and the little else stay, as in ncnn's files.
@@ -276,7 +277,7 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
     convolution of a level stays in fp32.
 
     Args:
-        model: of `convert_onnx`, in fp32.
+        model: of `convert_onnx`.
         inputs: as the model takes them, with a batch axis.
     """
     name = model.graph.input[0].name
@@ -366,16 +367,22 @@ def to_onnx(
         ExportError: the folder cannot be written, or the exported network is not the same.
     """
     job, example = _prepare(weights, folder, decoded, precision, uint8=uint8)
-    models = convert_onnx(job.module, example, list(job.module.outputs))
+    full = convert_onnx(job.module, example, list(job.module.outputs))
+    models = {"fp32": full, "fp16": store_half(full)}
     if precision == "int8":
         images = calibration_images(job.about["config"])
-        models["int8"] = quantize(models["fp32"], (job.input(image[None]) for image in images))
+        models["int8"] = quantize(full, (job.input(image[None]) for image in images))
     variants = {}
     for name, model in models.items():
         about = job.about | {"precision": name}
         onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
         variants[name] = {".onnx": model.SerializeToString()}
     return _finish(job, variants)
+
+
+def to_floats(images: np.ndarray) -> np.ndarray:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32."""
+    return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
 
 
 def calibration_images(config: dict) -> Iterator[np.ndarray]:
@@ -424,9 +431,7 @@ class _Job(NamedTuple):
 
     def input(self, images: np.ndarray) -> np.ndarray:
         """Images (B, S, S, 3) uint8 as the network takes them."""
-        if self.module.uint8:
-            return images
-        return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+        return images if self.module.uint8 else to_floats(images)
 
 
 def _prepare(
@@ -585,6 +590,32 @@ def stored_weights(path: Path) -> dict[str, Tensor]:
         }
     layers = read_ncnn(path, path.with_suffix(".bin"))
     return {f"{x.name}.weight": x.weight for x in layers if x.kind in CONVOLUTIONS}
+
+
+class _Network(NamedTuple):
+    """An exported network in the place of a `LightDet` that is evaluated."""
+
+    find: Find
+
+    def eval(self) -> "_Network":
+        return self
+
+    def detect(self, images: Tensor, *limits: float) -> list[Detections]:
+        canvases = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
+        return [self.find(canvas, *limits) for canvas in canvases]
+
+
+def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
+    """The COCO numbers of an exported file on the val images of a run's profile.
+
+    Args:
+        path: .onnx or ncnn's .param.
+        config: of the run that was exported.
+    """
+    pack = open_pack(pack_paths(config, "val", config.model.input_size))
+    truth = truth_of(split_paths(config, "val")[0], pack)
+    network = _Network(exported_find(open_exported(path, threads)))
+    return coco_metrics(truth, detect_pack(network, pack, config.evaluate))
 
 
 def summary(report: dict) -> list[str]:

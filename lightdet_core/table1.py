@@ -68,16 +68,19 @@ def audit_table(paper: dict) -> pd.DataFrame:
 
 
 def speed_table(found: dict) -> pd.DataFrame:
-    """One row per runtime, system and part, with its ratio to the reference of the same ones.
+    """One row per runtime, system and part.
 
-    `ratio` is the time divided by that of YOLOv4-tiny in the same runtime, so below 1 is faster;
-    NaN where YOLOv4-tiny could not be run. `spread` is the middle 80 % in percent of the median.
+    `ratio` is a network's time divided by that of YOLOv4-tiny in the same runtime (int8 and bf16:
+    in its fp32), so below 1 is faster; NaN where YOLOv4-tiny could not be run, and for `boxes`,
+    since decoders differ in how well they are written. `spread` is the middle 80 % in percent of
+    the median.
     """
     table = pd.DataFrame(found["latency"])
     reference = table[table["system"] == found["reference"]]
     times = reference.set_index(["runtime", "part"])["median_ms"]
-    base = [times.get((row.runtime.removesuffix(" int8"), row.part)) for row in table.itertuples()]
-    table["ratio"] = table["median_ms"] / pd.Series(base, dtype=float)
+    base = [times.get((row.base, row.part)) for row in table.itertuples()]
+    ratio = table["median_ms"] / pd.Series(base, dtype=float)
+    table["ratio"] = ratio.where(table["part"] == "network")
     table["spread"] = 100 * (table["p90_ms"] - table["p10_ms"]) / table["median_ms"]
     titles = {system["key"]: system["title"] for system in found["systems"]}
     table.insert(0, "title", table["system"].map(titles))
@@ -110,14 +113,15 @@ def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.D
                 row[f"{runtime} {part}, ms"] = speed.at[place, "median_ms"] if known else np.nan
             place = (system["key"], runtime, "network")
             row[f"{runtime} ratio"] = speed.at[place, "ratio"] if place in speed.index else np.nan
-        metrics = (official or {}).get(system["key"], {})
-        row["AP, official weights"] = 100 * metrics["AP"] if metrics else np.nan
+        metrics = (official or {}).get(system["key"])
+        text = f"{100 * metrics['AP']:.1f} ({metrics['images']} images)" if metrics else ""
+        row |= {"AP, official weights": text, "the paper's row shows": system["in_paper"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def accuracies(folder: Path | None = None) -> dict[str, dict]:
-    """What `python -m lightdet_core.comparators` measured, by comparator; {} if nothing."""
+    """What `python -m lightdet_core.comparators` measured, by its key; {} if nothing."""
     files = sorted((folder or ROOT / "results" / "official").glob("*.json"))
     return {path.stem: json.loads(path.read_text()) for path in files}
 
@@ -142,67 +146,74 @@ def plot_printed(paper: dict) -> Figure:
     return figure
 
 
-def plot_measured(paper: dict, found: dict, runtime: str = "onnxruntime") -> Figure:
-    """The same systems, all timed here: the published AP over the measured speed.
+def plot_measured(found: dict) -> Figure:
+    """All systems by their measured time, nothing printed in it."""
+    speed = speed_table(found)
+    speed = speed[(speed["part"] == "network") & (speed["runtime"] == speed["base"])]
+    order = speed.groupby("title")["median_ms"].min().sort_values(ascending=False).index
+    place = {title: row for row, title in enumerate(order)}
+    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.32 * len(order)))
+    markers = zip(speed["runtime"].unique(), "os^Dv", COLORS, strict=False)
+    for runtime, marker, color in markers:
+        rows = speed[speed["runtime"] == runtime]
+        y, x = rows["title"].map(place), rows["median_ms"]
+        bars = [x - rows["p10_ms"], rows["p90_ms"] - x]
+        axis.errorbar(x, y, xerr=bars, fmt="none", ecolor=color, capsize=2, linewidth=1)
+        axis.scatter(x, y, marker=marker, color=color, s=36, label=runtime, zorder=3)
+    axis.set_yticks(range(len(order)), order)
+    axis.set(xscale="log", xlabel=f"ms of the network alone, batch 1, {found['threads']} threads")
+    axis.set_title("measured in one run on one machine; bar: middle 80 %")
+    axis.legend(loc="upper right")
+    return figure
 
-    The heights are still those that others publish; only the places from left to right are ours.
+
+def variants_table(runs: pd.DataFrame, found: dict) -> pd.DataFrame:
+    """Our variants: accuracy on a profile, and time at the paper's size on this machine.
+
+    Args:
+        runs: of `report.run_table`; may be empty.
+        found: of `read_latency`.
     """
     speed = speed_table(found)
-    speed = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
-    times = speed.set_index("system")[["median_ms", "p10_ms", "p90_ms"]]
-    figure, axis = plt.subplots(figsize=(8, 4.6))
-    for key, row in paper["table1"].items():
-        system = "g5" if key == "proposed" else key
-        if system not in times.index:
-            continue
-        middle, low, high = 1000 / times.loc[system]
-        y, color = row["printed"]["AP"], COLORS[1] if key == "proposed" else COLORS[0]
-        axis.errorbar(middle, y, xerr=[[middle - high], [low - middle]], color=color, capsize=3)
-        axis.scatter(middle, y, s=70, color=color, facecolor="white", zorder=3)
-        right = middle > 20
-        axis.annotate(
-            row["model"], (middle, y), textcoords="offset points",
-            xytext=(-8 if right else 8, 6), ha="right" if right else "left", fontsize=9,
-        )  # fmt: skip
-    axis.set(
-        xscale="log",
-        xlabel=f"images/s of the network alone, measured: {runtime}, {found['threads']} threads",
-        ylabel="AP as printed (not measured here)",
-    )
-    axis.set_title("speed measured in one run on one machine, bar: middle 80 %")
-    axis.margins(0.12)
-    return figure
+    speed = speed[(speed["part"] == "network") & (speed["runtime"] == speed["base"])]
+    table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
+    for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
+        times = speed[speed["runtime"] == runtime].set_index("system")
+        table[f"{runtime}, ms"] = table["experiment"].map(times["median_ms"])
+        table[f"{runtime} ratio"] = table["experiment"].map(times["ratio"])
+    return table
 
 
 def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
     """Accuracy against latency of our own variants, one panel per runtime.
 
     Args:
-        table: of `report.run_table`: AP measured on a profile, mean and spread over seeds.
+        table: of `variants_table`.
         found: latency at the paper's size (416 px and 80 classes) on this machine.
     """
     speed = speed_table(found)
-    speed = speed[speed["part"] == "network"]
-    runtimes = [r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])]
-    figure, axes = plt.subplots(1, len(runtimes), figsize=(9.5, 4.2), sharey=True, squeeze=False)
-    shown = table[table["experiment"].isin(speed["system"])]
-    for axis, runtime in zip(axes[0], runtimes, strict=True):
-        times = speed[speed["runtime"] == runtime].set_index("system")["median_ms"]
-        for row in shown.itertuples():
-            if row.experiment not in times.index:
-                continue
-            x, spread = times[row.experiment], shown.loc[row.Index, "AP std"]
-            axis.errorbar(x, row.AP, yerr=spread, fmt="o", color=COLORS[0], capsize=3)
-            label = f"{row.experiment} ({row.seeds})"
+    speed = speed[(speed["part"] == "network") & (speed["system"] == found["reference"])]
+    reference = speed.set_index("runtime")["median_ms"]
+    runtimes = [c.removesuffix(", ms") for c in table if c.endswith(", ms")]
+    figure, axes = plt.subplots(
+        1, max(len(runtimes), 1), figsize=(10, 4.4), sharey=True, squeeze=False
+    )
+    for axis, runtime in zip(axes[0], runtimes, strict=False):
+        shown = table[table[f"{runtime}, ms"].notna()]
+        times = shown[f"{runtime}, ms"]
+        axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
+        for x, y, name, seeds in zip(
+            times, shown["AP"], shown["experiment"], shown["seeds"], strict=True
+        ):
             place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 9}
-            axis.annotate(label, (x, row.AP), **place)
-        if found["reference"] in times.index:
-            axis.axvline(times[found["reference"]], color=PRINTED_COLOR, linestyle=":")
+            axis.annotate(f"{name} ({seeds})", (x, y), **place)
+        if runtime in reference.index:
+            axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
             axis.annotate(
-                "YOLOv4-tiny@416", (times[found["reference"]], 0.02), rotation=90, fontsize=9,
+                "YOLOv4-tiny@416", (reference[runtime], 0.02), rotation=90, fontsize=9,
                 xycoords=("data", "axes fraction"), color=PRINTED_COLOR, ha="right",
             )  # fmt: skip
         axis.set(title=runtime, xlabel=f"ms at 416 px, {found['threads']} threads")
-        axis.margins(0.18)
-    axes[0][0].set_ylabel(f"AP measured on {table['profile'].iloc[0]} (seeds), bar = ± 1 std")
+        axis.margins(0.2)
+    axes[0][0].set_ylabel("AP of this profile (seeds), bar = ± 1 std")
     return figure

@@ -104,7 +104,7 @@ def write(net, folder, kind, decoded):
         (folder / "x.bin").write_bytes(values)
         (folder / "x.json").write_text(json.dumps(about))
         return folder / "x.param"
-    model = export.convert_onnx(module, example, list(module.outputs))["fp32"]
+    model = export.convert_onnx(module, example, list(module.outputs))
     onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
     onnx.save(model, folder / "x.onnx")
     return folder / "x.onnx"

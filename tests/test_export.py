@@ -101,7 +101,7 @@ def test_sigmoid_mish_is_mish(golden):
     form = export.SigmoidMish()
     close(form(torch.tensor(inputs["x"], dtype=torch.float32)), expected["mish"])
     x = torch.tensor([[-1e4, -200, -88, -20, -8, -3, -0.1, 0, 0.1, 3, 19, 45, 90, 200, 1e4]])
-    model = export.convert_onnx(form, x, ["y"])["fp32"]
+    model = export.convert_onnx(form, x, ["y"])
     assert {node.op_type for node in model.graph.node} & {"Softplus", "Tanh", "Exp"} == set()
     (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
         None, {"images": x.numpy()}
@@ -208,7 +208,7 @@ def test_onnx_in_half_precision(net):
     """Only the weights are rounded: the file computes what the rounded network does."""
     module = deployable(net, SIZE)
     images = torch.from_numpy(export.example_images(SIZE)).permute(0, 3, 1, 2).float()
-    model = export.convert_onnx(module, images[:1], list(module.outputs))["fp16"]
+    model = export.store_half(export.convert_onnx(module, images[:1], list(module.outputs)))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"images": images.numpy()})
     exact = [x.numpy() for x in module(images)]
@@ -367,7 +367,7 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
     """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
     module = deployable(net, SIZE)
     inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:, None]
-    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))["fp32"]
+    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
     small = export.quantize(full, inputs)
     kinds = [node.op_type for node in small.graph.node]
     assert kinds.count("QuantizeLinear") > 20

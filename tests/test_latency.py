@@ -1,13 +1,18 @@
 """The protocol on calls of known length, and the whole path on two small systems."""
 
+import dataclasses
+import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lightdet_core import comparators, latency
-from lightdet_core.model import LightDet
+from lightdet_core import latency
+from lightdet_core.config import UserError, load_config
+from lightdet_core.pack import letterbox
+from lightdet_core.scenes import draw_scene
 
 
 def test_every_call_gets_its_share_in_turns():
@@ -31,51 +36,81 @@ def test_every_call_gets_its_share_in_turns():
 
 
 def test_rows_hold_median_and_spread():
-    (row,) = latency.rows_of({("ncnn", "g5", "network"): [0.001 * i for i in range(1, 12)]})
+    key = ("onnxruntime int8", "onnxruntime", "g5", "network")
+    (row,) = latency.rows_of({key: [0.001 * i for i in range(1, 12)]})
     assert row == {
-        "runtime": "ncnn", "system": "g5", "part": "network", "calls": 11,
-        "median_ms": 6.0, "p10_ms": 2.0, "p90_ms": 10.0,
+        "runtime": "onnxruntime int8", "base": "onnxruntime", "system": "g5", "part": "network",
+        "calls": 11, "median_ms": 6.0, "p10_ms": 2.0, "p90_ms": 10.0,
     }  # fmt: skip
 
 
-def test_disturbed_networks_have_no_equal_tensors():
-    from lightdet_core.config import load_config
+@pytest.mark.parametrize("name", ["nanodet_m", "g5"])
+def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
+    """No tensors that an exporter would merge; outputs that differ from cell to cell; and about as
+    many candidates as wanted."""
+    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
+    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
+    (system,) = latency.systems([name])
+    norms = [v for k, v in system.model.state_dict().items() if k.endswith("norm.weight")]
+    norms += [v for k, v in system.model.state_dict().items() if k.endswith("bn1.weight")]
+    assert not any(torch.equal(a[:8], b[:8]) for a, b in itertools.pairwise(norms))
+    canvas = letterbox(draw_scene(0, 0)[0], system.size)
+    with torch.inference_mode():
+        outputs = list(system.model(latency._tensor(canvas)))
+        threshold = latency.score_threshold(system, outputs, candidates=150)
+    assert outputs[0].std(1).median() > 0.02
+    scores = outputs[0].sigmoid() * (outputs[2].sigmoid() if name == "g5" else 1)
+    assert int((scores > threshold).sum()) in range(145, 151)  # equal scores fall together
+    assert "forward" not in vars(system.model)  # as it was
 
-    model = latency.disturb(LightDet(load_config("g1", "demo").model))
-    norms = [v for k, v in model.state_dict().items() if k.endswith("running_var")]
-    assert not torch.equal(norms[0][:8], norms[1][:8]) and all((v > 0.9).all() for v in norms)
 
-
-def test_thresholds_leave_the_wanted_number_of_candidates():
-    model = comparators.build("nanodet_m")
-    system = latency.System("nanodet_m", "NanoDet-m", 320, model, model)
-    torch.manual_seed(0)
-    outputs = [torch.randn(1, 2100, 80) - 6, torch.randn(1, 2100, 4, 8)]
-    threshold = latency.threshold_for(system, outputs, candidates=200)
-    count = int((outputs[0].sigmoid() > threshold).sum())
-    assert 190 <= count <= 210
-    assert "forward" not in vars(model)  # as it was
-
-
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "ncnn"])
-def test_two_systems_in_one_run(runtime):
-    threads = torch.get_num_threads()
+@pytest.mark.parametrize(
+    "runtimes", [["torch", "torch bf16"], ["onnxruntime", "onnxruntime int8"], ["ncnn"]]
+)
+def test_two_systems_in_one_run(runtimes, monkeypatch):
+    """g5 has the quality predictor, which every runtime must compute."""
+    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
+    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
+    threads, kept = torch.get_num_threads(), []
     try:
-        found = latency.measure(["nanodet_m", "g1"], [runtime], 0.01, 1, lambda line: None)
+        found = latency.measure(["nanodet_m", "g5"], runtimes, 0.01, 1, str, kept.append)
     finally:
         torch.set_num_threads(threads)
-    assert found["not_possible"] == []
-    assert {(r["system"], r["part"]) for r in found["latency"]} == {
-        (system, part) for system in ("nanodet_m", "g1") for part in ("network", "boxes")
+    assert found["not_possible"] == [] and kept == [found]
+    assert {(r["runtime"], r["system"], r["part"]) for r in found["latency"]} == {
+        (runtime, system, part)
+        for runtime in runtimes
+        for system in ("nanodet_m", "g5")
+        for part in ("network", "boxes")
+        if runtime in ("torch", "onnxruntime", "ncnn") or system == "g5"
     }
     assert all(r["median_ms"] > 0.1 and r["calls"] >= latency.LEAST for r in found["latency"])
     nanodet = found["systems"][0]
     assert nanodet["parameters"] == 950_036
-    if runtime != "torch":  # four bytes for each weight, batch norm folded
-        assert -0.02 < nanodet["bytes"][runtime] / (4 * 950_036) - 1 < 0.05
+    if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
+        assert -0.02 < nanodet["bytes"][runtimes[0]] / (4 * 950_036) - 1 < 0.05
 
 
-def test_what_cannot_run_is_said():
-    """ncnn gets a network that it cannot load: no error of the whole, but its reason."""
-    found = latency.measure(["nanodet_m"], ["torch.compile"], 0.01, 1, lambda line: None)
-    assert found["latency"] == [] and found["not_possible"] == []  # not asked of this system
+def test_what_cannot_run_is_said(monkeypatch):
+    """One runtime's failure costs neither the others' numbers nor the reason."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no such runtime\nhere")
+
+    groups = ({"torch": latency.GROUPS[0]["torch"], "other": latency.Runtime(refuse, "other")},)
+    monkeypatch.setattr(latency, "GROUPS", groups)
+    found = latency.measure(["nanodet_m"], ["torch", "other"], 0.01, 1, str)
+    assert {row["runtime"] for row in found["latency"]} == {"torch"}
+    (row,) = found["not_possible"]
+    assert row == {
+        "runtime": "other", "system": "NanoDet-m", "part": "network", "reason": "no such runtime"
+    }  # fmt: skip
+
+
+def test_other_outputs_are_refused():
+    wanted = [torch.randn(1, 50, 3)]
+    latency._check_same([wanted[0].numpy() + 0.01], wanted, 0.05)
+    with pytest.raises(UserError, match=r"differ from torch's by 0\.\d+ of their deviation"):
+        latency._check_same([wanted[0] + 0.2], wanted, 0.05)
+    with pytest.raises(UserError, match=r"an output is \(1, 50\), torch's \(1, 50, 3\)"):
+        latency._check_same([wanted[0][..., 0]], wanted, 0.05)

@@ -15,7 +15,8 @@ PAPER = report.load_paper()
 
 def row(runtime: str, system: str, part: str, ms: float) -> dict:
     return {
-        "runtime": runtime, "system": system, "part": part, "calls": 9,
+        "runtime": runtime, "base": runtime.removesuffix(" int8"), "system": system,
+        "part": part, "calls": 9,
         "median_ms": ms, "p10_ms": 0.9 * ms, "p90_ms": 1.2 * ms,
     }  # fmt: skip
 
@@ -23,7 +24,15 @@ def row(runtime: str, system: str, part: str, ms: float) -> dict:
 @pytest.fixture
 def found() -> dict:
     systems = [
-        {"key": key, "title": title, "size": 416, "parameters": n, "gmac": g, "bytes": sizes}
+        {
+            "key": key,
+            "title": title,
+            "size": 416,
+            "parameters": n,
+            "gmac": g,
+            "bytes": sizes,
+            "in_paper": "",
+        }
         for key, title, n, g, sizes in (
             ("yolov4_tiny", "YOLOv4-tiny", 6_056_606, 3.45, {"onnxruntime": 2**20, "ncnn": 2**21}),
             ("ssd", "SSD300", 35_641_826, 34.9, {"onnxruntime": 3 * 2**20}),
@@ -52,14 +61,14 @@ def test_ratios_are_to_the_reference_of_the_same_runtime(found):
     # int8 has no reference of its own: that of fp32
     assert table.at[("onnxruntime int8", "g5", "network"), "ratio"] == 0.25
     assert np.isnan(table.at[("ncnn", "g5", "network"), "ratio"])  # no reference in this runtime
-    assert table.at[("torch", "g5", "boxes"), "ratio"] == 0.8
+    assert np.isnan(table.at[("torch", "g5", "boxes"), "ratio"])  # decoders are no networks
     np.testing.assert_allclose(table["spread"], 30)
 
 
 def test_measured_table(found):
-    table = table1.measured_table(found, {"ssd": {"AP": 0.251}}).set_index("model")
-    assert table.loc["SSD300", "AP, official weights"] == pytest.approx(25.1)
-    assert np.isnan(table.loc["LightDet g5", "AP, official weights"])
+    table = table1.measured_table(found, {"ssd": {"AP": 0.251, "images": 215}}).set_index("model")
+    assert table.loc["SSD300", "AP, official weights"] == "25.1 (215 images)"
+    assert table.loc["LightDet g5", "AP, official weights"] == ""
     assert table.loc["SSD300", "onnxruntime file, MiB"] == 3
     assert table.loc["SSD300", "onnxruntime ratio"] == 15
     assert np.isnan(table.loc["SSD300", "ncnn file, MiB"])
@@ -78,17 +87,27 @@ def test_printed_numbers_are_all_in_the_audit():
 def test_figures_show_every_point(found):
     figure = table1.plot_printed(PAPER)
     assert sum(isinstance(c, PathCollection) for c in figure.axes[0].collections) == 8
-    figure = table1.plot_measured(PAPER, found)
+    figure = table1.plot_measured(found)
     points = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
-    speeds = sorted(round(float(p.get_offsets()[0][0]), 3) for p in points)
-    assert speeds == [round(1000 / 300, 3), 50.0, 100.0]  # images/s of the three
+    assert sorted(x for p in points for x in p.get_offsets()[:, 0]) == [10, 20, 30, 300]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["SSD300", "YOLOv4-tiny", "LightDet g5"]
     accuracy = pd.DataFrame(
         {"experiment": ["g5", "g9"], "AP": [30.0, 1.0], "AP std": [1.0, 1.0], "seeds": [3, 3],
          "profile": ["demo", "demo"]}
     )  # fmt: skip
-    figure = table1.plot_variants(accuracy, found)
+    accuracy["parameters"] = 1
+    table = table1.variants_table(accuracy, found)
+    assert table["onnxruntime, ms"].tolist()[0] == 10 and np.isnan(table["ncnn, ms"].tolist()[1])
+    assert table["onnxruntime ratio"].tolist()[0] == 0.5
+    figure = table1.plot_variants(table, found)
     assert [axis.get_title() for axis in figure.axes] == ["onnxruntime", "ncnn"]
     assert [t.get_text() for t in figure.axes[1].texts] == ["g5 (3)"]
+    assert (
+        not table1.plot_variants(table1.variants_table(accuracy[:0], found), found)
+        .axes[0]
+        .texts[1:]
+    )
     plt.close("all")
 
 
