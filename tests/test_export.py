@@ -12,12 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import close
+from PIL import Image
 from torch import nn
 
 from lightdet_core import boxes, export, sparsity
 from lightdet_core.config import load_config, run_cli
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.export import ExportError, deployable
 from lightdet_core.model import LightDet, WeightsError, save_weights
+from lightdet_core.pack import build
 from lightdet_core.runtime import open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
@@ -361,6 +364,36 @@ def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
         export.to_ncnn(tmp_path / "cut.safetensors", tmp_path)
     with pytest.raises(ExportError, match=r"cut\.safetensors: cannot be written to"):
         export.to_onnx(weights, tmp_path / "cut.safetensors")
+
+
+def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monkeypatch):
+    """The objects are what the network sees itself, so that its AP is far from 0 and 1."""
+    config = small()
+    image = export.example_images(SIZE)[0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (seen,) = net.detect(torch.from_numpy(image).permute(2, 0, 1)[None].float(), 0.05)
+    boxes_seen = seen.boxes[:6] + torch.tensor([0.0, 0, 4, 4])
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "width": SIZE, "height": SIZE}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": CATEGORIES[label]["id"],
+             "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]]}
+            for i, (box, label) in enumerate(
+                zip(boxes_seen.clamp(max=SIZE).tolist(), seen.labels[:6].tolist(), strict=True), 1
+            )
+        ],
+        "categories": CATEGORIES,
+    }  # fmt: skip
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
+    monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "val")
+    monkeypatch.setattr(export, "split_paths", lambda *_: (tmp_path / "val.json", tmp_path))
+    expected = coco_metrics(
+        truth_of(tmp_path / "val.json", pack), detect_pack(net, pack, config.evaluate)
+    )
+    found = export.accuracy(onnx_export[0]["files"][0], config)
+    assert 0.05 < expected["AP"] < 0.95
+    assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)
 
 
 def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
