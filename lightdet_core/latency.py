@@ -4,7 +4,7 @@
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
 first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
-calls that do not count, then its share of the measured ones. So a slow minute of the machine hits
+calls that do not count (one of the slowest), then its share of the measured ones. So a slow minute of the machine hits
 all of them alike, and ratios inside one group are what may be compared. `network` is the call from
 prepared input to raw output. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on the
 canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours looks
@@ -276,8 +276,7 @@ def interleaved(
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])
-            if due:
-                calls[name]()
+            for _ in range(min(due, 2)):
                 calls[name]()
             times[name] += [_time(calls[name]) for _ in range(due)]
     return times
@@ -454,7 +453,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
     parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
-    parser.add_argument("--seconds", type=float, default=2.0, help="per system, runtime and part")
+    parser.add_argument("--seconds", type=float, default=1.5, help="per system, runtime and part")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, help="default: results/speed/latency.json")
     args = parser.parse_args()
