@@ -4,12 +4,13 @@
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
 first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
-calls that do not count (one of the slowest), then its share of the measured ones. So a slow minute of the machine hits
-all of them alike, and ratios inside one group are what may be compared. `network` is the call from
-prepared input to raw output. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on the
-canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours looks
-at the threshold first, `detect.exported_find`). Weights are random, batch norm is measured on
-drawn scenes, and thresholds let about CANDIDATES pairs of cell and class through.
+calls that do not count (one of the slowest), then its share of the measured ones. So a slow minute
+of the machine hits all of them alike, and ratios inside one group are what may be compared.
+`network` is the call from prepared input to raw output. `boxes` goes from a decoded image of
+640 x 480 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system
+with its own decoder (ours looks at the threshold first, `detect.exported_find`). Weights are
+random, batch norm is measured on drawn scenes, and thresholds let about CANDIDATES pairs of cell
+and class through.
 Written to results/speed/latency.json after every group.
 """
 
