@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightdet_core.model import LightDet
 
-KINDS = (nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish)
+KINDS = (nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Hardswish)
 CONSTANT = 1e-3  # a channel whose outputs differ by less is dead
 FLAT = 0.01  # a smaller slope passes on next to nothing
 

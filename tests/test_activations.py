@@ -47,3 +47,8 @@ def test_inputs_are_those_before_the_activation():
     found = activations.visit(Two(nn.ReLU6(inplace=True)).eval(), x, lambda *seen: seen)
     (name, module, before), _ = found
     assert name == "first" and isinstance(module, nn.ReLU6) and torch.equal(before, x)
+
+
+def test_every_activation_is_looked_at():
+    for make in ACTIVATIONS.values():
+        assert isinstance(make(), activations.KINDS)
