@@ -28,3 +28,11 @@ def close(actual: torch.Tensor, expected: object, atol: float = 2e-6) -> None:
 def golden():
     """`golden("name")` -> inputs, outputs of one case."""
     return lambda name: (GOLDEN[name]["inputs"], GOLDEN[name]["outputs"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_as_before():
+    """Opening a detector sets them for all of torch; the last digits of a training depend on it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
