@@ -13,6 +13,7 @@ from torchvision.ops import batched_nms
 
 STRIDES = (8, 16, 32)
 EPS = 1e-6  # floor of the denominators
+QUALITY_TOPK = 4  # GFLv2's setting
 MAX_CANDIDATES = 5000  # per image into NMS; a trained network stays far below
 
 
@@ -70,6 +71,15 @@ def integral(box_logits: Tensor) -> Tensor:
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Edge logits (…, P, 4, R), points (P, 2), strides (P,) -> xyxy pixels (…, P, 4)."""
     return distances_to_boxes(points, integral(box_logits) * strides[:, None])
+
+
+def edge_shape(box_logits: Tensor) -> Tensor:
+    """What GFLv2 judges an edge by: (…, 4, R) logits -> (…, 4 (QUALITY_TOPK + 1)).
+
+    Per side the largest probabilities and their mean; a sharp edge has a high peak.
+    """
+    top = box_logits.softmax(-1).topk(QUALITY_TOPK, -1).values
+    return torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -131,7 +141,6 @@ def detect(
         score_threshold: scores at or below are dropped.
         iou_threshold: of NMS.
         max_detections: the highest scores that are kept.
-
     """
     cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
     scores = scores[cells, labels]

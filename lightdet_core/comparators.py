@@ -5,8 +5,8 @@ alone: tensors in, tensors out, no control flow that depends on values, so that 
 exported. `detect` is `LightDet.detect`: boxes on the canvas, labels 0..79 of COCO's classes.
 SSD300 and RetinaNet come from torchvision, EfficientDet-D0 from effdet, DETR from transformers,
 the YOLOs and NanoDet-m from `darknet` and `nanodet`; where official weights can be had says
-data/weights/README.md. effdet and transformers take seconds to
-import and are imported where they are needed.
+data/weights/README.md. effdet and transformers take seconds to import and are imported where
+they are needed.
 
 Libraries number classes as COCO does, 1..90 with gaps; those ids end here.
 Tensor legend: B images · P anchors, cells or queries · K class outputs · N detections · H, W.
@@ -212,14 +212,12 @@ class EfficientDet(nn.Module):
         from effdet.anchors import decode_box_outputs
 
         columns = [i - 1 for i in COCO_IDS]  # effdet has no background
-        found = []
-        for logits, deltas in zip(*self(images), strict=True):
-            xyxy = decode_box_outputs(deltas.float(), self.anchors.boxes, output_xyxy=True)
-            xyxy = xyxy.clamp(0, images.shape[-1])
-            scores = logits[:, columns].float().sigmoid()
-            limits = score_threshold, iou_threshold, max_detections
-            found.append(Detections(*boxes.detect(scores, xyxy, *limits)))
-        return found
+        logits, deltas = (x.float() for x in self(images))
+        xyxy = [decode_box_outputs(x, self.anchors.boxes, output_xyxy=True) for x in deltas]
+        limits = score_threshold, iou_threshold, max_detections
+        return boxes.detect_batch(
+            logits[..., columns].sigmoid(), torch.stack(xyxy), tuple(images.shape[-2:]), *limits
+        )
 
 
 def efficientdet_d0(weights: Path | None = None) -> EfficientDet:
@@ -355,7 +353,6 @@ class Comparator(NamedTuple):
     title: str
     make: Callable[..., nn.Module]  # untrained without arguments, else from the files `weights`
     size: int  # pixels: side of the square canvas that it is timed on
-    classes: int  # class outputs, with background and unused ids; `detect` knows 80
     score_threshold: float  # both thresholds: of its published evaluation
     iou_threshold: float
     weights: tuple[str, ...]  # names in data/weights; none: nobody publishes any that fit
@@ -364,39 +361,39 @@ class Comparator(NamedTuple):
 
 COMPARATORS = {  # by their keys in paper.yaml's table1, and two that only the figures show
     "ssd": Comparator(
-        "SSD300", ssd300, 300, 91, 0.01, 0.45, ("ssd300_vgg16_coco-b556d3b4.pth",),
+        "SSD300", ssd300, 300, 0.01, 0.45, ("ssd300_vgg16_coco-b556d3b4.pth",),
         "AP of SSD512*, size of SSD300 with VOC's 21 classes",
     ),
     "detr": Comparator(
-        "DETR-R50", detr_r50, 800, 92, 0.0, 1.0, ("detr-resnet-50.safetensors",),
+        "DETR-R50", detr_r50, 800, 0.0, 1.0, ("detr-resnet-50.safetensors",),
         "this network at a short side of 800 and a long one of up to 1333",
     ),
     "efficientdet_d0": Comparator(
-        "EfficientDet-D0", efficientdet_d0, 512, 90, 0.0, 0.5, ("efficientdet_d0-f3276ba8.pth",),
+        "EfficientDet-D0", efficientdet_d0, 512, 0.0, 0.5, ("efficientdet_d0-f3276ba8.pth",),
         "this network, trained by Google; milliseconds in place of FPS",
     ),
     "retinanet_r101": Comparator(
-        "RetinaNet-R101", retinanet_r101, 512, 91, 0.05, 0.5, (),
+        "RetinaNet-R101", retinanet_r101, 512, 0.05, 0.5, (),
         "this network with P6 from C5, at a short side of 500; size unexplained",
     ),
     "yolov3": Comparator(
-        "YOLOv3", partial(yolo, "yolov3"), 416, 80, 0.005, 0.45, ("yolov3.weights",),
+        "YOLOv3", partial(yolo, "yolov3"), 416, 0.005, 0.45, ("yolov3.weights",),
         "AP at 608, FPS at 416",
     ),
     "yolov3_tiny": Comparator(
-        "YOLOv3-tiny", partial(yolo, "yolov3-tiny"), 416, 80, 0.005, 0.45, ("yolov3-tiny.weights",),
+        "YOLOv3-tiny", partial(yolo, "yolov3-tiny"), 416, 0.005, 0.45, ("yolov3-tiny.weights",),
         "this network at 416",
     ),
     "yolov4": Comparator(
-        "YOLOv4", partial(yolo, "yolov4"), 416, 80, 0.001, 0.6, ("yolov4.weights",),
+        "YOLOv4", partial(yolo, "yolov4"), 416, 0.001, 0.6, ("yolov4.weights",),
         "nothing in the tables, a point without numbers in Fig. 1",
     ),
     "yolov4_tiny": Comparator(
-        "YOLOv4-tiny", partial(yolo, "yolov4-tiny"), 416, 80, 0.001, 0.6, ("yolov4-tiny.weights",),
+        "YOLOv4-tiny", partial(yolo, "yolov4-tiny"), 416, 0.001, 0.6, ("yolov4-tiny.weights",),
         "this network at 416, AP and AP50 of two sources",
     ),
     "nanodet_m": Comparator(
-        "NanoDet-m", nanodet_m, 320, 80, 0.05, 0.6, ("nanodet-m.param", "nanodet-m.bin"),
+        "NanoDet-m", nanodet_m, 320, 0.05, 0.6, ("nanodet-m.param", "nanodet-m.bin"),
         "nothing in the tables, \"NanoDet-320\" in Figs. 6 and 7",
     ),
 }  # fmt: skip
@@ -465,9 +462,7 @@ def measure_accuracy(
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
-        if [c["name"] for c in pack.categories[:2]] != ["person", "bicycle"] or len(
-            pack.categories
-        ) != len(COCO_IDS):
+        if [category["id"] for category in pack.categories] != COCO_IDS:
             raise ComparatorError(f"{annotations}: COCO's 80 categories are needed")
         truth = truth_of(annotations, pack)
         progress(f"{name}: {len(pack.images)} images of {comparator.size} px")

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import UserError, run_cli
 from lightdet_core.datasets import DataError, write_json
-from lightdet_core.pack import letterbox, letterbox_transform, read_image
+from lightdet_core.pack import boxes_on_image, letterbox, read_image
 from lightdet_core.runtime import Exported, open_exported
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -63,7 +64,8 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     """A detector from a run's .safetensors, or from an exported .onnx or ncnn .param file.
 
     Args:
-        threads: that the network may use; with .safetensors they are set for all of torch.
+        threads: that the network may use. They are set for all of torch, to one with exported
+            files: a second thread of torch would wait for those of the other runtime.
 
     Raises:
         DetectError, WeightsError, NetworkFileError: missing, damaged, or not written by LightDet.
@@ -72,8 +74,9 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     path = Path(path)
     if threads < 1:
         raise DetectError(f"threads {threads}: at least 1 is needed")
+    torch.set_num_threads(threads if path.suffix == ".safetensors" else 1)
     if path.suffix == ".safetensors":
-        find, categories, size = _torch_detector(path, threads)
+        find, categories, size = _torch_detector(path)
     elif path.suffix in (".onnx", ".param"):
         exported = open_exported(path, threads)
         find, categories = exported_find(exported), exported.about["categories"]
@@ -93,7 +96,8 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
             raise DetectError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
         found = find(letterbox(image, size), score_threshold, iou_threshold, max_detections)
         height, width = image.shape[:2]
-        return found._replace(boxes=_on_image(found.boxes, width, height, size))
+        xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
+        return found._replace(boxes=torch.from_numpy(xyxy).float())
 
     return Detector(detect, categories, size)
 
@@ -104,10 +108,9 @@ def check_share(name: str, value: float) -> None:
         raise DetectError(f"{name} {value}: a number from 0 to 1 is needed")
 
 
-def _torch_detector(path: Path, threads: int) -> tuple[Find, list[dict], int]:
+def _torch_detector(path: Path) -> tuple[Find, list[dict], int]:
     from lightdet_core.model import load_weights  # here: exported files need neither it nor timm
 
-    torch.set_num_threads(threads)
     model, config, categories = load_weights(path)
 
     def find(canvas: np.ndarray, *limits: float) -> Detections:
@@ -124,6 +127,7 @@ def exported_find(exported: Exported) -> Find:
     at most 1, so that none of them can come back. Only what is left is decoded.
     """
     size, decoded = exported.about["input"]["size"], exported.about["form"] == "decoded"
+    quality = _quality(exported.about["quality"])
     points, strides, _ = boxes.level_grid(size, size)
 
     def find(canvas: np.ndarray, score_threshold: float, *limits: float) -> Detections:
@@ -132,24 +136,27 @@ def exported_find(exported: Exported) -> Find:
         limit = float(torch.tensor(float(score_threshold)).logit()) - 1e-3
         # in numpy: torch's threads and the runtime's would wait for each other
         left = (outputs[0] > (score_threshold if decoded else limit)).any(1)
-        scores, xyxy, *quality = (torch.from_numpy(output[left]) for output in outputs)
+        scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
         if not decoded:
-            scores, xyxy = scores.sigmoid(), boxes.decode(xyxy, points[left], strides[left])
-        for logits in quality:
-            scores = scores * logits.sigmoid()
+            scores = scores.sigmoid() * quality(xyxy)
+            xyxy = boxes.decode(xyxy, points[left], strides[left])
         limits = score_threshold, *limits
         return boxes.detect_batch(scores[None], xyxy[None], (size, size), *limits)[0]
 
     return find
 
 
-def _on_image(xyxy: Tensor, width: int, height: int, size: int) -> Tensor:
-    """Boxes on the canvas (N, 4) -> in pixels of the image, clipped to it."""
-    scale_x, scale_y, left, top = map(float, letterbox_transform(width, height, size))
-    corners = xyxy.double().view(-1, 2, 2)
-    corners = (corners - corners.new_tensor([left, top])) / corners.new_tensor([scale_x, scale_y])
-    limit = corners.new_tensor([width, height])
-    return corners.clamp(min=0).minimum(limit).flatten(1).float()
+def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | float]:
+    """Edge logits (N, 4, R) -> GFLv2's quality (N, 1) by the layers of a description, or 1."""
+    if layers is None:
+        return lambda box_logits: 1.0
+    first, second = ([torch.tensor(layer[k]) for k in ("weight", "bias")] for layer in layers)
+
+    def quality(box_logits: Tensor) -> Tensor:
+        hidden = F.linear(boxes.edge_shape(box_logits), *first).relu()
+        return F.linear(hidden, *second).sigmoid()
+
+    return quality
 
 
 # --------------------------------------------------------------------------------------- files

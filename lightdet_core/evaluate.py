@@ -21,7 +21,7 @@ from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.datasets import read_coco
 from lightdet_core.model import LightDet
-from lightdet_core.pack import Pack, letterbox_transform
+from lightdet_core.pack import Pack, boxes_on_image
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -48,10 +48,8 @@ def detect_pack(
         )
         sizes, ids = pack.sizes[rows], pack.image_ids[rows]
         for detections, (width, height), image_id in zip(batch, sizes, ids, strict=True):
-            scale_x, scale_y, left, top = letterbox_transform(int(width), int(height), pack.size)
             xyxy = detections.boxes.cpu().double().numpy()
-            xyxy = (xyxy - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
-            xyxy = xyxy.clip(0, [width, height, width, height])
+            xyxy = boxes_on_image(xyxy, int(width), int(height), pack.size)
             xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3)
             results += [
                 {

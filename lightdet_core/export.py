@@ -3,10 +3,10 @@
     python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
 
 Input: RGB images of the run's input size, 0..255; the normalisation is inside. Raw output: the
-logits that `LightDet.forward` gives, in GFLv2 with `quality_logits` (B, P, 1), so that the host
-multiplies two sigmoids and needs no weights. Decoded output: `scores` (B, P, C) in 0..1 and
-`boxes` (B, P, 4), xyxy in pixels of the input canvas; thresholds and NMS stay with the host. What
-the host needs to know (classes, config, forms) travels with the file: see `describe`.
+logits that `LightDet.forward` gives; GFLv2's quality of a cell is left to the host, which needs it
+for the few cells above a threshold only. Decoded output: `scores` (B, P, C) in 0..1, with the
+quality, and `boxes` (B, P, 4), xyxy in pixels of the input canvas; thresholds and NMS stay with the
+host. What the host needs to know (classes, config, quality) travels with the file: see `describe`.
 Tensor legend: B images · P cells of all levels · C classes · R = reg_max + 1 bins · S input size.
 """
 
@@ -35,15 +35,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import QUALITY_TOPK, Detections
 from lightdet_core.config import Config, UserError, load_config, run_cli
 from lightdet_core.datasets import split_paths
 from lightdet_core.detect import Find, exported_find
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.model import QUALITY_TOPK, LightDet, load_weights
+from lightdet_core.model import LightDet, load_weights
 from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
 from lightdet_core.pack import letterbox, open_pack, pack_paths
-from lightdet_core.runtime import KEY, first_line, open_exported
+from lightdet_core.runtime import KEY, first_line, open_exported, to_floats
 from lightdet_core.scenes import draw_scene
 
 OPSET = 17
@@ -52,7 +52,8 @@ STORED = r"(\.fp16|_quantized)$"  # the same, and onnxruntime's of int8
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
 # of rounded activations, too, so that only the AP says what it costs
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
-QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad"]  # the kinds of nodes in int8
+# the kinds of nodes in int8: convolutions, the neck, and ReLU6 and SiLU in the forms they export to
+QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "Mul"]
 CALIBRATION = 64  # images that int8 learns its ranges from
 
 
@@ -130,8 +131,7 @@ class Deployable(nn.Module):
         cells, classes, bins = self.num_cells, self.num_classes, self.num_bins
         if self.decoded:
             return {"scores": (cells, classes), "boxes": (cells, 4)}
-        raw = {"cls_logits": (cells, classes), "box_logits": (cells, 4, bins)}
-        return raw if self.quality is None else raw | {"quality_logits": (cells, 1)}
+        return {"cls_logits": (cells, classes), "box_logits": (cells, 4, bins)}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, S, S) float32 or (B, S, S, 3) uint8, RGB 0..255 -> `outputs`."""
@@ -148,8 +148,7 @@ class Deployable(nn.Module):
         )
         edges = box_logits.reshape(-1, 4 * cells, self.num_bins)
         if not self.decoded:
-            raw = cls_logits, edges.reshape(-1, cells, 4, self.num_bins)
-            return raw if self.quality is None else (*raw, self._quality(edges.softmax(-1)))
+            return cls_logits, edges.reshape(-1, cells, 4, self.num_bins)
         shape = edges.softmax(-1)
         distances = (shape @ self.bins).reshape(-1, cells, 4) * self.strides
         decoded = boxes.distances_to_boxes(self.points, distances).clamp(0, self.size)
@@ -273,8 +272,9 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
     """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
 
     Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
-    by output channel, activations unsigned, which CPUs multiply fastest. What comes after the last
-    convolution of a level stays in fp32.
+    by output channel, activations unsigned, which CPUs multiply fastest. Activation functions are
+    part of it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes.
+    What comes after the last convolution of a level stays in fp32.
 
     Args:
         model: of `convert_onnx`.
@@ -294,6 +294,7 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
                 _Canvases(inputs, name),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED,
+                nodes_to_exclude=_after_last_convolution(onnx.load(plain)),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -303,8 +304,21 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
         logging.disable(logging.NOTSET)
 
 
-def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, bytes]]:
-    """The module as ncnn's .param and .bin, the weights in fp32 and in fp16.
+def _after_last_convolution(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that feed no convolution."""
+    feeding, after = set(), []
+    for node in reversed(model.graph.node):  # in the order of their execution
+        if node.op_type == "Conv" or feeding & set(node.output):
+            feeding |= set(node.input)
+        else:
+            after.append(node.name)
+    return after
+
+
+def convert_ncnn(
+    module: nn.Module, example: Tensor, precisions: tuple[str, ...] = ("fp32", "fp16")
+) -> dict[str, tuple[str, bytes]]:
+    """The module as ncnn's .param and .bin, by how the weights are stored.
 
     Args:
         example: an input; its batch of one becomes ncnn's tensor without a batch.
@@ -317,9 +331,9 @@ def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, byt
     with tempfile.TemporaryDirectory() as clutter, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: deprecated; constants, which they shall be
         torch.jit.trace(module, example, check_trace=False).save(Path(clutter, "net.pt"))
-        for half, precision in enumerate(("fp32", "fp16")):
+        for precision in precisions:
             done = subprocess.run(
-                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={half}"],
+                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={int(precision == 'fp16')}"],
                 cwd=clutter, capture_output=True, text=True,
             )  # fmt: skip
             try:
@@ -329,7 +343,7 @@ def convert_ncnn(module: nn.Module, example: Tensor) -> dict[str, tuple[str, byt
                 last = (done.stderr.strip() or "no message").splitlines()[-1]
                 raise ExportError(f"pnnx: ended with code {done.returncode}: {last}") from None
             found[precision] = param, weights
-    layers = {line.split()[0] for line in found["fp32"][0].splitlines()[2:]}
+    layers = {line.split()[0] for line in found[precision][0].splitlines()[2:]}
     # what it cannot translate keeps the name that torch or pnnx gave it
     unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)
     if unknown:
@@ -380,11 +394,6 @@ def to_onnx(
     return _finish(job, variants)
 
 
-def to_floats(images: np.ndarray) -> np.ndarray:
-    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32."""
-    return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-
-
 def calibration_images(config: dict) -> Iterator[np.ndarray]:
     """Training images of a run (S, S, 3) uint8, evenly over its pack.
 
@@ -414,7 +423,7 @@ def to_ncnn(
     about["input"]["name"] = "in0"  # pnnx's names
     variants = {}
     for name, (param, values) in convert_ncnn(job.module, example).items():
-        text = json.dumps(about | {"precision": name}, indent=1) + "\n"
+        text = json.dumps(about | {"precision": name}) + "\n"
         variants[name] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
     return _finish(job, variants)
 
@@ -448,7 +457,8 @@ def _prepare(
     module = deployable(model, config["model"]["input_size"], decoded, **forms)
     flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
-    job = _Job(model, module, describe(module, config, categories), folder, name, precision)
+    about = describe(module, config, categories)
+    job = _Job(model, module, about, folder, name, precision)
     return job, torch.from_numpy(job.input(example_images(module.size)[:1]))
 
 
@@ -457,8 +467,9 @@ def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
 
     Returns:
         form (raw or decoded), input (name, dtype, layout, size in pixels), outputs (shape after B
-        by name), categories (id and name by label), config (of the run, with the thresholds). An
-        export adds its precision: how the weights are stored.
+        by name), quality (of `quality_layers`, for the raw form), categories (id and name by
+        label), config (of the run, with the thresholds). An export adds its precision: how the
+        weights are stored.
     """
     return {
         "form": "decoded" if module.decoded else "raw",
@@ -469,9 +480,18 @@ def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
             "size": module.size,
         },
         "outputs": module.outputs,
+        "quality": None if module.decoded else quality_layers(module.quality),
         "categories": categories,
         "config": config,
     }
+
+
+def quality_layers(quality: nn.Sequential | None) -> list[dict] | None:
+    """GFLv2's two linear layers for `boxes.edge_shape`, ReLU between them; None for GFLv1."""
+    if quality is None:
+        return None
+    layers = [layer.state_dict() for layer in quality if isinstance(layer, nn.Linear)]
+    return [{name: value.tolist() for name, value in layer.items()} for layer in layers]
 
 
 def example_images(size: int) -> np.ndarray:
@@ -491,8 +511,8 @@ def expected(model: LightDet, images: np.ndarray, decoded: bool) -> list[np.ndar
         decoded_boxes = boxes.decode(box_logits, points, strides).clamp(0, batch.shape[-1])
         found = [model.scores(cls_logits, box_logits), decoded_boxes]
     else:
-        found = [cls_logits, box_logits, model.head.quality_logits(box_logits)]
-    return [output.numpy() for output in found if output is not None]
+        found = [cls_logits, box_logits]
+    return [output.numpy() for output in found]
 
 
 def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:

@@ -4,11 +4,12 @@
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
 first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
-calls that do not count (one of the slowest), then its share of the measured ones. So a slow minute
-of the machine hits all of them alike, and ratios inside one group are what may be compared.
-`network` is the call from prepared input to raw output. `boxes` goes from a decoded image of
-640 x 480 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system
-with its own decoder (ours looks at the threshold first, `detect.exported_find`). Weights are
+calls that do not count (none where one takes SLOW seconds), then its share of the measured ones. So
+a slow minute of the machine hits all of them alike, and ratios inside one group are what may be
+compared. `network` is the call from prepared input to raw output; GFLv2's quality, which the
+exported network leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480
+pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system with its
+own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`). Weights are
 random, batch norm is measured on drawn scenes, and thresholds let about CANDIDATES pairs of cell
 and class through.
 Written to results/speed/latency.json after every group.
@@ -51,6 +52,7 @@ QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
 ROUNDS = 10
 LEAST = 5  # calls of the slowest
+SLOW = 0.1  # seconds of a call that fills the caches by itself
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn")
 
@@ -64,20 +66,8 @@ class System(NamedTuple):
     model: nn.Module  # forward: images (B, 3, S, S) -> tensors; detect: -> boxes
     deployed: nn.Module  # what is exported: the same outputs
     in_paper: str  # what Table 1 shows in its row
-
-
-class WithQuality(nn.Module):
-    """A `LightDet` whose forward pass ends where that of `export.Deployable` does."""
-
-    def __init__(self, model: LightDet):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        cls_logits, box_logits = self.model(images)
-        quality_logits = self.model.head.quality_logits(box_logits)
-        raw = cls_logits, box_logits
-        return raw if quality_logits is None else (*raw, quality_logits)
+    canvas: np.ndarray  # a drawn scene, (S, S, 3) uint8
+    wanted: list[Tensor]  # what `model` gives for it
 
 
 def systems(names: list[str] | None = None) -> list[System]:
@@ -91,15 +81,17 @@ def systems(names: list[str] | None = None) -> list[System]:
         torch.manual_seed(0)
         if name in comparators.COMPARATORS:
             about = comparators.COMPARATORS[name]
-            model = settle(comparators.build(name), about.size)
-            found.append(System(name, about.title, about.size, model, model, about.printed))
-            continue
-        config = load_config(name, "coco").model
-        model = settle(LightDet(config).eval(), config.input_size)
-        deployed = export.deployable(model, config.input_size)
-        found.append(
-            System(name, f"LightDet {name}", config.input_size, WithQuality(model), deployed, "")
-        )
+            title, size, printed = about.title, about.size, about.printed
+            deployed = model = settle(comparators.build(name), size)
+        else:
+            config = load_config(name, "coco").model
+            title, size, printed = f"LightDet {name}", config.input_size, ""
+            model = settle(LightDet(config).eval(), size)
+            deployed = export.deployable(model, size)
+        canvas = letterbox(draw_scene(0, 0)[0], size)
+        with torch.inference_mode():
+            wanted = list(model(_tensor(canvas)))
+        found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
     return found
 
 
@@ -185,19 +177,19 @@ def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
 
 def load_int8(system: System, threads: int, folder: Path) -> Loaded:
     images = export.example_images(system.size)
-    model = export.quantize(_onnx(system), [export.to_floats(image[None]) for image in images])
+    model = export.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
     return _session(model.SerializeToString(), threads)
 
 
 def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
     deployed = system.deployed
-    if isinstance(system.model, WithQuality):  # ncnn has a Mish of its own
-        deployed = export.deployable(system.model.model, system.size, mish=nn.Mish)
-    param, values = export.convert_ncnn(deployed, _zeros(system))["fp32"]
+    if isinstance(deployed, export.Deployable):  # ncnn has a Mish of its own
+        deployed = export.deployable(system.model, system.size, mish=nn.Mish)
+    param, values = export.convert_ncnn(deployed, _zeros(system), ("fp32",))["fp32"]
     path = folder / f"{system.key}.param"
     path.write_text(param)
     path.with_suffix(".bin").write_bytes(values)
-    network = runtime.ncnn_network(path, _count(system), threads)
+    network = runtime.ncnn_network(path, len(system.wanted), threads)
 
     def batch(pixels: object) -> list[np.ndarray]:
         return [output[None] for output in network(pixels)]
@@ -214,19 +206,14 @@ def _zeros(system: System) -> Tensor:
     return torch.zeros(1, 3, system.size, system.size)
 
 
-def _count(system: System) -> int:
-    with torch.inference_mode():
-        return len(system.deployed(_zeros(system)))
-
-
 def _onnx(system: System) -> object:
-    names = [f"out{i}" for i in range(_count(system))]
+    names = [f"out{i}" for i in range(len(system.wanted))]
     return export.convert_onnx(system.deployed, _zeros(system), names)
 
 
 def _session(content: bytes, threads: int) -> Loaded:
     session = runtime.onnx_session(content, threads)
-    prepare = lambda canvas: export.to_floats(canvas[None])  # noqa: E731
+    prepare = lambda canvas: runtime.to_floats(canvas[None])  # noqa: E731
     return Loaded(prepare, lambda x: session.run(None, {"images": x}), len(content))
 
 
@@ -270,14 +257,15 @@ def interleaved(
         seconds: for each of them; the slowest get LEAST calls, whatever these take.
         rounds: turns that the calls of each are spread over.
     """
-    times, wanted, draw = {name: [] for name in calls}, {}, random.Random(0)
+    times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
     for name, call in calls.items():
         call()
-        wanted[name] = max(LEAST, int(seconds / _time(call)))
+        took = _time(call)
+        wanted[name], warm[name] = max(LEAST, int(seconds / took)), 2 if took < SLOW else 0
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])
-            for _ in range(min(due, 2)):
+            for _ in range(min(due, warm[name])):
                 calls[name]()
             times[name] += [_time(calls[name]) for _ in range(due)]
     return times
@@ -316,13 +304,15 @@ def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable
         UserError: the network's own decoder takes images only.
     """
     image = np.ascontiguousarray(letterbox(draw_scene(0, 0)[0], 640)[80:560])  # 640 x 480
-    if isinstance(system.model, WithQuality):
+    if isinstance(system.model, LightDet):
 
         def run(canvases: np.ndarray) -> list[np.ndarray]:
             outputs = loaded.network(loaded.prepare(canvases[0]))
             return [_floats(x).numpy() for x in outputs]
 
-        find = exported_find(Exported({"form": "raw", "input": {"size": system.size}}, run))
+        quality = export.quality_layers(system.model.head.quality)
+        about = {"form": "raw", "input": {"size": system.size}, "quality": quality}
+        find = exported_find(Exported(about, run))
         return lambda: find(letterbox(image, system.size), threshold, 0.6, 100)
     if isinstance(system.model, comparators.Torchvision):
         x = loaded.prepare(letterbox(image, system.size))
@@ -353,19 +343,15 @@ def answering(model: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
         del model.forward
 
 
-def score_threshold(system: System, outputs: list[Tensor], candidates: int = CANDIDATES) -> float:
+def score_threshold(system: System, candidates: int = CANDIDATES) -> float:
     """The score that so many (cell, class) pairs exceed, or 0 where there are fewer."""
     if isinstance(system.model, comparators.Torchvision):  # its `detect` takes images only
-        logits = outputs[0].flatten(0, 1)
+        logits = system.wanted[0].flatten(0, 1)
         scores = logits.softmax(-1)[:, 1:] if system.key == "ssd" else logits.sigmoid()
         return scores.flatten().topk(candidates + 1).values[-1].item()
-    if isinstance(system.model, WithQuality):
-        model, outputs = system.model.model, outputs[:2]
-    else:
-        model = system.model
-    with answering(model, outputs):
+    with answering(system.model, system.wanted):
         shape = torch.empty(1, 3, system.size, system.size)
-        (found,) = model.detect(shape, 0.0, 1.0, 10**6)  # 1.0: nothing is suppressed
+        (found,) = system.model.detect(shape, 0.0, 1.0, 10**6)  # 1.0: nothing is suppressed
     return found.scores[candidates].item() if len(found.scores) > candidates else 0.0
 
 
@@ -391,10 +377,8 @@ def measure(
     torch.set_num_threads(threads)
     progress("building the networks")
     chosen = systems(names)
-    canvases = {s.key: letterbox(draw_scene(0, 0)[0], s.size) for s in chosen}
     with torch.inference_mode():
-        wanted = {s.key: list(s.model(_tensor(canvases[s.key]))) for s in chosen}
-        thresholds = {s.key: score_threshold(s, wanted[s.key]) for s in chosen}
+        thresholds = {s.key: score_threshold(s) for s in chosen}
     found = {
         "systems": [
             {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
@@ -407,6 +391,7 @@ def measure(
     }
     facts = {row["key"]: row for row in found["systems"]}
     for group in GROUPS:
+        torch.set_num_threads(threads)
         calls = {}
         with tempfile.TemporaryDirectory() as folder:
             pairs = [(name, s) for name in group if name in runtimes for s in chosen]
@@ -417,8 +402,8 @@ def measure(
                 progress(f"{name}: loading {system.title}")
                 try:
                     loaded = group[name].load(system, threads, Path(folder))
-                    x = loaded.prepare(canvases[system.key])
-                    _check_same(loaded.network(x), wanted[system.key], group[name].tolerance)
+                    x = loaded.prepare(system.canvas)
+                    _check_same(loaded.network(x), system.wanted, group[name].tolerance)
                     calls[name, base, system.key, "network"] = partial(loaded.network, x)
                     if loaded.size_bytes is not None:
                         facts[system.key]["bytes"][name] = loaded.size_bytes
@@ -432,6 +417,8 @@ def measure(
                     found["not_possible"].append(row | {"reason": runtime.first_line(error)})
                     progress(f"{name}: no {part} of {system.title}: {runtime.first_line(error)}")
             if calls:
+                if "torch" not in group:  # a second thread of it would wait for the runtime's
+                    torch.set_num_threads(1)
                 progress(f"{' and '.join(group)}: timing {len(calls)} calls")
                 with torch.inference_mode():
                     found["latency"] += rows_of(interleaved(calls, seconds))
@@ -454,7 +441,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
     parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
-    parser.add_argument("--seconds", type=float, default=1.5, help="per system, runtime and part")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per system, runtime and part")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, help="default: results/speed/latency.json")
     args = parser.parse_args()

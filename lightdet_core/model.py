@@ -64,7 +64,7 @@ LITE = {  # factors on channels and depth of EfficientNet-Lite0
     "lite4": (1.4, 1.8),
 }
 BN_EPS = 1e-3  # of the backbone, as in NanoDet and in the TensorFlow weights
-QUALITY_TOPK, QUALITY_CHANNELS = 4, 64  # GFLv2's settings
+QUALITY_CHANNELS = 64  # GFLv2's setting
 
 
 class WeightsError(UserError):
@@ -172,7 +172,7 @@ class GFLHead(nn.Module):
         if config.head == "gflv2":
             # pointwise and shared by all levels: linear layers on the flat cells
             self.quality = nn.Sequential(
-                nn.Linear(4 * (QUALITY_TOPK + 1), QUALITY_CHANNELS),
+                nn.Linear(4 * (boxes.QUALITY_TOPK + 1), QUALITY_CHANNELS),
                 nn.ReLU(),
                 nn.Linear(QUALITY_CHANNELS, 1),
             )
@@ -193,9 +193,7 @@ class GFLHead(nn.Module):
         return cls_logits, box_logits.unflatten(-1, (4, self.num_bins))
 
     def quality_logits(self, box_logits: Tensor) -> Tensor | None:
-        """GFLv2's quality of localisation, read off the shape of the edge distributions.
-
-        Per side the four largest probabilities and their mean; a sharp edge has a high peak.
+        """GFLv2's quality of localisation, read off `boxes.edge_shape`.
 
         Args:
             box_logits: (…, P, 4, R).
@@ -205,8 +203,7 @@ class GFLHead(nn.Module):
         """
         if self.quality is None:
             return None
-        top = box_logits.softmax(-1).topk(QUALITY_TOPK, -1).values
-        shape = torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
+        shape = boxes.edge_shape(box_logits)
         return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
 
 

@@ -20,6 +20,7 @@ from torchvision.models import shufflenet_v2_x1_0
 from lightdet_core.boxes import STRIDES
 from lightdet_core.config import ModelConfig
 from lightdet_core.model import ACTIVATIONS, PAN, GFLHead, LightDet, WeightsError
+from lightdet_core.runtime import load_ncnn
 
 SETTINGS = ModelConfig(  # of the published network; `backbone` does not apply
     input_size=320, activation="leakyrelu", channels=96, stacked_convs=2, reg_max=7, cell_scale=5.0
@@ -179,11 +180,7 @@ def ncnn_forward(
 
     They give scores, of which the logits are taken again.
     """
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    if net.load_param(str(param_path)) or net.load_model(str(bin_path)):
-        raise WeightsError(f"{param_path}: ncnn cannot load it and {bin_path}")
+    net = load_ncnn(param_path, bin_path, threads)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     names = [[f"{kind}_pred_stride_{s}" for s in STRIDES] for kind in ("cls", "dis")]
 

@@ -97,6 +97,13 @@ def letterbox_transform(
     return new_width / width, new_height / height, left, top
 
 
+def boxes_on_image(xyxy: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
+    """Boxes on the canvas (N, 4) float64 -> in pixels of the image, clipped to it."""
+    scale_x, scale_y, left, top = letterbox_transform(width, height, size)
+    xyxy = (xyxy - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
+    return xyxy.clip(0, [width, height, width, height])
+
+
 def letterbox(image: np.ndarray, size: int) -> np.ndarray:
     """(H,W,3) uint8 -> (size,size,3) uint8: bilinear, antialiased when reducing, black borders."""
     height, width = image.shape[:2]

@@ -17,7 +17,7 @@ import onnxruntime
 from lightdet_core.config import UserError
 
 KEY = "lightdet"  # of the description in ONNX's metadata, as in the weights file
-NEEDED = {"form", "input", "outputs", "categories", "config"}  # in a description
+NEEDED = {"form", "input", "outputs", "quality", "categories", "config"}  # in a description
 AGAIN = "export the run again"
 
 
@@ -85,10 +85,31 @@ def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         if about["input"]["dtype"] == "float32":
-            images = images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+            images = to_floats(images)
         return session.run(list(about["outputs"]), {about["input"]["name"]: images})
 
     return about, run
+
+
+def to_floats(images: np.ndarray) -> np.ndarray:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32."""
+    return images.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+
+
+def load_ncnn(param: Path, values: Path, threads: int) -> ncnn.Net:
+    """A network on the CPU in fp32 from its .param and .bin.
+
+    Raises:
+        NetworkFileError: ncnn cannot load them.
+    """
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for option in ("packed", "storage", "arithmetic"):
+        setattr(net.opt, f"use_fp16_{option}", False)
+    net.opt.use_bf16_storage = False
+    if net.load_param(str(param)) or net.load_model(str(values)):
+        raise NetworkFileError(f"{param}: ncnn cannot load it and its .bin; {AGAIN}")
+    return net
 
 
 def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat], list[np.ndarray]]:
@@ -103,13 +124,7 @@ def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat],
     Raises:
         NetworkFileError: ncnn cannot load it; when it is called: an output is not there.
     """
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for option in ("packed", "storage", "arithmetic"):
-        setattr(net.opt, f"use_fp16_{option}", False)
-    net.opt.use_bf16_storage = False
-    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-        raise NetworkFileError(f"{path}: ncnn cannot load it and its .bin; {AGAIN}")
+    net = load_ncnn(path, path.with_suffix(".bin"), threads)
 
     def run(pixels: ncnn.Mat) -> list[np.ndarray]:
         extractor = net.create_extractor()

@@ -166,14 +166,6 @@ def test_no_cell_is_lost_before_decoding(head, decoded):
     assert counts[0] == 100 and counts[-1] == 7 and counts[-2] == 0 < counts[2]
 
 
-def test_boxes_return_to_the_image():
-    """150 x 80 lie in rows 22 to 73 of the canvas, at 0.64 horizontally and 51 / 80 vertically."""
-    canvas = torch.tensor([[32.0, 22 + 51 / 4, 64, 22 + 51 / 2], [-5, 0, 96, 96], [90, 80, 99, 99]])
-    wanted = torch.tensor([[50.0, 20, 100, 40], [0, 0, 150, 80], [140.625, 80, 150, 80]])
-    torch.testing.assert_close(detect._on_image(canvas, 150, 80, SIZE), wanted)
-    assert detect._on_image(torch.zeros(0, 4), 150, 80, SIZE).shape == (0, 4)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from conftest import close
 from PIL import Image
 from torch import nn
 
-from lightdet_core import boxes, export, sparsity
+from lightdet_core import boxes, detect, export, sparsity
 from lightdet_core.config import load_config, run_cli
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.export import ExportError, deployable
@@ -178,7 +178,7 @@ def test_onnx_report(onnx_export, net):
     parameters = sum(p.numel() for p in deployable(net, SIZE).parameters())
     assert 4 * parameters < report["sizes"]["fp32"] < 4 * parameters + 90_000
     assert report["sizes"]["fp16"] < 0.52 * report["sizes"]["fp32"]
-    assert list(report["parity"]) == ["cls_logits", "box_logits", "quality_logits"]
+    assert list(report["parity"]) == ["cls_logits", "box_logits"]
     assert all(0 < value < 1e-4 for value in report["parity"].values())
     masks = len(sparsity.make_masks(net))
     assert report["sparsity"] == {"eligible": masks, "trained": masks, "exported": masks}
@@ -197,10 +197,11 @@ def test_onnx_needs_nothing_else(onnx_export, net):
     assert about["input"] == {"name": "images", "dtype": "uint8", "layout": "NHWC", "size": SIZE}
     assert (about["form"], about["precision"]) == ("raw", "fp32")
     images = export.example_images(SIZE)
-    cls_logits, box_logits, quality = map(torch.from_numpy, exported.run(images))
+    cls_logits, box_logits = map(torch.from_numpy, exported.run(images))
+    quality = detect._quality(about["quality"])(box_logits)
     points, strides, _ = boxes.level_grid(SIZE, SIZE)
     scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
-    torch.testing.assert_close(cls_logits.sigmoid() * quality.sigmoid(), scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cls_logits.sigmoid() * quality, scores, atol=1e-5, rtol=0)
     found = boxes.decode(box_logits, points, strides).clamp(0, SIZE)
     torch.testing.assert_close(found, decoded, atol=1e-3, rtol=0)
     for one, row in zip(exported.run(images[1:2]), exported.run(images), strict=True):

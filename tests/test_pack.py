@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from lightdet_core import datasets, pack
 from lightdet_core.datasets import DataError
 from lightdet_core.pack import (
+    boxes_on_image,
     build,
     letterbox,
     letterbox_transform,
@@ -533,3 +534,11 @@ def test_prepare_packs(tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "load_config", lambda experiment, profile: configs[0])
     with pytest.raises(DataError, match=r"its categories differ"):
         pack.main(["--profile", "p", "--runs", "g1", "g2"])
+
+
+def test_boxes_return_to_the_image():
+    """150 x 80 lie in rows 22 to 73 of the canvas, at 0.64 horizontally and 51 / 80 vertically."""
+    canvas = np.array([[32, 22 + 51 / 4, 64, 22 + 51 / 2], [-5, 0, 96, 96], [90, 80, 99, 99]])
+    wanted = np.array([[50, 20, 100, 40], [0, 0, 150, 80], [140.625, 80, 150, 80]])
+    np.testing.assert_allclose(boxes_on_image(canvas, 150, 80, 96), wanted, rtol=1e-12)
+    assert boxes_on_image(np.zeros((0, 4)), 150, 80, 96).shape == (0, 4)

@@ -14,6 +14,7 @@ DESCRIPTION = {
     "form": "raw",
     "input": {"name": "images", "dtype": "float32", "layout": "NCHW", "size": SIZE},
     "outputs": {"same": [3, SIZE, SIZE], "negative": [3, SIZE, SIZE]},
+    "quality": None,
     "categories": [{"id": 3, "name": "ü"}],
     "config": {"seed": 4},
 }
