@@ -64,21 +64,29 @@ def boxes_to_distances(points: Tensor, boxes: Tensor, reg_max: int | None = None
 
 def integral(box_logits: Tensor) -> Tensor:
     """Expected distance of each edge distribution: (…, R) logits -> (…,) strides."""
-    bins = torch.arange(box_logits.shape[-1], dtype=box_logits.dtype, device=box_logits.device)
-    return box_logits.softmax(-1) @ bins
+    return _mean(box_logits.softmax(-1))
+
+
+def _mean(edges: Tensor) -> Tensor:
+    return edges @ torch.arange(edges.shape[-1], dtype=edges.dtype, device=edges.device)
 
 
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Edge logits (…, P, 4, R), points (P, 2), strides (P,) -> xyxy pixels (…, P, 4)."""
-    return distances_to_boxes(points, integral(box_logits) * strides[:, None])
+    return decode_edges(box_logits.softmax(-1), points, strides)
 
 
-def edge_shape(box_logits: Tensor) -> Tensor:
-    """What GFLv2 judges an edge by: (…, 4, R) logits -> (…, 4 (QUALITY_TOPK + 1)).
+def decode_edges(edges: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+    """`decode` from edge distributions (…, P, 4, R)."""
+    return distances_to_boxes(points, _mean(edges) * strides[:, None])
+
+
+def edge_shape(edges: Tensor) -> Tensor:
+    """What GFLv2 judges edge distributions (…, 4, R) by: (…, 4 (QUALITY_TOPK + 1)).
 
     Per side the largest probabilities and their mean; a sharp edge has a high peak.
     """
-    top = box_logits.softmax(-1).topk(QUALITY_TOPK, -1).values
+    top = edges.topk(QUALITY_TOPK, -1).values
     return torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
 
 

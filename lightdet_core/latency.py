@@ -10,8 +10,8 @@ compared. `network` is the call from prepared input to raw output; GFLv2's quali
 exported network leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480
 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system with its
 own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`). Weights are
-random, batch norm is measured on drawn scenes, and thresholds let about CANDIDATES pairs of cell
-and class through.
+random, batch norm is measured on drawn scenes, class logits of ours and NanoDet's are spread as a
+trained network's, and thresholds let about CANDIDATES pairs of cell and class through.
 Written to results/speed/latency.json after every group.
 """
 
@@ -52,6 +52,7 @@ QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
 ROUNDS = 10
 LEAST = 5  # calls of the slowest
+SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 SLOW = 0.1  # seconds of a call that fills the caches by itself
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn")
@@ -82,15 +83,18 @@ def systems(names: list[str] | None = None) -> list[System]:
         if name in comparators.COMPARATORS:
             about = comparators.COMPARATORS[name]
             title, size, printed = about.title, about.size, about.printed
-            deployed = model = settle(comparators.build(name), size)
+            model = settle(comparators.build(name), size)
         else:
             config = load_config(name, "coco").model
             title, size, printed = f"LightDet {name}", config.input_size, ""
             model = settle(LightDet(config).eval(), size)
-            deployed = export.deployable(model, size)
         canvas = letterbox(draw_scene(0, 0)[0], size)
+        if isinstance(model, LightDet):
+            _spread(model, _tensor(canvas))
         with torch.inference_mode():
             wanted = list(model(_tensor(canvas)))
+        ours = name not in comparators.COMPARATORS
+        deployed = export.deployable(model, size) if ours else model
         found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
     return found
 
@@ -111,6 +115,15 @@ def settle(model: nn.Module, size: int) -> nn.Module:
         scenes = np.stack([letterbox(draw_scene(0, index)[0], size) for index in range(2)])
         measure_batch_norm(model, [torch.from_numpy(scenes).permute(0, 3, 1, 2).float()])
     return model
+
+
+@torch.no_grad()
+def _spread(model: LightDet, images: Tensor) -> None:
+    """Class logits as far apart as those of a trained network: how many cells are decoded before
+    the quality is known depends on it."""
+    classes, factor = model.head.num_classes, SPREAD / model(images)[0].std()
+    for tower in model.head.towers:
+        tower[-1].weight[:classes] *= factor
 
 
 # ------------------------------------------------------------------------------------- runtimes
@@ -304,6 +317,7 @@ def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable
         UserError: the network's own decoder takes images only.
     """
     image = np.ascontiguousarray(letterbox(draw_scene(0, 0)[0], 640)[80:560])  # 640 x 480
+    canvas = partial(letterbox, image, system.size, quick=True)
     if isinstance(system.model, LightDet):
 
         def run(canvases: np.ndarray) -> list[np.ndarray]:
@@ -313,16 +327,16 @@ def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable
         quality = export.quality_layers(system.model.head.quality)
         about = {"form": "raw", "input": {"size": system.size}, "quality": quality}
         find = exported_find(Exported(about, run))
-        return lambda: find(letterbox(image, system.size), threshold, 0.6, 100)
+        return lambda: find(canvas(), threshold, 0.6, 100)
     if isinstance(system.model, comparators.Torchvision):
-        x = loaded.prepare(letterbox(image, system.size))
+        x = loaded.prepare(canvas())
         if not isinstance(x, Tensor) or x.is_cuda:
             raise UserError("torchvision decodes only what its own network gives")
-        return lambda: system.model.detect(loaded.prepare(letterbox(image, system.size)), threshold)
+        return lambda: system.model.detect(loaded.prepare(canvas()), threshold)
     shape = torch.empty(1, 3, system.size, system.size)
 
     def detect() -> object:
-        outputs = loaded.network(loaded.prepare(letterbox(image, system.size)))
+        outputs = loaded.network(loaded.prepare(canvas()))
         with answering(system.model, [_floats(x) for x in outputs]):
             return system.model.detect(shape, threshold)
 
@@ -343,13 +357,13 @@ def answering(model: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
         del model.forward
 
 
-def score_threshold(system: System, candidates: int = CANDIDATES) -> float:
+def score_threshold(system: System, outputs: list[Tensor], candidates: int = CANDIDATES) -> float:
     """The score that so many (cell, class) pairs exceed, or 0 where there are fewer."""
     if isinstance(system.model, comparators.Torchvision):  # its `detect` takes images only
-        logits = system.wanted[0].flatten(0, 1)
+        logits = outputs[0].flatten(0, 1)
         scores = logits.softmax(-1)[:, 1:] if system.key == "ssd" else logits.sigmoid()
         return scores.flatten().topk(candidates + 1).values[-1].item()
-    with answering(system.model, system.wanted):
+    with answering(system.model, outputs):
         shape = torch.empty(1, 3, system.size, system.size)
         (found,) = system.model.detect(shape, 0.0, 1.0, 10**6)  # 1.0: nothing is suppressed
     return found.scores[candidates].item() if len(found.scores) > candidates else 0.0
@@ -377,8 +391,6 @@ def measure(
     torch.set_num_threads(threads)
     progress("building the networks")
     chosen = systems(names)
-    with torch.inference_mode():
-        thresholds = {s.key: score_threshold(s) for s in chosen}
     found = {
         "systems": [
             {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
@@ -403,12 +415,13 @@ def measure(
                 try:
                     loaded = group[name].load(system, threads, Path(folder))
                     x = loaded.prepare(system.canvas)
-                    _check_same(loaded.network(x), system.wanted, group[name].tolerance)
+                    outputs = [_floats(output) for output in loaded.network(x)]
+                    _check_same(outputs, system.wanted, group[name].tolerance)
                     calls[name, base, system.key, "network"] = partial(loaded.network, x)
                     if loaded.size_bytes is not None:
                         facts[system.key]["bytes"][name] = loaded.size_bytes
-                    boxes = image_to_boxes(system, loaded, thresholds[system.key])
                     with torch.inference_mode():
+                        boxes = image_to_boxes(system, loaded, score_threshold(system, outputs))
                         boxes()
                     calls[name, base, system.key, "boxes"] = boxes
                 except Exception as error:  # of five libraries: no common class

@@ -203,7 +203,7 @@ class GFLHead(nn.Module):
         """
         if self.quality is None:
             return None
-        shape = boxes.edge_shape(box_logits)
+        shape = boxes.edge_shape(box_logits.softmax(-1))
         return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
 
 

@@ -5,6 +5,7 @@ results/official/*.json of `comparators`.
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -129,21 +130,37 @@ def accuracies(folder: Path | None = None) -> dict[str, dict]:
 def plot_printed(paper: dict) -> Figure:
     """Fig. 1 from the numbers of Table 1: AP over FPS, both as printed."""
     figure, axis = plt.subplots(figsize=(8, 4.6))
-    rows = paper["table1"].values()
-    for row in rows:
+    points = []
+    for row in paper["table1"].values():
         x, y = row["printed"]["FPS"], row["printed"]["AP"]
         ours = row["model"] == "Proposed"
         axis.scatter(x, y, s=70, marker="s", color=COLORS[1] if ours else PRINTED_COLOR)
         hardware = "" if ours else f" ({row['speed']['hardware']})"
-        right = x > 250
-        axis.annotate(
-            row["model"] + hardware, (x, y), textcoords="offset points",
-            xytext=(-8 if right else 8, 6), ha="right" if right else "left", fontsize=9,
-        )  # fmt: skip
+        points.append((x, y, row["model"] + hardware))
+    _label(axis, points)
     axis.set(xlabel="FPS as printed, each on other hardware", ylabel="AP as printed, percent")
     axis.set_title("printed: nothing here was measured by us")
-    axis.margins(0.12)
     return figure
+
+
+def _label(axis: plt.Axes, points: Iterable[tuple[float, float, str]]) -> None:
+    """Names beside points (x, y, name), to the left in the right half, apart where they are close.
+
+    Placed in shares of the axes, so that it can be done before the figure is laid out.
+    """
+    points = sorted(points, key=lambda point: point[1])
+    axis.margins(0.2)
+    axis.autoscale_view()
+    to_share = axis.transLimits.transform
+    heights = {"left": -1.0, "right": -1.0}
+    for x, y, name in points:
+        across, up = to_share((x, y))
+        side = "right" if across > 0.6 else "left"
+        heights[side] = max(up + 0.02, heights[side] + 0.05)
+        axis.annotate(
+            name, (x, y), (across + (0.02 if side == "left" else -0.02), heights[side]),
+            textcoords="axes fraction", ha=side, fontsize=9,
+        )  # fmt: skip
 
 
 def plot_measured(found: dict) -> Figure:
@@ -167,21 +184,26 @@ def plot_measured(found: dict) -> Figure:
     return figure
 
 
-def variants_table(runs: pd.DataFrame, found: dict) -> pd.DataFrame:
+def variants_table(runs: pd.DataFrame, found: dict, int8: Mapping[str, float]) -> pd.DataFrame:
     """Our variants: accuracy on a profile, and time at the paper's size on this machine.
 
     Args:
-        runs: of `report.run_table`; may be empty.
+        runs: of `report.run_table`.
         found: of `read_latency`.
+        int8: AP in percent of quantized files, by experiment; of the first seed.
     """
     speed = speed_table(found)
-    speed = speed[(speed["part"] == "network") & (speed["runtime"] == speed["base"])]
+    speed = speed[speed["part"] == "network"]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
+    for experiment, ap in int8.items():
+        table.loc[len(table)] = {"experiment": f"{experiment} int8", "seeds": 1, "AP": ap}
     for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
         times = speed[speed["runtime"] == runtime].set_index("system")
+        small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
+        times = pd.concat([times, small.rename(index="{} int8".format)])
         table[f"{runtime}, ms"] = table["experiment"].map(times["median_ms"])
         table[f"{runtime} ratio"] = table["experiment"].map(times["ratio"])
-    return table
+    return table.astype({"parameters": "Int64"})
 
 
 def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
@@ -202,18 +224,14 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
         shown = table[table[f"{runtime}, ms"].notna()]
         times = shown[f"{runtime}, ms"]
         axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
-        for x, y, name, seeds in zip(
-            times, shown["AP"], shown["experiment"], shown["seeds"], strict=True
-        ):
-            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 9}
-            axis.annotate(f"{name} ({seeds})", (x, y), **place)
+        names = [f"{n} ({k})" for n, k in zip(shown["experiment"], shown["seeds"], strict=True)]
+        _label(axis, zip(times, shown["AP"], names, strict=True))
         if runtime in reference.index:
             axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
             axis.annotate(
-                "YOLOv4-tiny@416", (reference[runtime], 0.02), rotation=90, fontsize=9,
-                xycoords=("data", "axes fraction"), color=PRINTED_COLOR, ha="right",
+                " YOLOv4-tiny@416", (reference[runtime], 0.98), fontsize=9, va="top",
+                xycoords=("data", "axes fraction"), color=PRINTED_COLOR,
             )  # fmt: skip
         axis.set(title=runtime, xlabel=f"ms at 416 px, {found['threads']} threads")
-        axis.margins(0.2)
     axes[0][0].set_ylabel("AP of this profile (seeds), bar = ± 1 std")
     return figure

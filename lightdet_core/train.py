@@ -229,7 +229,7 @@ def fit(
         )
         model, detections, metrics = evaluate(state)
     images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
-    facts["activations"] = rounded(activations.summary(model, images.float()))
+    facts["activations"] = rounded(activations.summary(activations.report(model, images.float())))
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -25,7 +25,7 @@ def test_report_of_relu6():
     assert first["flat"] == 5 / 8
     close(torch.tensor(first["gain"]), (3 / 8) ** 0.5)
     assert second["dead"] == 2 and second["flat"] == 0  # the dead stay dead below
-    found = activations.summary(Two(nn.ReLU6()).eval(), x)
+    found = activations.summary(activations.report(Two(nn.ReLU6()).eval(), x))
     assert found["dead_channels"] == 4 / 8 and found["flat"] == 5 / 16
 
 

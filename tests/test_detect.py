@@ -126,7 +126,7 @@ def gap(net: LightDet, canvas: np.ndarray) -> float:
 def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, decoded):
     """`LightDet.detect` on the packed image, brought back to the original by `detect_pack`."""
     net, image = stub(head), picture()
-    canvas = letterbox(image, SIZE)
+    canvas = letterbox(image, SIZE, quick=True)
     threshold = gap(net, canvas)
     pack = Pack(canvas[None], None, None, None, None, np.array([5]), np.array([[150, 80]]), SIZE,
                 CATEGORIES, "", "", None)  # fmt: skip

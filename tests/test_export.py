@@ -198,7 +198,7 @@ def test_onnx_needs_nothing_else(onnx_export, net):
     assert (about["form"], about["precision"]) == ("raw", "fp32")
     images = export.example_images(SIZE)
     cls_logits, box_logits = map(torch.from_numpy, exported.run(images))
-    quality = detect._quality(about["quality"])(box_logits)
+    quality = detect._quality(about["quality"])(box_logits.softmax(-1))
     points, strides, _ = boxes.level_grid(SIZE, SIZE)
     scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
     torch.testing.assert_close(cls_logits.sigmoid() * quality, scores, atol=1e-5, rtol=0)

@@ -53,7 +53,7 @@ def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
     assert len(norms) > 40
     assert not any(torch.equal(a[:8], b[:8]) for a, b in itertools.pairwise(norms))
     with torch.inference_mode():
-        threshold = latency.score_threshold(system, candidates=150)
+        threshold = latency.score_threshold(system, system.wanted, candidates=150)
         scores = system.model.scores(*system.wanted)
     assert system.wanted[0].std(1).median() > 0.02
     assert int((scores > threshold).sum()) in range(145, 151)  # equal scores fall together

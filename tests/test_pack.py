@@ -542,3 +542,12 @@ def test_boxes_return_to_the_image():
     wanted = np.array([[50, 20, 100, 40], [0, 0, 150, 80], [140.625, 80, 150, 80]])
     np.testing.assert_allclose(boxes_on_image(canvas, 150, 80, 96), wanted, rtol=1e-12)
     assert boxes_on_image(np.zeros((0, 4)), 150, 80, 96).shape == (0, 4)
+
+
+@pytest.mark.parametrize("shape", [(80, 150), (333, 97), (20, 30), (96, 96)])
+def test_quick_letterbox_is_the_same_to_one_level(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    image.flags.writeable = False  # as Pillow's arrays are
+    slow, quick = (letterbox(image, 96, quick).astype(int) for quick in (False, True))
+    assert np.abs(slow - quick).max() <= 1
+    assert (slow != quick).mean() < 0.01
