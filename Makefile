@@ -34,7 +34,7 @@ repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
 	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
-	dvc repro train train_taught
+	dvc repro source train train_taught
 # half of a notebook's time goes into imports on one core, so two at a time; what fails is said below
 	-@for half in '[02468]' '[13579]'; do \
 	  dvc --wait-for-lock repro --glob "?$${half}_*" & done; wait
