@@ -74,13 +74,14 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     path = Path(path)
     if threads < 1:
         raise DetectError(f"threads {threads}: at least 1 is needed")
-    torch.set_num_threads(threads if path.suffix == ".safetensors" else 1)
     if path.suffix == ".safetensors":
         find, categories, size = _torch_detector(path)
+        torch.set_num_threads(threads)
     elif path.suffix in (".onnx", ".param"):
         exported = open_exported(path, threads)
         find, categories = exported_find(exported), exported.about["categories"]
         size = exported.about["input"]["size"]
+        torch.set_num_threads(1)
     else:
         raise DetectError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
 
@@ -132,7 +133,6 @@ def exported_find(exported: Exported) -> Find:
     quality = _quality(exported.about["quality"])
     points, strides, _ = boxes.level_grid(size, size)
 
-    @torch.no_grad()
     def find(canvas: np.ndarray, score_threshold: float, *limits: float) -> Detections:
         outputs = [output[0] for output in exported.run(canvas[None])]
         limit = score_threshold if decoded else _logit(score_threshold)

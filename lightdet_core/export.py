@@ -272,9 +272,9 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
     """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
 
     Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
-    by output channel, activations unsigned, which CPUs multiply fastest. Activation functions are
-    part of it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes.
-    What comes after the last convolution of a level stays in fp32.
+    by output channel, activations unsigned, which CPUs multiply fastest. ReLU6 and SiLU are part of
+    it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
+    activations, and what comes after the last convolution of a level, stay in fp32.
 
     Args:
         model: of `convert_onnx`.
@@ -294,7 +294,7 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
                 _Canvases(inputs, name),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED,
-                nodes_to_exclude=_after_last_convolution(onnx.load(plain)),
+                nodes_to_exclude=_in_full(onnx.load(plain)),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -304,15 +304,18 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
         logging.disable(logging.NOTSET)
 
 
-def _after_last_convolution(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that feed no convolution."""
-    feeding, after = set(), []
+def _in_full(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in fp32: those of Mish, and those that feed no convolution."""
+    # nodes are called after the module that they are of
+    mish = {node.name.rpartition("/")[0] for node in model.graph.node if node.op_type == "Neg"}
+    feeding, names = set(), []
     for node in reversed(model.graph.node):  # in the order of their execution
-        if node.op_type == "Conv" or feeding & set(node.output):
+        feeds = node.op_type == "Conv" or feeding & set(node.output)
+        if feeds:
             feeding |= set(node.input)
-        else:
-            after.append(node.name)
-    return after
+        if not feeds or node.name.rpartition("/")[0] in mish:
+            names.append(node.name)
+    return names
 
 
 def convert_ncnn(
@@ -339,6 +342,7 @@ def convert_ncnn(
             try:
                 param = Path(clutter, "net.ncnn.param").read_text()
                 weights = Path(clutter, "net.ncnn.bin").read_bytes()
+                Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
             except FileNotFoundError:
                 last = (done.stderr.strip() or "no message").splitlines()[-1]
                 raise ExportError(f"pnnx: ended with code {done.returncode}: {last}") from None

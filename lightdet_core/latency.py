@@ -9,9 +9,10 @@ a slow minute of the machine hits all of them alike, and ratios inside one group
 compared. `network` is the call from prepared input to raw output; GFLv2's quality, which the
 exported network leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480
 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system with its
-own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`). Weights are
-random, batch norm is measured on drawn scenes, class logits of ours and NanoDet's are spread as a
-trained network's, and thresholds let about CANDIDATES pairs of cell and class through.
+own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`), in one thread
+where the network is not torch's. Weights are random, batch norm is measured on drawn scenes, class
+logits of ours and NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES
+pairs of cell and class through.
 Written to results/speed/latency.json after every group.
 """
 
@@ -119,8 +120,10 @@ def settle(model: nn.Module, size: int) -> nn.Module:
 
 @torch.no_grad()
 def _spread(model: LightDet, images: Tensor) -> None:
-    """Class logits as far apart as those of a trained network: how many cells are decoded before
-    the quality is known depends on it."""
+    """Class logits as far apart as a trained network's.
+
+    How many cells are decoded before the quality is known depends on it.
+    """
     classes, factor = model.head.num_classes, SPREAD / model(images)[0].std()
     for tower in model.head.towers:
         tower[-1].weight[:classes] *= factor
@@ -439,8 +442,8 @@ def measure(
     return found
 
 
-def _check_same(found: list, wanted: list[Tensor], limit: float) -> None:
-    for a, b in zip(map(_floats, found), wanted, strict=True):
+def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:
+    for a, b in zip(found, wanted, strict=True):
         if a.shape != b.shape:
             raise UserError(f"an output is {tuple(a.shape)}, torch's {tuple(b.shape)}")
         difference = float((a - b).abs().max() / b.std())

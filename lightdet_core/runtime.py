@@ -108,7 +108,7 @@ def load_ncnn(param: Path, values: Path, threads: int) -> ncnn.Net:
         setattr(net.opt, f"use_fp16_{option}", False)
     net.opt.use_bf16_storage = False
     if net.load_param(str(param)) or net.load_model(str(values)):
-        raise NetworkFileError(f"{param}: ncnn cannot load it and its .bin; {AGAIN}")
+        raise NetworkFileError(f"{param}: ncnn cannot load it and {values.name}")
     return net
 
 
@@ -166,10 +166,12 @@ def _parse(path: Path, text: str) -> dict:
         about = json.loads(text)
     except ValueError:
         about = None
-    if not isinstance(about, dict) or not NEEDED.issubset(about):
+    if not isinstance(about, dict):
         raise NetworkFileError(
             f"{path}: has no LightDet description; it is not a file of lightdet_core.export"
         )
+    if missing := sorted(NEEDED.difference(about)):
+        raise NetworkFileError(f"{path}: its description lacks {', '.join(missing)}; {AGAIN}")
     return about
 
 

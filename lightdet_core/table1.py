@@ -190,13 +190,15 @@ def variants_table(runs: pd.DataFrame, found: dict, int8: Mapping[str, float]) -
     Args:
         runs: of `report.run_table`.
         found: of `read_latency`.
-        int8: AP in percent of quantized files, by experiment; of the first seed.
+        int8: AP in percent of quantized files, by experiment; of seed 0.
     """
     speed = speed_table(found)
     speed = speed[speed["part"] == "network"]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
     for experiment, ap in int8.items():
         table.loc[len(table)] = {"experiment": f"{experiment} int8", "seeds": 1, "AP": ap}
+    sizes = {system["key"]: system["size"] for system in found["systems"]}
+    table["timed at"] = table["experiment"].str.removesuffix(" int8").map(sizes).astype("Int64")
     for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
         times = speed[speed["runtime"] == runtime].set_index("system")
         small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
@@ -211,7 +213,7 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
 
     Args:
         table: of `variants_table`.
-        found: latency at the paper's size (416 px and 80 classes) on this machine.
+        found: latency at the paper's sizes, with 80 classes, on this machine.
     """
     speed = speed_table(found)
     speed = speed[(speed["part"] == "network") & (speed["system"] == found["reference"])]
@@ -223,15 +225,16 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
     for axis, runtime in zip(axes[0], runtimes, strict=False):
         shown = table[table[f"{runtime}, ms"].notna()]
         times = shown[f"{runtime}, ms"]
-        axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
-        names = [f"{n} ({k})" for n, k in zip(shown["experiment"], shown["seeds"], strict=True)]
-        _label(axis, zip(times, shown["AP"], names, strict=True))
         if runtime in reference.index:
             axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
             axis.annotate(
                 " YOLOv4-tiny@416", (reference[runtime], 0.98), fontsize=9, va="top",
                 xycoords=("data", "axes fraction"), color=PRINTED_COLOR,
             )  # fmt: skip
-        axis.set(title=runtime, xlabel=f"ms at 416 px, {found['threads']} threads")
+        axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
+        parts = shown["experiment"], shown["timed at"], shown["seeds"]
+        names = [f"{name}@{size} ({seeds})" for name, size, seeds in zip(*parts, strict=True)]
+        _label(axis, zip(times, shown["AP"], names, strict=True))
+        axis.set(title=runtime, xlabel=f"ms at the size after @, {found['threads']} threads")
     axes[0][0].set_ylabel("AP of this profile (seeds), bar = ± 1 std")
     return figure

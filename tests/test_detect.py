@@ -124,7 +124,7 @@ def gap(net: LightDet, canvas: np.ndarray) -> float:
 @pytest.mark.parametrize("head", ["gflv1", "gflv2"])
 @pytest.mark.parametrize("kind", ["onnx", "onnx-uint8", "ncnn"])
 def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, decoded):
-    """`LightDet.detect` on the packed image, brought back to the original by `detect_pack`."""
+    """`LightDet.detect` on the letterboxed image, brought back to the original by `detect_pack`."""
     net, image = stub(head), picture()
     canvas = letterbox(image, SIZE, quick=True)
     threshold = gap(net, canvas)

@@ -397,6 +397,28 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)
 
 
+@pytest.mark.parametrize("activation", ["relu6", "silu", "mish"])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_int8_holds_what_it_should(activation, decoded):
+    """ReLU6 and SiLU between the convolutions, nothing after the last ones, nothing of Mish."""
+    config = load_config("g5", "demo").model
+    model = LightDet(dataclasses.replace(config, num_classes=3, activation=activation)).eval()
+    module = deployable(model, SIZE, decoded)
+    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:1, None]
+    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
+    small = export.quantize(full, inputs)
+    made = {name: node.op_type for node in small.graph.node for name in node.output}
+    full_precision, seen = set(export._in_full(small)), {True: 0, False: 0}
+    for node in small.graph.node:
+        if node.op_type in ("Clip", "Sigmoid", "Mul"):
+            sources = {made[name] for name in node.input if name in made} - {"Constant"}
+            inside = sources == {"DequantizeLinear"}
+            assert inside == (node.name not in full_precision), node.name
+            seen[inside] += 1
+    assert (seen[True] > 20) == (activation == "silu")  # ReLU6 is gone: it is a range
+    assert (seen[False] > 0) == (decoded or activation == "mish")
+
+
 def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
     """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
     module = deployable(net, SIZE)

@@ -93,7 +93,11 @@ def test_damaged_onnx_files_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(NetworkFileError, match=r"x\.onnx: not a usable ONNX file"):
             open_exported(path)
-    for about in (None, {}, {"form": "raw"}, ["form", "input"]):
+    older = {key: value for key, value in DESCRIPTION.items() if key != "quality"}
+    write_onnx(path, about=older)
+    with pytest.raises(NetworkFileError, match=r"x\.onnx: .* lacks quality; export the run again"):
+        open_exported(path)
+    for about in (None, {}, ["form", "input"]):
         write_onnx(path, about=about)
         with pytest.raises(NetworkFileError, match=r"x\.onnx: has no LightDet description"):
             open_exported(path)

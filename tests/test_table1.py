@@ -104,7 +104,7 @@ def test_figures_show_every_point(found):
     assert table["onnxruntime ratio"].tolist()[0] == 0.5
     figure = table1.plot_variants(table, found)
     assert [axis.get_title() for axis in figure.axes] == ["onnxruntime", "ncnn"]
-    assert [t.get_text() for t in figure.axes[1].texts] == ["g5 (3)"]
+    assert [t.get_text() for t in figure.axes[1].texts] == ["g5@416 (3)"]
     plt.close("all")
 
 
