@@ -34,12 +34,6 @@ repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
 	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
-	dvc repro source train train_taught
-# half of a notebook's time goes into imports on one core, so two at a time; groups of their own, for
-# else Ctrl-C would not reach them; the last dvc repro does what is left and says what fails
-	@set -m; for half in '[02468]' '[13579]'; do \
-	  dvc --wait-for-lock repro --single-item --glob "?$${half}_*" & groups="$$groups -$$!"; done; \
-	trap "kill -INT -- $$groups; wait; exit 130" INT TERM; wait
 	dvc repro
 	@echo; cat results/$(PROFILE)/tables/table2.md
 	@echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"
