@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from lightdet_core.config import ROOT
 from lightdet_core.report import COLORS, PRINTED_COLOR, ReportError
 
+LINE = 0.058  # height of a line of labels, as a share of the axes
 AUDIT_NOTE = (
     "No row but the last was measured by the paper's authors: accuracies come from other papers at "
     "other sizes and test sets, speeds from other people's hardware. Certainty: `read` in the "
@@ -144,22 +145,24 @@ def plot_printed(paper: dict) -> Figure:
 
 
 def _label(axis: plt.Axes, points: Iterable[tuple[float, float, str]]) -> None:
-    """Names beside points (x, y, name), to the left in the right half, apart where they are close.
+    """Names of points (x, y, name) in a column right of the axes, with a thin line to each point.
 
     Placed in shares of the axes, so that it can be done before the figure is laid out.
     """
-    points = sorted(points, key=lambda point: point[1])
-    axis.margins(0.2)
+    axis.margins(0.1)
     axis.autoscale_view()
-    to_share = axis.transLimits.transform
-    heights = {"left": -1.0, "right": -1.0}
-    for x, y, name in points:
-        across, up = to_share((x, y))
-        side = "right" if across > 0.6 else "left"
-        heights[side] = max(up + 0.02, heights[side] + 0.05)
+    points = sorted(points, key=lambda point: (point[1], -point[0]))
+    heights, floor, ceiling = [], 0.0, 1.0
+    for _, y, _ in points:
+        heights.append(max(axis.transLimits.transform((0, y))[1], floor))
+        floor = heights[-1] + LINE
+    for row in reversed(range(len(points))):
+        heights[row] = min(heights[row], ceiling)
+        ceiling = heights[row] - LINE
+    for (x, y, name), height in zip(points, heights, strict=True):
         axis.annotate(
-            name, (x, y), (across + (0.02 if side == "left" else -0.02), heights[side]),
-            textcoords="axes fraction", ha=side, fontsize=9,
+            name, (x, y), (1.04, height), textcoords="axes fraction", va="center", fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": PRINTED_COLOR, "linewidth": 0.6},
         )  # fmt: skip
 
 
@@ -220,7 +223,7 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
     reference = speed.set_index("runtime")["median_ms"]
     runtimes = [c.removesuffix(", ms") for c in table if c.endswith(", ms")]
     figure, axes = plt.subplots(
-        1, max(len(runtimes), 1), figsize=(10, 4.4), sharey=True, squeeze=False
+        1, max(len(runtimes), 1), figsize=(11, 4.6), sharey=True, squeeze=False
     )
     for axis, runtime in zip(axes[0], runtimes, strict=False):
         shown = table[table[f"{runtime}, ms"].notna()]
