@@ -56,7 +56,7 @@ ROOT = find_root()
 
 @dataclass(frozen=True)
 class DataConfig:
-    source: str = "folder"  # demo (generated), bccd (downloaded) or folder (any COCO-format folder)
+    source: str = "folder"  # demo (generated), bccd or coco (downloaded), or folder (COCO format)
     images: str = ""  # folder of the images; `{split}` in it stands for train or val
     train_annotations: str = ""  # COCO json, relative to the repository root or absolute
     val_annotations: str = ""  # the same for the images that are evaluated
@@ -366,7 +366,7 @@ def _check_values(config: Config) -> None:
     def choice(key: str, value: str, known: tuple[str, ...]) -> None:
         need(value in known, key, value, f"choose one of {', '.join(known)}")
 
-    choice("data.source", data.source, ("demo", "bccd", "folder"))
+    choice("data.source", data.source, ("demo", "bccd", "coco", "folder"))
     names = tuple(f"lite{i}" for i in range(5))
     narrow = tuple(f"{name}-e{expansion}" for name in names for expansion in (3, 4))
     choice("model.backbone", model.backbone, names + narrow)

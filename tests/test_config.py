@@ -140,7 +140,7 @@ def test_hash_covers_settings_and_not_the_seed():
             {"backbone": "lite1-e3", "pretrained": True},
             r"pretrained: True: false, for",
         ),
-        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, folder"),
+        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, folder"),
         ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
         ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),
         ("demo.experiments", [1], r"demo\.experiments: \[1\], but keys"),

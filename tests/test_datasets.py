@@ -1,6 +1,7 @@
 """datasets.py: `pytest tests/test_datasets.py`."""
 
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from lightdet_core import datasets, scenes
+from lightdet_core.config import UserError
 from lightdet_core.datasets import DataError, prepare, split_paths
 
 
@@ -33,7 +35,8 @@ def make_config(source: str, profile: str = "p", **data: object) -> SimpleNamesp
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "ROOT", tmp_path)
-    monkeypatch.delenv("LIGHTDET_BCCD", raising=False)
+    for name in ("LIGHTDET_BCCD", "LIGHTDET_COCO"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -186,12 +189,15 @@ def pin(monkeypatch, root: Path) -> None:
     monkeypatch.setattr(datasets, "BCCD_SHA256", found)
 
 
+TOP = f"BCCD_Dataset-{datasets.BCCD_COMMIT}"  # as GitHub names it
+
+
 def archive(root: Path, extra: str | None = None) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in tree(root).items():
-            file.writestr(f"BCCD_Dataset-abc/BCCD/{name}", content)
-        file.writestr("BCCD_Dataset-abc/README.md", "not unpacked")
+            file.writestr(f"{TOP}/BCCD/{name}", content)
+        file.writestr(f"{TOP}/README.md", "not unpacked")
         if extra:
             file.writestr(extra, "bad")
     return buffer.getvalue()
@@ -281,11 +287,11 @@ def test_bccd_bad_archives(root, monkeypatch):
             prepare(config, silent)
         assert tree(root / "data") == {} and not (root / "evil").exists()
 
-    refused(archive(local, "../../evil"), r"unsafe path in the archive: \.\./\.\./evil")
+    refused(archive(local, "../../evil"), r"unsafe path in it: \.\./\.\./evil")
     refused(archive(local, "a/BCCD/../../../evil"), "unsafe path")
     refused(archive(local, "/evil"), "unsafe path")
-    refused(archive(local, "BCCD_Dataset-abc/BCCD/JPEGImages/new.jpg"), "content hash")
-    refused(good[: len(good) // 2], "not a zip archive")
+    refused(archive(local, f"{TOP}/BCCD/JPEGImages/new.jpg"), "content hash")
+    refused(good[: len(good) // 2], "not a usable zip archive")
     monkeypatch.setattr(datasets, "BCCD_MAX_BYTES", 2000)
     refused(good, "more than|unpacks to over")
 
@@ -314,6 +320,82 @@ def test_bccd_listed_but_missing(root):
     (voc / "Annotations/BloodImage_00002.xml").unlink()
     with pytest.raises(DataError, match=r"BloodImage_00002.xml: listed in ImageSets/Main"):
         datasets.convert_bccd(voc, root / "out", silent)
+
+
+# ---------------------------------------------------------------------------------------- COCO
+
+
+@pytest.fixture
+def coco(root, monkeypatch, server):
+    """COCO in small on a web server; gives the archives' names and contents."""
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(picture, "JPEG")
+    files = {"annotations": {}}
+    for split in ("val2017", "train2017"):
+        image = {"id": 1, "file_name": "000000000001.jpg", "width": 40, "height": 30}
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "iscrowd": 0}
+        labels = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
+        files["annotations"][f"annotations/instances_{split}.json"] = json.dumps(labels).encode()
+        files[split] = {f"{split}/000000000001.jpg": picture.getvalue()}
+    table = {}
+    for name, content in files.items():
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as file:
+            for path, data in content.items():
+                file.writestr(path, data)
+        (root / f"web/{name}.zip").write_bytes(buffer.getvalue())
+        md5 = hashlib.md5(buffer.getvalue()).hexdigest()
+        table[name] = (f"{name}.zip", len(buffer.getvalue()), md5, 1000)
+    monkeypatch.setattr(datasets, "COCO_URL", server)
+    monkeypatch.setattr(datasets, "COCO_FILES", table)
+    return table
+
+
+def test_coco_download(root, coco):
+    config, lines = make_config("coco"), []
+    splits = json.loads(prepare(config, lines.append).read_text())["splits"]
+    assert [splits[s]["images"] for s in ("train", "val")] == [1, 1]
+    assert "to download into" in lines[0] and "LIGHTDET_COCO" in lines[0]
+    annotations, images = split_paths(config, "val")
+    assert annotations == root / "data/p/annotations/instances_val2017.json"
+    assert Image.open(images / "000000000001.jpg").size == (40, 30)
+    folders = {path.name for path in (root / "data/p").iterdir()}
+    assert folders == {"annotations", "train2017", "val2017", "manifest.json"}  # no archives
+    (root / "web/val2017.zip").unlink()
+    prepare(config, lines.append)
+    assert "COCO 2017 is there already" in lines
+
+
+def test_coco_goes_on_after_an_error(root, coco):
+    """What came whole stays; the damaged archive does not."""
+    config = make_config("coco")
+    right = coco["train2017"]
+    coco["train2017"] = (*right[:2], "0" * 32, right[3])
+    with pytest.raises(UserError, match=r"train2017\.zip: damaged: MD5"):
+        prepare(config, silent)
+    assert {path.name for path in (root / "data/p").iterdir()} == {"annotations", "val2017"}
+    coco["train2017"] = right
+    (root / "web/val2017.zip").unlink()
+    prepare(config, silent)
+    assert (root / "data/p/train2017/000000000001.jpg").is_file()
+
+
+def test_coco_needs_space(root, coco):
+    coco["train2017"] = (*coco["train2017"][:3], 10**18)
+    with pytest.raises(UserError, match=r"COCO 2017, download and unpacked: .* GB are needed"):
+        prepare(make_config("coco"), silent)
+    assert tree(root / "data") == {}
+
+
+def test_coco_in_a_folder_of_ones_own(root, coco, monkeypatch):
+    prepare(make_config("coco"), silent)
+    os.replace(root / "data/p", root / "mine")
+    monkeypatch.setenv("LIGHTDET_COCO", str(root / "mine"))
+    prepare(make_config("coco", profile="q"), silent)
+    assert split_paths(make_config("coco", profile="q"), "train")[1] == root / "mine/train2017"
+    monkeypatch.setenv("LIGHTDET_COCO", str(root / "nowhere"))
+    with pytest.raises(DataError, match=r"not found: .*nowhere.annotations"):
+        prepare(make_config("coco", profile="q"), silent)
 
 
 REAL = os.environ.get("LIGHTDET_BCCD")

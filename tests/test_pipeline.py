@@ -18,9 +18,9 @@ from lightdet_core.config import ROOT, ConfigError, all_runs, load_config, profi
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
-# What these two do reaches later stages as data/<profile>/manifest.json, so that drawing another
+# What these three do reaches later stages as data/<profile>/manifest.json, so that drawing another
 # scene does not have to mean training again when the scenes stay as they are.
-DATA_ONLY = {"datasets", "scenes"}
+DATA_ONLY = {"datasets", "download", "scenes"}
 
 
 def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
