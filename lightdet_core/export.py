@@ -120,9 +120,7 @@ class Deployable(nn.Module):
         points, strides, _ = boxes.level_grid(size, size)
         self.num_cells = len(points)
         self.sides = [-(-size // stride) for stride in boxes.STRIDES]
-        # one number where the channels agree: quicker than one for each
-        mean = model.backbone.mean
-        self.register_buffer("mean", mean[0, 0] if (mean == mean[:, :1]).all() else mean)
+        self.register_buffer("mean", model.backbone.mean)
         self.register_buffer("points", points)
         self.register_buffer("strides", strides[:, None])
         self.register_buffer("bins", torch.arange(float(self.num_bins))[:, None])
