@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro seeds ladder latency test lint format lab lock smoke soak clean
+.PHONY: help setup repro seeds ladder latency test lint format lab lock smoke clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -79,8 +79,5 @@ lock: setup  ## requirements.in -> requirements.txt
 smoke: setup  ## the whole pipeline in small, in a copy (build/smoke)
 	./.ci/smoke
 
-soak: setup  ## kill the smoke pipeline 20 times at random, and compare (results/soak.txt)
-	./.ci/soak
-
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/smoke build/soak build/soak-whole build/stale runs/demo runs/smoke data/demo data/smoke
+	rm -rf build/source build/smoke build/stale runs/demo runs/smoke data/demo data/smoke
