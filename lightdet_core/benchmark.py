@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -86,23 +87,19 @@ def step_times(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str, l
     return {part: values[warm_up:] for part, values in times.items()}
 
 
-def loss_at_once(model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config):
+def loss_at_once(
+    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
+) -> Tensor:
     """The sum of the losses of a batch, as in training."""
     return sum(v for k, v in batch_loss(model, *logits, batch, config).items() if k[:5] == "loss_")
 
 
-def loss_by_image(model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config):
+def loss_by_image(
+    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
+) -> Tensor:
     """The same, image by image, as NanoDet assigns targets."""
-    images = range(len(batch.images))
-    losses = [
-        loss_at_once(
-            model,
-            tuple(x[i : i + 1] for x in logits),
-            Batch(*(x[i : i + 1] for x in batch)),
-            config,
-        )
-        for i in images
-    ]
+    ones = zip(*(x.split(1) for x in (*logits, *batch)), strict=True)
+    losses = [loss_at_once(model, one[:2], Batch(*one[2:]), config) for one in ones]
     return sum(losses) / len(losses)
 
 
@@ -150,9 +147,6 @@ def compare_ways(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str,
     pack = open_pack(pack_paths(config, "train", config.model.input_size), annotations)
     config = with_classes(config, pack)
 
-    def ours(pack: Pack, config: Config, seed: int, step: int) -> Batch:
-        return training_batch(pack, config, seed, step, "cpu")
-
     def way(memory: torch.memory_format, loss: Callable, augmented: Callable) -> Callable:
         torch.manual_seed(config.seed)
         model = build(config).to(memory_format=memory).train()
@@ -170,6 +164,7 @@ def compare_ways(config: Config, steps: int = 20, warm_up: int = 3) -> dict[str,
 
         return run
 
+    ours = partial(training_batch, device="cpu")
     last, plain = torch.channels_last, torch.contiguous_format
     ways = {
         "ours": way(last, loss_at_once, ours),
