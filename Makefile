@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro seeds ladder latency test lint format lab lock smoke clean
+.PHONY: help setup plan repro seeds ladder latency test lint format lab lock smoke soak memory clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,10 +26,14 @@ $(STAMP): requirements.txt pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt -e .
 	touch $@
 
+plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
+	python -m lightdet_core.benchmark --plan --ladder --profile $(PROFILE)
+
 repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
+	@case $(PROFILE) in coco) python -m lightdet_core.benchmark --plan --profile coco;; esac
 	@grep -qE '^profile: $(PROFILE)( |$$)' params.yaml \
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
@@ -79,5 +83,11 @@ lock: setup  ## requirements.in -> requirements.txt
 smoke: setup  ## the whole pipeline in small, in a copy (build/smoke)
 	./.ci/smoke
 
+soak: setup  ## kill the pipeline twenty times and go on (build/soak, an hour or more)
+	./.ci/soak
+
+memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB of disk)
+	./.ci/memory
+
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/smoke build/stale runs/demo runs/smoke data/demo data/smoke
+	rm -rf build/source build/smoke build/soak build/memory build/stale runs/demo runs/smoke data/demo data/smoke

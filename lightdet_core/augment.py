@@ -8,9 +8,11 @@ scale, flip, shift and mosaic are all axis-parallel, so their composition is one
 map per packed image, `canvas = scale * pack + offset`, and pixels are resampled once (bilinear).
 Every random number and all box arithmetic stay on the CPU (float64, a few kB); pixels are computed
 on the training device. So the targets are the same bits on every device, and a batch depends on
-(pack, config, seed, step) only, not on the number of processes.
+(pack, config, seed, step) only: each of many processes computes its rows of the same batch.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -89,9 +91,17 @@ def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Ten
 
 
 def training_batch(
-    pack, config, seed: int, step: int, device: torch.device | str, mosaic: bool | None = None
+    pack,
+    config,
+    seed: int,
+    step: int,
+    device: torch.device | str,
+    mosaic: bool | None = None,
+    rows: range | None = None,
 ) -> Batch:
     """The augmented batch of one training step.
+
+    Nothing in it waits for a GPU.
 
     Args:
         pack: a `pack.Pack`; its rows are read once.
@@ -100,6 +110,7 @@ def training_batch(
         step: counted over all epochs.
         device: where pixels are computed and the batch is wanted.
         mosaic: whether mosaic may be used; None: until the last `mosaic_off_epochs` epochs.
+        rows: the consecutive images of the batch that are wanted; None: all.
 
     Raises:
         ValueError: the pack is empty, or `mixup_alpha` is below 0.5.
@@ -122,10 +133,67 @@ def training_batch(
     geometry = _geometry(pack, sources, is_mosaic, draws, settings, size)
     mix = _draw_mix(draws, settings, size)
     targets = _mix_targets(*_warp_targets(pack, sources, geometry), mix)
+    if rows is not None:  # random numbers and targets are cheap: drawn for all, then cut
+        before = [(rows.start - 1) % batch_size]  # may be mixed into the first of them
+        drawn = torch.tensor([*before, *rows])
+        sources, is_mosaic = sources[drawn], is_mosaic[drawn]
+        geometry = _Geometry(*(field[drawn] for field in geometry))
+        draws = {name: values[drawn] for name, values in draws.items()}
+        mix = _Mix(*(field[drawn] for field in mix))
+        targets = [target[rows.start : rows.stop] for target in targets]
+    device = torch.device(device)
     images = _warp_images(pack, sources, is_mosaic, geometry, settings.fill, size, device)
     images = _mix_images(_colour(images, draws, settings), mix)
+    images = images if rows is None else images[1:]
     images = images.contiguous(memory_format=torch.channels_last)
-    return Batch(images, *(target.to(device) for target in targets))
+    return Batch(images, *(to_device(target, device) for target in targets))
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device; a GPU fetches it from pinned memory, and nothing waits for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def on_device(pack, device: torch.device, share: float = 0.5) -> tuple:
+    """The pack with its images on the GPU, if they take at most this share of its free memory.
+
+    Returns:
+        The pack, changed or as it was, and a line that says which (None on a CPU).
+    """
+    if device.type != "cuda":
+        return pack, None
+    free, needed = torch.cuda.mem_get_info(device)[0], pack.images.nbytes
+    about = f"{needed / 1e9:.1f} GB of packed images, {free / 1e9:.1f} GB of GPU memory are free"
+    if needed > share * free:
+        return pack, f"{about}: they stay in files and are fetched a batch ahead"
+    images = torch.empty(pack.images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), 256):
+        images[start : start + 256].copy_(
+            torch.from_numpy(np.array(pack.images[start : start + 256]))
+        )
+    return pack._replace(images=images), f"{about}: they are copied there"
+
+
+def training_batches(
+    pack, config, seed: int, steps: range, device: torch.device, rows: range | None = None
+) -> Iterator[Batch]:
+    """`training_batch` of each step. With a GPU a thread makes the next one in the meantime."""
+
+    def make(step: int) -> Batch:
+        return training_batch(pack, config, seed, step, device, rows=rows)
+
+    if device.type != "cuda":  # the network has all cores
+        yield from map(make, steps)
+        return
+    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as pool:
+        pending = pool.submit(make, steps.start) if steps else None
+        for step in steps:
+            batch = pending.result()
+            if step + 1 < steps.stop:
+                pending = pool.submit(make, step + 1)
+            yield batch
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -226,7 +294,10 @@ def _warp_images(
     """Canvases (B, 3, S, S). Only mosaic images read, move and sample four packed images."""
     plain, four = torch.where(~is_mosaic)[0], torch.where(is_mosaic)[0]
     rows = torch.cat([sources[plain, 0], sources[four].flatten()])
-    packed = torch.from_numpy(np.asarray(pack.images[rows.numpy()])).to(device)
+    if isinstance(pack.images, Tensor):  # on the device already, see `on_device`
+        packed = pack.images[to_device(rows, device)]
+    else:
+        packed = to_device(torch.from_numpy(np.asarray(pack.images[rows.numpy()])), device)
     images = torch.empty(len(sources), 3, size, size, device=device)
     parts = packed[: len(plain)], packed[len(plain) :]
     for part, chosen, tiles, outside in zip(
@@ -234,7 +305,7 @@ def _warp_images(
     ):
         if len(chosen):
             own = _Geometry(*(field[chosen, :tiles] for field in geometry))
-            images[chosen.to(device)] = _resample(part, own, outside, size)
+            images[to_device(chosen, device)] = _resample(part, own, outside, size)
     return images
 
 
@@ -254,7 +325,7 @@ def _resample(packed: Tensor, geometry: _Geometry, fill: float, size: int) -> Te
     at = at * 2 / (torch.tensor([1, tiles])[:, None] * side) - 1  # grid_sample's -1..1
     window = geometry.window[..., None]
     inside = (centres >= window[:, :, :2]) & (centres < window[:, :, 2:])
-    at, inside = at.float().to(device), inside.to(device)
+    at, inside = to_device(at.float(), device), to_device(inside, device)
 
     grid = torch.zeros(batch, size, size, 2, device=device)
     covered = torch.zeros(batch, size, size, dtype=torch.bool, device=device)
@@ -278,7 +349,7 @@ def _colour(images: Tensor, draws: dict, settings) -> Tensor:
     def factors(name: str, chosen: str, low: float, high: float, neutral: float) -> Tensor:
         use = draws[chosen] < settings.color_probability
         value = torch.where(use, _between(draws[name], low, high), neutral)
-        return value.float().to(images.device)[:, None, None, None]
+        return to_device(value.float(), images.device)[:, None, None, None]
 
     limit = 255 * settings.brightness
     images = images + factors("brightness", "brightened", -limit, limit, 0.0)
@@ -313,8 +384,8 @@ def _mix_images(images: Tensor, mix: _Mix) -> Tensor:
     x0, y0, x1, y1 = mix.rect[:, :, None].unbind(1)  # (B, 1) each
     pixel = torch.arange(images.shape[-1])
     across, down = (pixel >= x0) & (pixel < x1), (pixel >= y0) & (pixel < y1)
-    across, down = across.to(images.device), down.to(images.device)
-    share = mix.share.float().to(images.device)[:, None, None]
+    across, down = to_device(across, images.device), to_device(down, images.device)
+    share = to_device(mix.share.float(), images.device)[:, None, None]
     share = share.masked_fill(down[:, :, None] & across[:, None, :], 0.0)
     return torch.lerp(images.roll(1, 0), images, share[:, None])
 

@@ -1,7 +1,8 @@
 """What a training step changes, and how it survives an interruption.
 
 A checkpoint holds the whole `State`; every random number is keyed by (seed, step), so that nothing
-else is needed to go on, bit for bit on a CPU. Written aside and renamed: there is no half of one.
+else is needed to go on, bit for bit on a CPU. It is written aside, read back and renamed, and the
+one before it is kept: a damaged one costs `checkpoint_steps` steps.
 """
 
 import csv
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightdet_core.config import UserError
@@ -37,10 +38,11 @@ class State:
 
 
 def save(path: Path, step: int, state: State) -> None:
-    """The state after `step` steps, as .safetensors.
+    """The state after `step` steps, as .safetensors; the checkpoint before stays beside it.
 
     Raises:
-        CheckpointError: a weight is not finite; the checkpoint before stays.
+        CheckpointError: a weight is not finite, or the file cannot be written or does not hold
+            what was written; the checkpoint before stays in place.
     """
     weights = state.model.state_dict()
     if not all(torch.isfinite(v).all() for v in weights.values()):
@@ -56,27 +58,60 @@ def save(path: Path, step: int, state: State) -> None:
     scaling = state.scaler.state_dict()  # empty when switched off
     tensors |= {f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in scaling.items()}
     aside = path.with_suffix(".partial")
-    tensors = {k: v.detach().contiguous() for k, v in tensors.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
         save_file(tensors, aside, metadata={"step": str(step)})
-    except SafetensorError as error:  # its name for a full disk, among others
+        found = load_file(aside)
+        if not all(_same_bytes(found[key], tensor) for key, tensor in tensors.items()):
+            raise SafetensorError("it reads back as other numbers")
+    except (SafetensorError, OSError) as error:  # the first also for a full disk
         aside.unlink(missing_ok=True)
         raise CheckpointError(
             f"{aside}: cannot be written ({error}); the checkpoint before, if any, is kept"
         ) from None
+    if path.is_file():
+        os.replace(path, previous_path(path))
     os.replace(aside, path)
 
 
-def load(path: Path, state: State) -> int:
-    """Put a checkpoint back into `state`; returns the number of steps done."""
-    try:
-        with safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: damaged checkpoint ({error}); delete it to start again"
-        ) from None
+def _same_bytes(found: Tensor, wanted: Tensor) -> bool:
+    """Equal bit for bit: NaN, which is none of the weights', would else differ from itself."""
+    return torch.equal(found.flatten().view(torch.uint8), wanted.flatten().view(torch.uint8))
+
+
+def read(
+    path: Path, progress: Callable[[str], None] = print
+) -> tuple[int, dict[str, Tensor]] | None:
+    """Steps done and tensors of the checkpoint, or of the one before it if that is damaged.
+
+    Returns:
+        None: there is no checkpoint.
+
+    Raises:
+        CheckpointError: there are some, but none can be read.
+    """
+    damage = []
+    for one in (path, previous_path(path)):
+        try:
+            with safe_open(one, "pt") as file:
+                step = int(file.metadata()["step"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except FileNotFoundError:
+            continue
+        except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+            damage.append(f"{one}: damaged checkpoint ({error})")
+            continue
+        for line in damage:
+            progress(f"{line}; taking the one before it")
+            os.replace(one, path)  # a later `save` must not put the damaged one in its place
+        return step, tensors
+    if damage:
+        raise CheckpointError(f"{'; '.join(damage)}; delete it to start again")
+    return None
+
+
+def restore(tensors: dict[str, Tensor], state: State) -> None:
+    """Put the tensors of a checkpoint back into `state`."""
     parts: dict[str, dict[str, Tensor]] = {
         name: {} for name in ("model", "optimizer", "average", "mask", "scaler", "skipped")
     }
@@ -107,7 +142,11 @@ def load(path: Path, state: State) -> int:
     device = state.skipped.device
     state.masks.update({k: v.to(device) for k, v in parts["mask"].items()})
     state.skipped.copy_(parts["skipped"][""])
-    return step
+
+
+def previous_path(checkpoint: Path) -> Path:
+    """The checkpoint before it."""
+    return checkpoint.with_suffix(".previous.safetensors")
 
 
 def log_path(checkpoint: Path) -> Path:

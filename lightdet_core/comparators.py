@@ -34,7 +34,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import ROOT, EvaluateConfig, UserError, run_cli
-from lightdet_core.darknet import build_yolo, load_darknet_weights
+from lightdet_core.darknet import RawDetector, build_yolo, load_darknet_weights
 from lightdet_core.datasets import file_hash, write_json
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import WeightsError
@@ -75,10 +75,10 @@ def _check(images: Tensor, net: nn.Module, sides: range) -> None:
 
 
 def _labelled(
-    xyxy: Tensor, scores: Tensor, ids: Tensor, images: Tensor, max_detections: int
+    xyxy: Tensor, scores: Tensor, ids: Tensor, size: tuple[int, int], max_detections: int
 ) -> Detections:
     """Detections of one image from COCO's ids (N,): clipped, sorted, without ids of no class."""
-    height, width = images.shape[-2:]
+    height, width = size
     order = scores.argsort(descending=True, stable=True)
     known = (ids[order, None] == torch.tensor(COCO_IDS, device=ids.device)).nonzero()
     rows, labels = known[:max_detections].unbind(1)
@@ -90,27 +90,13 @@ def _labelled(
 # ---------------------------------------------------------------------------------- torchvision
 
 
-class Canvas(nn.Module):
-    """In the place of torchvision's transform: normalises a batch, resizes and pads nothing."""
+class Torchvision(RawDetector):
+    """One of torchvision's detectors with anchors; these, thresholds and NMS are the library's."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, net: nn.Module, sides: range, strides: Sequence[int]):
         super().__init__()
-        self.normalize = Normalize(mean, std)
-
-    def forward(self, images: Tensor, targets: None = None) -> tuple[ImageList, None]:
-        return ImageList(self.normalize(images), [images.shape[-2:]] * len(images)), targets
-
-    def postprocess(self, result: list[dict], *sizes: list) -> list[dict]:
-        return result  # boxes are on the canvas already
-
-
-class Torchvision(nn.Module):
-    """One of torchvision's detectors with anchors; `detect` is the library's own path."""
-
-    def __init__(self, net: nn.Module, sides: range):
-        super().__init__()
-        self.net, self.sides = net, sides
-        net.transform = Canvas(net.transform.image_mean, net.transform.image_std)
+        self.net, self.sides, self.strides = net, sides, strides
+        self.normalize = Normalize(net.transform.image_mean, net.transform.image_std)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """images (B, 3, H, W) RGB 0..255 -> class logits (B, P, 91), box deltas (B, P, 4).
@@ -119,26 +105,28 @@ class Torchvision(nn.Module):
             ComparatorError: the network's anchors are not defined at this size.
         """
         _check(images, self.net, self.sides)
-        features = self.net.backbone(self.net.transform.normalize(images))
+        features = self.net.backbone(self.normalize(images))
         outputs = self.net.head(list(features.values()))
         return outputs["cls_logits"], outputs["bbox_regression"]
 
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        """Detections of each image (B, 3, H, W), as of `LightDet`; clipped to the canvas."""
-        _check(images, self.net, self.sides)
-        net = self.net
-        net.score_thresh, net.nms_thresh = score_threshold, iou_threshold
-        net.detections_per_img = max_detections
+        net, (logits, deltas) = self.net, outputs
+        net.score_thresh, net.nms_thresh, net.detections_per_img = limits
+        cells = [[-(-side // stride) for side in size] for stride in self.strides]
+        maps = [logits.new_empty(1, 1, *sides) for sides in cells]  # only their shapes count
+        images = ImageList(logits.new_empty(1, 1, *size), [size] * len(logits))
+        found = {"cls_logits": logits, "bbox_regression": deltas}
+        anchors = net.anchor_generator(images, maps)
+        if isinstance(net, RetinaNet):  # it chooses level by level
+            each = net.anchor_generator.num_anchors_per_location()
+            counts = [n * height * width for n, (height, width) in zip(each, cells, strict=True)]
+            found = {key: x.split(counts, 1) for key, x in found.items()}
+            anchors = [x.split(counts) for x in anchors]
         return [
-            _labelled(x["boxes"], x["scores"], x["labels"], images, max_detections)
-            for x in net(images)
+            _labelled(x["boxes"], x["scores"], x["labels"], size, limits[2])
+            for x in net.postprocess_detections(found, anchors, images.image_sizes)
         ]
 
 
@@ -150,7 +138,8 @@ def ssd300(weights: Path | None = None) -> Torchvision:
     net = ssd300_vgg16(weights=None, weights_backbone=None)
     if weights:
         _load_state(net, weights)
-    return Torchvision(net, range(300, 301))  # its default boxes are laid out for it
+    # its default boxes are laid out for this size
+    return Torchvision(net, range(300, 301), net.anchor_generator.steps)
 
 
 def retinanet_r101() -> Torchvision:
@@ -167,13 +156,13 @@ def retinanet_r101() -> Torchvision:
         extra_blocks=LastLevelP6P7(256, 256),  # P6 from P5, as in torchvision's with ResNet-50
     )
     # whole strides between anchors, for which torchvision pads to multiples of 32
-    return Torchvision(RetinaNet(backbone, NUM_IDS), range(32, 4097, 32))
+    return Torchvision(RetinaNet(backbone, NUM_IDS), range(32, 4097, 32), (8, 16, 32, 64, 128))
 
 
 # --------------------------------------------------------------------------------------- effdet
 
 
-class EfficientDet(nn.Module):
+class EfficientDet(RawDetector):
     """effdet's network and anchors; its NMS has one fixed threshold, so ours takes its place."""
 
     def __init__(self, net: nn.Module):
@@ -200,24 +189,16 @@ class EfficientDet(nn.Module):
             for maps, n in parts
         )
 
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        """Detections of each image (B, 3, S, S), as of `LightDet`; clipped to the canvas."""
         from effdet.anchors import decode_box_outputs
 
+        logits, deltas = outputs
         columns = [i - 1 for i in COCO_IDS]  # effdet has no background
-        logits, deltas = (x.float() for x in self(images))
         xyxy = [decode_box_outputs(x, self.anchors.boxes, output_xyxy=True) for x in deltas]
-        limits = score_threshold, iou_threshold, max_detections
-        return boxes.detect_batch(
-            logits[..., columns].sigmoid(), torch.stack(xyxy), tuple(images.shape[-2:]), *limits
-        )
+        scores = logits[..., columns].sigmoid()
+        return boxes.detect_batch(scores, torch.stack(xyxy), size, *limits)
 
 
 def efficientdet_d0(weights: Path | None = None) -> EfficientDet:
@@ -237,7 +218,7 @@ def efficientdet_d0(weights: Path | None = None) -> EfficientDet:
 # --------------------------------------------------------------------------------- transformers
 
 
-class Detr(nn.Module):
+class Detr(RawDetector):
     """transformers' DETR without padding masks, for a batch of canvases has nothing to mask.
 
     (Its own forward pass looks at the mask's values, which neither traces nor counts.)
@@ -271,26 +252,17 @@ class Detr(nn.Module):
         relative = self.net.bbox_predictor(decoded).sigmoid()
         return self.net.class_labels_classifier(decoded), relative
 
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        """Detections of each image (B, 3, H, W), as of `LightDet`; a query gives one class.
-
-        DETR suppresses nothing, so `iou_threshold` has no effect.
-        """
+        """A query gives one class; DETR suppresses nothing, whatever the iou_threshold."""
         from transformers.models.detr.modeling_detr import DetrObjectDetectionOutput
 
-        logits, relative = (x.float() for x in self(images))
-        outputs = DetrObjectDetectionOutput(logits=logits, pred_boxes=relative)
-        sizes = [tuple(images.shape[-2:])] * len(images)
+        found = DetrObjectDetectionOutput(logits=outputs[0], pred_boxes=outputs[1])
+        sizes = [size] * len(outputs[0])
         return [
-            _labelled(x["boxes"], x["scores"], x["labels"], images, max_detections)
-            for x in self.processor.post_process_object_detection(outputs, score_threshold, sizes)
+            _labelled(x["boxes"], x["scores"], x["labels"], size, limits[2])
+            for x in self.processor.post_process_object_detection(found, limits[0], sizes)
         ]
 
 

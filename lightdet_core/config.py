@@ -120,6 +120,7 @@ class TrainConfig:
     ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
     precision: str = "fp32"  # fp32, bf16, fp16 (autocast, scaled loss) or fp16-pure (Apex O3)
+    sync_bn: bool = True  # many processes: batch norm over all of them, or over each one's images
     init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
     checkpoint_steps: int = 500  # steps between two resumable checkpoints
     log_steps: int = 10  # steps between two rows of log.csv
@@ -167,10 +168,16 @@ class Config:
 
     @property
     def settings(self) -> dict:
-        """Every setting as a nested dict, but for how often a run is logged, saved, evaluated."""
+        """Every setting as a nested dict, but for those that change no weights.
+
+        They are how often a run is logged, saved, evaluated, and batch norm over all processes,
+        with which their number does not matter.
+        """
         settings = dataclasses.asdict(self)
         for key in ("checkpoint_steps", "log_steps", "evaluate_epochs"):
             settings["train"].pop(key)
+        if self.train.sync_bn:
+            settings["train"].pop("sync_bn")
         return settings
 
     @property

@@ -16,6 +16,7 @@ Tensor legend: B images · A anchors of an output · C classes · H, W.
 """
 
 import struct
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -157,7 +158,35 @@ def decode(output: Tensor, anchors: tuple, stride: int, scale_xy: float) -> tupl
     return xyxy.flatten(1, 3), scores.flatten(1, 3)
 
 
-class Yolo(nn.Module):
+class RawDetector(nn.Module):
+    """A network whose raw outputs `postprocess` turns into boxes; `detect` does both."""
+
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
+    ) -> list[Detections]:
+        """Detections of each image.
+
+        Args:
+            outputs: of `forward`, float32, wherever they were computed.
+            size: height and width of the canvas in pixels; boxes are clipped to it.
+            limits: score_threshold, iou_threshold and max_detections of `LightDet.detect`.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, H, W), as of `LightDet`; clipped to the canvas."""
+        outputs, size = [x.float() for x in self(images)], tuple(images.shape[-2:])
+        return self.postprocess(outputs, size, score_threshold, iou_threshold, max_detections)
+
+
+class Yolo(RawDetector):
     """A table as a network; `forward` gives the raw maps, `detect` gives boxes."""
 
     def __init__(self, name: str, num_classes: int):
@@ -229,23 +258,15 @@ class Yolo(nn.Module):
                     x = F.interpolate(x, scale_factor=2.0)
         return maps
 
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        """Detections of each image (B, 3, H, W), as of `LightDet`; clipped to the canvas."""
-        height, width = images.shape[-2:]
         parts = [
-            decode(output.float(), anchors, height // output.shape[-2], scale_xy)
-            for output, (anchors, scale_xy) in zip(self(images), self.outputs, strict=True)
+            decode(output, anchors, size[0] // output.shape[-2], scale_xy)
+            for output, (anchors, scale_xy) in zip(outputs, self.outputs, strict=True)
         ]
         decoded, scores = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        limits = score_threshold, iou_threshold, max_detections
-        return boxes.detect_batch(scores, decoded, (height, width), *limits)
+        return boxes.detect_batch(scores, decoded, size, *limits)
 
 
 def build_yolo(name: str, num_classes: int = 80) -> Yolo:

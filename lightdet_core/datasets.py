@@ -36,6 +36,8 @@ COCO_FILES = {  # folder: address, bytes and MD5 of its archive, bytes that it u
     "train2017": ("zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2",
                   19_330_000_000),
 }  # fmt: skip
+COCO_IMAGES = {"train": 118_287, "val": 5_000}
+COCO_LOCAL = "set LIGHTDET_COCO to the folder that holds annotations/, train2017/ and val2017/"
 SCENES_PER_WORKER = 50  # fewer are not worth another process
 VAL_OFFSET = 1_000_000  # demo: scenes of val, so that they do not depend on the size of train
 LICENCES = {
@@ -67,7 +69,18 @@ def file_hash(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise DataError(f"{path}: file not found") from None
+        raise DataError(f"{path}: file not found{_remedy(path)}") from None
+
+
+def _remedy(path: Path) -> str:
+    """How to get a profile's annotation file; nothing for files elsewhere."""
+    folder = path.parent.parent
+    if path.parent.name != "annotations" or folder.parent != ROOT / "data":
+        return ""
+    first, then = (
+        f"python -m lightdet_core.{name} --profile {folder.name}" for name in ("datasets", "pack")
+    )
+    return f"; run {first}, then {then}"
 
 
 def content_hash(folder: Path, files: list[Path]) -> str:
@@ -92,7 +105,7 @@ def read_coco(path: Path) -> dict:
         with open(path, encoding="utf-8") as file:
             data = json.load(file, object_hook=slim)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise DataError(f"{path}: annotation file not found") from None
+        raise DataError(f"{path}: annotation file not found{_remedy(path)}") from None
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
         raise DataError(f"{path}: not JSON: {error}") from None
     keys = ("images", "annotations", "categories")
@@ -132,10 +145,11 @@ def prepare(config: object, progress: Callable[[str], None] = print) -> Path:
         of the annotations. It holds no path of this machine, so it can be tracked.
 
     Raises:
-        DataError, OSError: nothing usable; what existed before is kept.
+        DataError, OSError: nothing usable; what existed before is kept, but for the manifest.
     """
     folder = ROOT / "data" / config.profile
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)  # it would speak for what may be gone
     source = config.data.source
     if source == "demo":
         _make_demo(config.data, folder, progress)
@@ -146,15 +160,18 @@ def prepare(config: object, progress: Callable[[str], None] = print) -> Path:
     paths = {split: split_paths(config, split) for split in ("train", "val")}
     missing = [str(path) for pair in paths.values() for path in pair if not path.exists()]
     if missing:
+        local = f"put the data there or set {config.profile}.data in params.yaml"
         raise DataError(
-            f"profile {config.profile}: not found: {', '.join(dict.fromkeys(missing))}; put the "
-            f"data there or set {config.profile}.data in params.yaml"
+            f"profile {config.profile}: not found: {', '.join(dict.fromkeys(missing))}; "
+            f"{COCO_LOCAL if source == 'coco' else local}"
         )
     splits = {split: _summary(annotations) for split, (annotations, _) in paths.items()}
     manifest = {"profile": config.profile, "source": source, "licence": LICENCES[source]}
     write_json(folder / "manifest.json", {**manifest, "splits": splits}, indent=2)
     for split, counts in splits.items():
         progress(f"{config.profile} {split}: {counts['images']} images, {counts['boxes']} boxes")
+        if source == "coco" and counts["images"] != COCO_IMAGES[split]:
+            progress(f"  COCO 2017 has {COCO_IMAGES[split]:,}: this is not all of it")
     return folder / "manifest.json"
 
 
@@ -391,16 +408,19 @@ def _make_coco(folder: Path, progress: Callable[[str], None]) -> None:
     stay = sum(unpacked for *_, unpacked in wanted.values())
     last = list(wanted.values())[-1]
     there = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    need_space(folder, stay + last[1] - there, "COCO 2017, download and unpacked")
-    progress(
-        f"COCO 2017: {loaded / 1e9:.1f} GB to download into {folder}, {stay / 1e9:.1f} GB when "
-        f"unpacked, {(stay + last[1]) / 1e9:.1f} GB of disk on the way; LIGHTDET_COCO names a copy "
-        "that you have"
-    )
-    for name, (address, size, md5, _) in wanted.items():
-        fetch(f"{COCO_URL}/{address}", archives[name], progress, size, md5)
-        unpack(archives[name], folder / name, progress, inside=name)
-        archives[name].unlink()
+    try:
+        need_space(folder, stay + last[1] - there, "COCO 2017, download and unpacked")
+        progress(
+            f"COCO 2017: {loaded / 1e9:.1f} GB to download into {folder}, {stay / 1e9:.1f} GB when "
+            f"unpacked, {(stay + last[1]) / 1e9:.1f} GB of disk on the way; LIGHTDET_COCO names a "
+            "copy that you have"
+        )
+        for name, (address, size, md5, _) in wanted.items():
+            fetch(f"{COCO_URL}/{address}", archives[name], progress, size, md5)
+            unpack(archives[name], folder / name, progress, inside=name)
+            archives[name].unlink()
+    except DownloadError as error:
+        raise DataError(f"{error}; or {COCO_LOCAL}") from None
 
 
 def main(arguments: list[str] | None = None) -> None:

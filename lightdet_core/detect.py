@@ -5,7 +5,8 @@
 WEIGHTS is a run's .safetensors (in torch), or an .onnx or ncnn's .param of `export`; IMAGE is an
 image, a folder (its images and those of folders in it) or a video, which needs OpenCV. The folder
 of --out gets them with their boxes drawn, and detections.json in COCO's form. Where a file that
-would be written exists, nothing is done without --overwrite; inputs are never overwritten.
+would be written exists, nothing is done without --overwrite; inputs are never overwritten. What
+cannot be read is left out and named at the end, with an error.
 Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
 """
 
@@ -72,6 +73,7 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
         From `detect`, DetectError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
     """
     path = Path(path)
+    refuse_run_folder(path)
     if threads < 1:
         raise DetectError(f"threads {threads}: at least 1 is needed")
     if path.suffix == ".safetensors":
@@ -109,6 +111,13 @@ def check_share(name: str, value: float) -> None:
     """Raises a DetectError unless the value is in 0..1."""
     if not 0 <= value <= 1:
         raise DetectError(f"{name} {value}: a number from 0 to 1 is needed")
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Raises a DetectError, which names the weights, for a folder that has some."""
+    weights = path / "weights.safetensors"
+    if weights.is_file():
+        raise DetectError(f"{path}: is a folder; the weights are {weights}")
 
 
 def _torch_detector(path: Path) -> tuple[Find, list[dict], int]:
@@ -292,18 +301,20 @@ def detect_files(
     jobs: list[tuple[Path, Path]],
     score_threshold: float,
     progress: Callable[[str], None] = print,
-) -> tuple[dict, list[float]]:
+) -> tuple[dict, list[float], list[str]]:
     """Draws each job of `plan`.
 
     Returns:
         A COCO dict (file_name is the input; a video has one image per frame, with frame_id from
-        0), and the seconds from each decoded image to its boxes.
+        0), the seconds from each decoded image to its boxes, and what is wrong with each input
+        that cannot be read.
 
     Raises:
-        DetectError: an input cannot be read. Drawings that are done stay.
+        DetectError: a drawing cannot be written.
     """
     coco = {"images": [], "annotations": [], "categories": detector.categories}
     names, times = [category["name"] for category in detector.categories], []
+    damaged = []
 
     def look(image: np.ndarray, **about: object) -> Image.Image:
         start = time.perf_counter()
@@ -327,14 +338,17 @@ def detect_files(
                 with _aside(target) as aside:
                     picture.save(aside, quality=92)  # a JPEG's; PNG has none
         except DataError as error:
-            raise DetectError(f"{error}; repair it or leave it out") from None
+            damaged.append(str(error))
+            progress(f"{number}/{len(jobs)} {file}: cannot be read")
+            continue
         except KeyboardInterrupt:
+            done = number - 1 - len(damaged)
             raise KeyboardInterrupt(
-                f"interrupted: {number - 1} of {len(jobs)} are drawn, {RESULT} is not written"
+                f"interrupted: {done} of {len(jobs)} are drawn, {RESULT} is not written"
             ) from None
         count = len(coco["annotations"]) - before
         progress(f"{number}/{len(jobs)} {file}: {count} boxes -> {target}")
-    return coco, times
+    return coco, times, damaged
 
 
 def _annotations(
@@ -388,7 +402,7 @@ def _draw_video(
             if writer is not None:
                 writer.release()
         if writer is None:
-            raise DetectError(f"{file}: no frame can be read; is it a whole video?")
+            raise DataError(f"{file}: no frame can be read; is it a whole video?")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -408,13 +422,19 @@ def main(arguments: list[str] | None = None) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DetectError(f"{args.out}: cannot be a folder ({error.strerror})") from None
-    coco, times = detect_files(detector, jobs, args.score, lambda line: print(line, flush=True))
-    write_json(args.out / RESULT, coco)
-    print(
-        f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {args.score:g}; "
-        f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
-        f"wrote {args.out / RESULT}"
+    coco, times, damaged = detect_files(
+        detector, jobs, args.score, lambda line: print(line, flush=True)
     )
+    if times:
+        write_json(args.out / RESULT, coco)
+        print(
+            f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {args.score:g}; "
+            f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
+            f"wrote {args.out / RESULT}"
+        )
+    if damaged:
+        head = f"{len(damaged)} of {len(jobs)} cannot be read; repair them or leave them out:"
+        raise DetectError("\n  ".join([head, *damaged]))
 
 
 if __name__ == "__main__":

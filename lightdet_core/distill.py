@@ -19,6 +19,7 @@ from lightdet_core.assign import valuable_region
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
 from lightdet_core.losses import object_shares, positive_weight
 from lightdet_core.model import LightDet, load_weights
+from lightdet_core.processes import total
 
 
 class DistillError(UserError):
@@ -129,7 +130,7 @@ def distillation_loss(
             teacher_box_logits.flatten(0, 1),
             weight.flatten(),
             settings.temperature,
-            weight.sum().clamp(min=1) if batch else released,
+            total(weight.sum()).clamp(min=1) if batch else released,
         )
 
     loss = dict.fromkeys(("loss_ld", "loss_ld_vlr", "loss_kd"), share.new_zeros(()))
@@ -142,10 +143,11 @@ def distillation_loss(
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
     if settings.kd_weight:
         if batch:
-            count = positive.sum(1).clamp(min=1).sum()
+            count = total(positive.sum(1).clamp(min=1).sum())
         else:  # (P,), of the cell's level
             levels = positive.split(level_sizes, 1)
-            count = torch.cat([x.sum().clamp(min=1).expand(x.shape[1]) for x in levels])
+            sums = [total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels]
+            count = torch.cat(sums)
         loss["loss_kd"] = settings.kd_weight * class_distillation(
             cls_logits.flatten(0, 1),
             teacher_cls_logits.flatten(0, 1),

@@ -8,6 +8,7 @@ import copy
 import io
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from lightdet_core import boxes
+from lightdet_core import boxes, processes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.datasets import read_coco
@@ -32,12 +33,15 @@ def detect_pack(
     """Detections on every packed image as COCO results, in pixels of the original images.
 
     Boxes are rounded to 0.001 px and scores to 1e-6, so that the written file gives the very
-    numbers of the run.
+    numbers of the run. Many processes take turns, batch by batch, so that every batch is the same
+    as in one process; the first of them returns all detections, the others none.
     """
     model = model.eval()
     category_ids = [category["id"] for category in pack.categories]
-    results = []
-    for start in range(0, len(pack.images), config.batch_size):
+    batches = []
+    starts = range(0, len(pack.images), config.batch_size)
+    for start in starts[processes.rank() :: processes.count()]:
+        results = []
         rows = slice(start, start + config.batch_size)
         images = torch.from_numpy(np.array(pack.images[rows])).to(device).permute(0, 3, 1, 2)
         batch = model.detect(
@@ -65,7 +69,9 @@ def detect_pack(
                     strict=True,
                 )
             ]
-    return results
+        batches.append(results)
+    turns = zip_longest(*processes.gather(batches), fillvalue=[])
+    return [found for turn in turns for results in turn for found in results]
 
 
 def found_objects(

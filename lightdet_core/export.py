@@ -20,7 +20,8 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ from lightdet_core import boxes, sparsity
 from lightdet_core.boxes import QUALITY_TOPK, Detections
 from lightdet_core.config import Config, UserError, load_config, run_cli
 from lightdet_core.datasets import split_paths
-from lightdet_core.detect import Find, exported_find
+from lightdet_core.detect import Find, exported_find, refuse_run_folder
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import LightDet, load_weights
 from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
@@ -364,6 +365,7 @@ def to_onnx(
     decoded: bool = False,
     uint8: bool = False,
     precision: str = "fp32",
+    progress: Callable[[str], object] = str,
 ) -> dict:
     """A run as ONNX, checked in ONNX Runtime before it is put into place.
 
@@ -374,6 +376,7 @@ def to_onnx(
         uint8: images (B, S, S, 3) uint8 instead of (B, 3, S, S) float32, both 0..255.
         precision: fp32; fp16, the weights of convolutions stored so while runtimes still compute
             in fp32; or int8, of `quantize`, which needs the run's training images packed.
+        progress: is told before each long step, such as `print`.
 
     Returns:
         files (paths), parity (largest absolute difference from torch by output), sizes (bytes of
@@ -384,10 +387,12 @@ def to_onnx(
         WeightsError: the weights are missing, damaged or of another architecture.
         ExportError: the folder cannot be written, or the exported network is not the same.
     """
-    job, example = _prepare(weights, folder, decoded, precision, uint8=uint8)
+    job, example = _prepare(weights, folder, decoded, precision, progress, uint8=uint8)
+    progress("converting to ONNX")
     full = convert_onnx(job.module, example, list(job.module.outputs))
     models = {"fp32": full, "fp16": store_half(full)}
     if precision == "int8":
+        progress("quantizing with training images")
         images = calibration_images(job.about["config"])
         models["int8"] = quantize(full, (job.input(image[None]) for image in images))
     variants = {}
@@ -413,7 +418,11 @@ def calibration_images(config: dict) -> Iterator[np.ndarray]:
 
 
 def to_ncnn(
-    weights: Path | str, folder: Path | str, decoded: bool = False, precision: str = "fp32"
+    weights: Path | str,
+    folder: Path | str,
+    decoded: bool = False,
+    precision: str = "fp32",
+    progress: Callable[[str], object] = str,
 ) -> dict:
     """A run as ncnn's .param and .bin, with a .json of what the host must know.
 
@@ -422,7 +431,8 @@ def to_ncnn(
     """
     if precision == "int8":
         raise ExportError("int8: for ONNX only; take fp32 or fp16 for ncnn")
-    job, example = _prepare(weights, folder, decoded, precision, mish=nn.Mish)
+    job, example = _prepare(weights, folder, decoded, precision, progress, mish=nn.Mish)
+    progress("converting to ncnn, in fp32 and fp16")
     about = job.about
     about["input"]["name"] = "in0"  # pnnx's names
     variants = {}
@@ -441,6 +451,7 @@ class _Job(NamedTuple):
     folder: Path
     name: str  # of the files
     precision: str
+    progress: Callable[[str], object]
 
     def input(self, images: np.ndarray) -> np.ndarray:
         """Images (B, S, S, 3) uint8 as the network takes them."""
@@ -448,9 +459,15 @@ class _Job(NamedTuple):
 
 
 def _prepare(
-    weights: Path | str, folder: Path | str, decoded: bool, precision: str, **forms
+    weights: Path | str,
+    folder: Path | str,
+    decoded: bool,
+    precision: str,
+    progress: Callable[[str], object],
+    **forms,
 ) -> tuple[_Job, Tensor]:
     """The job and an example input; the folder is tried before the work starts."""
+    refuse_run_folder(Path(weights))
     model, config, categories = load_weights(weights)
     folder = Path(folder)
     try:
@@ -462,7 +479,7 @@ def _prepare(
     flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
     about = describe(module, config, categories)
-    job = _Job(model, module, about, folder, name, precision)
+    job = _Job(model, module, about, folder, name, precision, progress)
     return job, torch.from_numpy(job.input(example_images(module.size)[:1]))
 
 
@@ -528,6 +545,7 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
     contents = variants[job.precision]
     network, outputs = next(iter(contents)), list(job.module.outputs)
     images = example_images(job.module.size)
+    job.progress("comparing with torch")
     wanted = expected(job.model, images, job.module.decoded)
     # beside their place and under their names: the very files that were checked are moved there
     with tempfile.TemporaryDirectory(prefix=".export-", dir=job.folder) as aside:
@@ -669,14 +687,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"),
                         help="fp16: stored so; int8: computed so, ONNX only")  # fmt: skip
     args = parser.parse_args(arguments)
+    told = partial(print, flush=True)
     if args.format == "onnx":
-        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.precision)
+        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.precision, told)
     elif args.uint8:
         raise ExportError(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
         )
     else:
-        report = to_ncnn(args.weights, args.out, args.decoded, args.precision)
+        report = to_ncnn(args.weights, args.out, args.decoded, args.precision, told)
     print("\n".join(summary(report)))
 
 

@@ -3,16 +3,17 @@
     python -m lightdet_core.latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
-first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
-calls that do not count (none where one takes SLOW seconds), then its share of the measured ones. So
-a slow minute of the machine hits all of them alike, and ratios inside one group are what may be
-compared. `network` is the call from prepared input to raw output; GFLv2's quality, which the
-exported network leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480
-pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system with its
-own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`), in one thread
-where the network is not torch's. Weights are random, batch norm is measured on drawn scenes, class
-logits of ours and NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES
-pairs of cell and class through.
+first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: a call
+that does not count (none where it takes SLOW seconds), then its share of the measured ones. So a
+slow minute of the machine hits all of them alike, and ratios inside one group are what may be
+compared. Each is called for --seconds, but LEAST times at least: a row's `calls` says how often.
+`network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
+leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
+the canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours and
+NanoDet's look at the threshold first, `detect.exported_find`), in one thread where the network is
+not torch's. Weights are random, batch norm is measured on drawn scenes, class logits of ours and
+NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES pairs of cell and
+class through.
 Written to results/speed/latency.json after every group.
 """
 
@@ -24,8 +25,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -48,10 +48,10 @@ from lightdet_core.sparsity import measure_batch_norm
 
 # experiments, at the paper's sizes with 80 classes
 OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3")
-COMPILED = ("yolov4_tiny", "g5")  # a minute each
+COMPILED = ("g5",)  # most of a minute each
 QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
-ROUNDS = 10
+ROUNDS = 8
 LEAST = 5  # calls of the slowest
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 SLOW = 0.1  # seconds of a call that fills the caches by itself
@@ -248,7 +248,7 @@ GROUPS = (  # timed together
         "torch": Runtime(load_torch, "torch"),
         # how far few bits are off, only the AP of a trained network can say
         "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, float("inf")),
-        "torch.compile": Runtime(load_compiled, "torch.compile", COMPILED),
+        "torch.compile": Runtime(load_compiled, "torch", COMPILED),
     },
     {
         "onnxruntime": Runtime(load_onnx, "onnxruntime"),
@@ -269,19 +269,21 @@ def interleaved(
     """Seconds of each call, measured in turns.
 
     Args:
-        calls: what to time, by name.
+        calls: what to time, by name; each has run before.
         seconds: for each of them; the slowest get LEAST calls, whatever these take.
         rounds: turns that the calls of each are spread over.
     """
     times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
     for name, call in calls.items():
-        call()
         took = _time(call)
-        wanted[name], warm[name] = max(LEAST, int(seconds / took)), 2 if took < SLOW else 0
+        warm[name] = took < SLOW
+        if warm[name]:
+            took = _time(call)
+        wanted[name] = max(LEAST, int(seconds / took))
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])
-            for _ in range(min(due, warm[name])):
+            if due and warm[name]:
                 calls[name]()
             times[name] += [_time(calls[name]) for _ in range(due)]
     return times
@@ -314,11 +316,7 @@ def rows_of(times: dict[tuple, list[float]]) -> list[dict]:
 
 
 def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable[[], object]:
-    """From a decoded image to boxes on the canvas.
-
-    Raises:
-        UserError: the network's own decoder takes images only.
-    """
+    """From a decoded image to boxes on the canvas."""
     image = np.ascontiguousarray(letterbox(draw_scene(0, 0)[0], 640)[80:560])  # 640 x 480
     canvas = partial(letterbox, image, system.size, quick=True)
     if isinstance(system.model, LightDet):
@@ -331,17 +329,10 @@ def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable
         about = {"form": "raw", "input": {"size": system.size}, "quality": quality}
         find = exported_find(Exported(about, run))
         return lambda: find(canvas(), threshold, 0.6, 100)
-    if isinstance(system.model, comparators.Torchvision):
-        x = loaded.prepare(canvas())
-        if not isinstance(x, Tensor) or x.is_cuda:
-            raise UserError("torchvision decodes only what its own network gives")
-        return lambda: system.model.detect(loaded.prepare(canvas()), threshold)
-    shape = torch.empty(1, 3, system.size, system.size)
 
     def detect() -> object:
-        outputs = loaded.network(loaded.prepare(canvas()))
-        with answering(system.model, [_floats(x) for x in outputs]):
-            return system.model.detect(shape, threshold)
+        outputs = [_floats(x) for x in loaded.network(loaded.prepare(canvas()))]
+        return system.model.postprocess(outputs, (system.size,) * 2, threshold, 0.6, 100)
 
     return detect
 
@@ -350,26 +341,15 @@ def _floats(output: np.ndarray | Tensor) -> Tensor:
     return torch.as_tensor(output).float().cpu()
 
 
-@contextmanager
-def answering(model: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
-    """The model's forward pass gives these outputs, whatever the images."""
-    model.forward = lambda images: outputs
-    try:
-        yield
-    finally:
-        del model.forward
-
-
 def score_threshold(system: System, outputs: list[Tensor], candidates: int = CANDIDATES) -> float:
     """The score that so many (cell, class) pairs exceed, or 0 where there are fewer."""
-    if isinstance(system.model, comparators.Torchvision):  # its `detect` takes images only
-        logits = outputs[0].flatten(0, 1)
-        scores = logits.softmax(-1)[:, 1:] if system.key == "ssd" else logits.sigmoid()
-        return scores.flatten().topk(candidates + 1).values[-1].item()
-    with answering(system.model, outputs):
-        shape = torch.empty(1, 3, system.size, system.size)
-        (found,) = system.model.detect(shape, 0.0, 1.0, 10**6)  # 1.0: nothing is suppressed
-    return found.scores[candidates].item() if len(found.scores) > candidates else 0.0
+    if isinstance(system.model, LightDet):
+        scores = system.model.scores(*outputs).flatten()
+    else:  # 1.0: nothing is suppressed
+        limits = 0.0, 1.0, 10**6
+        scores = system.model.postprocess(outputs, (system.size,) * 2, *limits)[0].scores
+    few = len(scores) <= candidates
+    return 0.0 if few else scores.topk(candidates + 1).values[-1].item()
 
 
 def measure(
@@ -457,7 +437,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
     parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per system, runtime and part")
+    parser.add_argument("--seconds", type=float, default=0.7, help="per system, runtime and part")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, help="default: results/speed/latency.json")
     args = parser.parse_args()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightdet_core import boxes
+from lightdet_core.processes import total
 
 WEIGHT_QFL, WEIGHT_GIOU, WEIGHT_DFL = 1.0, 2.0, 0.25
 
@@ -108,6 +109,8 @@ def detection_loss(
 ) -> dict[str, Tensor]:
     """All loss terms of a batch, weighted (1, 2, 0.25) and normalised.
 
+    On many processes both normalisers are those of the global batch: the terms are shares of it.
+
     QFL is divided by N = sum over images of max(positives, 1); it stays when there is no object,
     so that empty images teach the background. GIoU and DFL weigh a positive by its best class
     score w_p and are divided by W = max(sum of w_p, 1). (NanoDet zeroes every term when W is 0.)
@@ -143,10 +146,10 @@ def detection_loss(
         qfl = quality_focal_loss(cls_logits, cls_targets)
     else:
         qfl = joint_quality_focal_loss(cls_logits, quality_logits, cls_targets)
-    num_pos = positive.sum(1).clamp(min=1).sum()
+    num_pos = total(positive.sum(1).clamp(min=1).sum())
 
     weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)
-    weight_sum = weight.sum().clamp(min=1)
+    weight_sum = total(weight.sum()).clamp(min=1)
     giou = (1 - boxes.giou(predicted, targets)) * weight
     distances = boxes.boxes_to_distances(centers, targets, reg_max)
     dfl = distribution_focal_loss(box_logits, distances).mean(-1) * weight

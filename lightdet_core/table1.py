@@ -72,10 +72,10 @@ def audit_table(paper: dict) -> pd.DataFrame:
 def speed_table(found: dict) -> pd.DataFrame:
     """One row per runtime, system and part.
 
-    `ratio` is a network's time divided by that of YOLOv4-tiny in the same runtime (int8 and bf16:
-    in its fp32), so below 1 is faster; NaN where YOLOv4-tiny could not be run, and for `boxes`,
-    since decoders differ in how well they are written. `spread` is the middle 80 % in percent of
-    the median.
+    `ratio` is a network's time divided by that of YOLOv4-tiny in the same runtime (int8, bf16 and
+    torch.compile: in its plain fp32), so below 1 is faster; NaN where YOLOv4-tiny could not be run,
+    and for `boxes`, since decoders differ in how well they are written. `spread` is the middle 80 %
+    in percent of the median.
     """
     table = pd.DataFrame(found["latency"])
     reference = table[table["system"] == found["reference"]]
@@ -91,6 +91,8 @@ def speed_table(found: dict) -> pd.DataFrame:
 
 def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.DataFrame:
     """Table 1 on this machine: one row per system, all of it measured here.
+
+    `calls, at least`: the fewest that any of the system's times is the median of.
 
     Args:
         found: of `read_latency`.
@@ -115,6 +117,8 @@ def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.D
                 row[f"{runtime} {part}, ms"] = speed.at[place, "median_ms"] if known else np.nan
             place = (system["key"], runtime, "network")
             row[f"{runtime} ratio"] = speed.at[place, "ratio"] if place in speed.index else np.nan
+        calls = speed.loc[[system["key"]], "calls"] if system["key"] in speed.index else [0]
+        row["calls, at least"] = int(min(calls))
         metrics = (official or {}).get(system["key"])
         text = f"{100 * metrics['AP']:.1f} ({metrics['images']} images)" if metrics else ""
         row |= {"AP, official weights": text, "the paper's row shows": system["in_paper"]}

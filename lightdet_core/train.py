@@ -6,12 +6,15 @@ data, and continues from there after any interruption, to the same weights (bit 
 every random number is keyed by (seed, step) and nothing else is carried along.
 
     python -m lightdet_core.train --experiment g1 --profile demo --seed 0
+
+takes all visible GPUs, one process each (`processes.py`); `torchrun` starts it on several machines.
 """
 
 import argparse
 import csv
 import ctypes
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -22,18 +25,27 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightdet_core import activations, distill, sparsity
+from lightdet_core import activations, distill, processes, sparsity
 from lightdet_core.assign import atss
-from lightdet_core.augment import Batch, steps_per_epoch, training_batch
+from lightdet_core.augment import Batch, on_device, steps_per_epoch, training_batches
 from lightdet_core.boxes import level_grid
-from lightdet_core.checkpoint import State, evaluations_path, load, log_path, log_writer, save
+from lightdet_core.checkpoint import (
+    State,
+    evaluations_path,
+    log_path,
+    log_writer,
+    read,
+    restore,
+    save,
+)
 from lightdet_core.config import (
     ROOT,
     Config,
@@ -60,7 +72,7 @@ FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 TRAINING_CODE = (  # modules that a resumed run must share with its beginning
     *("assign", "augment", "boxes", "checkpoint", "distill", "losses", "model", "pack"),
-    *("precision", "sparsity", "train"),
+    *("precision", "processes", "sparsity", "train"),
 )
 
 
@@ -90,14 +102,18 @@ def ema_decay(decay: float, step: int, ramp: int) -> float:
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it."""
+    """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it.
+
+    Fused, but for parameters in half precision: on a CPU fused SGD (torch 2.11) leaves most of
+    those as they are.
+    """
     if train.optimizer == "sgd":
         optimizer = torch.optim.SGD(
             model.parameters(),
             lr=train.lr,
             momentum=0.9,
             weight_decay=train.weight_decay,
-            fused=True,
+            fused=train.precision != "fp16-pure",
         )
         for parameter in model.parameters():
             # torch allocates it unfilled in the first step, and leaves it so if that one overflows
@@ -158,11 +174,17 @@ def batch_loss(
     )
 
 
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the losses of `batch_loss`."""
+    return sum(value for name, value in terms.items() if name.startswith("loss_"))
+
+
 def fit(
     config: Config,
     runs: Path | None = None,
     progress: Callable[[str], None] = print,
     device: str | None = None,
+    num_processes: int | None = None,
 ) -> Path:
     """Train, evaluate and write one run.
 
@@ -174,16 +196,40 @@ def fit(
         config: of `load_config`.
         runs: where run folders (and `.checkpoints`) go; None is `runs/<profile>` in the repository.
         progress: takes one line of text at a time.
-        device: "cpu" or "cuda"; None takes the GPU where there is one.
+        device: "cpu", "cuda" (one process per visible GPU) or "cuda:1"; None takes the GPUs where
+            there are some.
+        num_processes: to start on this machine, if `torchrun` has not done so; None: as
+            `processes.wanted` says.
 
     Returns:
         The run folder.
 
     Raises:
-        TrainError: no data to train on, classes that do not fit, a loss that is not finite.
+        TrainError: no data to train on, classes that do not fit, a loss that is not finite, or
+            another process trains this run now.
+        ProcessError: one of many processes failed; see `processes.launch`.
     """
     runs = runs or ROOT / "runs" / config.profile
-    folder = runs / config.run_name
+    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with processes.joined(wanted) as own:
+        many = (
+            1
+            if processes.count() > 1
+            else num_processes or processes.wanted(wanted, config.train.batch_size)
+        )
+        if many == 1:
+            return _fit(config, runs, progress if processes.rank() == 0 else _silent, own)
+    processes.launch(partial(fit, config, runs, device=wanted.type), many, progress)
+    return runs / config.run_name
+
+
+def _silent(line: str) -> None:
+    """What processes but the first report."""
+
+
+def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
+    """`fit` in one process, or in one of many."""
+    folder, first = runs / config.run_name, processes.rank() == 0
     packs = {
         split: open_pack(
             pack_paths(config, split, config.model.input_size), split_paths(config, split)[0]
@@ -191,7 +237,6 @@ def fit(
         for split in ("train", "val")
     }
     config = with_classes(config, packs["train"])
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     check_precision(config.train.precision, device)
     if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
         sparsity.nvidia_asp()  # it is needed later; say now if it is not there
@@ -199,13 +244,54 @@ def fit(
     sources = _sources(config, runs)
     teacher, init = _learn_from(config, sources, categories, device)
     key = _run_key(config, packs, sources)
-    if folder.exists() and _finished_key(folder) == key:
+    processes.check_agreement(
+        f"{key}-{_code_hash()}",
+        "code, settings, data/ and runs/ must be the same on all machines; copy the first one's",
+    )
+    if processes.from_first(folder.exists() and _finished_key(folder) == key):
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
         return folder
 
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
+        _train_and_write(config, packs, folder, checkpoint, key, init, teacher, device, progress)
+        processes.from_first(None)  # the others wait until everything is written
+    return folder
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """`TrainError` while another process trains the same run; the lock ends with its holder."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise TrainError(
+                f"{lock.stem}: {file.read().strip() or 'another process'} trains this run now; "
+                f"wait until it has ended, or stop it (lock: {lock})"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _train_and_write(
+    config: Config,
+    packs: dict[str, Pack],
+    folder: Path,
+    checkpoint: Path,
+    key: str,
+    init: dict[str, Tensor] | None,
+    teacher: LightDet | None,
+    device: torch.device,
+    progress: Callable[[str], None],
+) -> None:
+    """Train, evaluate, and put the run folder into its place."""
+    categories = packs["train"].categories
     truth = truth_of(split_paths(config, "val")[0], packs["val"])
 
     def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
@@ -214,7 +300,8 @@ def fit(
         model = model.to(device, memory_format=torch.channels_last)
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
         detections = detect_pack(model, packs["val"], config.evaluate, device)
-        return model, detections, coco_metrics(truth, detections)
+        found = coco_metrics(truth, detections) if processes.rank() == 0 else None
+        return model, detections, processes.from_first(found)
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
         state, facts = _train(
@@ -228,6 +315,8 @@ def fit(
             lambda weights: evaluate(weights)[2],
         )
         model, detections, metrics = evaluate(state)
+    if processes.rank():
+        return
     images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
     facts["activations"] = rounded(activations.summary(activations.report(model, images.float())))
 
@@ -238,7 +327,8 @@ def fit(
     write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
     (partial / "detections.json").write_text(json.dumps(detections))
     shutil.copy(log_path(checkpoint), partial / "log.csv")
-    run = provenance(config, model, packs, device) | facts | {"key": key}
+    run = provenance(config, model, packs, device) | {"processes": processes.count()}
+    run |= facts | {"key": key}
     write_json(partial / "run.json", run, indent=2)
     if folder.exists():
         aside = _move_aside(folder)
@@ -250,7 +340,6 @@ def fit(
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
         f"AP75 {metrics['AP75']:.3f}  ({folder})"
     )
-    return folder
 
 
 def _sources(config: Config, runs: Path) -> dict[str, Path]:
@@ -302,12 +391,18 @@ def _move_aside(folder: Path) -> Path:
 
 
 def _start(
-    config: Config, checkpoint: Path, init: dict[str, Tensor] | None, device: torch.device
+    config: Config,
+    checkpoint: Path,
+    init: dict[str, Tensor] | None,
+    device: torch.device,
+    progress: Callable[[str], None],
 ) -> tuple[State, int]:
     """The state that a run begins or goes on with, and the steps that it has done."""
     train = config.train
     torch.manual_seed(config.seed)
-    resumed = checkpoint.is_file()
+    resumed = processes.from_first(
+        read(checkpoint, progress) if processes.rank() == 0 else None
+    )  # other machines need not have the file
     # a resumed run takes every tensor from its checkpoint
     model = build(_untrained(config) if resumed or init else config)
     if init and not resumed:
@@ -319,12 +414,24 @@ def _start(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(device, memory_format=torch.channels_last).train()
+    model = processes.connect(model, train.batch_size, train.sync_bn)
+    state, step = new_state(model, train, device), 0
+    if resumed:
+        step, tensors = resumed
+        restore(tensors, state)
+    if state.masks:
+        _keep_pruned(state, config)
+    return state, step
+
+
+def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> State:
+    """The state before the first step, of a network that is on its device and in train mode."""
     average = None
     if train.ema_decay:
         average = {k: _full(v).clone() for k, v in model.state_dict().items()}
     if train.precision == "fp16-pure":
         model = model.half()
-    state = State(
+    return State(
         model=model,
         optimizer=make_optimizer(model, train),
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
@@ -332,10 +439,6 @@ def _start(
         masks={},
         skipped=torch.zeros((), device=device),
     )
-    step = load(checkpoint, state) if resumed else 0
-    if state.masks:
-        _keep_pruned(state, config)
-    return state, step
 
 
 def _prune(state: State, config: Config) -> None:
@@ -356,8 +459,13 @@ def _keep_pruned(state: State, config: Config) -> None:
         sparsity.attach(state.optimizer, state.model, state.masks)
 
 
-def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) -> dict:
-    """One optimizer step; returns its loss terms, their sum `loss`, and `grad_norm`."""
+def train_step(
+    state: State, batch: Batch, config: Config, teacher: LightDet | None = None
+) -> dict[str, Tensor]:
+    """One optimizer step; returns its loss terms, their sum `loss`, and `grad_norm`.
+
+    On many processes each has its share of the losses; they add up to those of the batch.
+    """
     train, model = config.train, state.model
     logits = forward(model, batch.images, train.precision)
     taught = None
@@ -365,9 +473,10 @@ def _step(state: State, batch: Batch, config: Config, teacher: LightDet | None) 
         with torch.no_grad():
             taught = forward(teacher, batch.images, train.precision)
     terms = batch_loss(model, *logits, batch, config, taught)
-    terms["loss"] = sum(value for name, value in terms.items() if name.startswith("loss_"))
+    terms["loss"] = total_loss(terms)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(terms["loss"]).backward()
+    processes.sum_gradients(model, average_buffers=not train.sync_bn)
     state.scaler.unscale_(state.optimizer)
     terms["grad_norm"] = _gradient_norm(state)
     if train.grad_clip:
@@ -401,7 +510,13 @@ def _train(
 ) -> tuple[dict[str, Tensor], dict]:
     """The loop. Returns the final weights (averaged if asked) and facts about the run."""
     train, name = config.train, config.run_name
-    state, start = _start(config, checkpoint, init, device)
+    state, start = _start(config, checkpoint, init, device, progress)
+    rows = processes.own_rows(train.batch_size)
+    rows = None if len(rows) == train.batch_size else rows
+    first = processes.rank() == 0
+    pack, line = on_device(pack, device)
+    if line:
+        progress(f"{name}: {line}")
     epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
     steps = train.epochs * epoch_steps
     prune_at = config.sparsity.prune_at
@@ -413,10 +528,11 @@ def _train(
         progress(f"{name}: continuing at step {start} of {steps}")
     began = shown = time.monotonic()
     evaluating = 0.0
+    batches = training_batches(pack, config, sampling_seed, range(start, steps), device, rows)
     with (
-        log_writer(log_path(checkpoint), columns, start) as write_row,
-        log_writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
-        _interruptible() as stop,
+        _writer(log_path(checkpoint), columns, start) as write_row,
+        _writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
+        _interruptible(processes.count() > 1) as stop,
     ):
 
         def note_accuracy(step: int) -> None:
@@ -437,16 +553,16 @@ def _train(
             lr = learning_rate(train, step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            batch = training_batch(pack, config, sampling_seed, step, device)
-            terms = _step(state, batch, config, teacher)
+            terms = train_step(state, next(batches), config, teacher)
             if state.average is not None:
                 decay = ema_decay(train.ema_decay, step, train.ema_ramp)
                 update_average(state.average, state.model, decay)
 
             done, now, last = step + 1, time.monotonic(), step + 1 == steps
-            saving = done % train.checkpoint_steps == 0 or last or stop.is_set()
+            stopping = processes.any_of(stop.is_set())
+            saving = done % train.checkpoint_steps == 0 or last or stopping
             if done % train.log_steps == 0 or saving:
-                values = {k: terms[k].item() for k in columns[3:]}
+                values = {k: _of_batch(k, terms[k]) for k in columns[3:]}
                 _check_finite(name, done, values["loss"], state, checkpoint)
                 if done % train.log_steps == 0 or last:
                     write_row([done, step // epoch_steps, lr, *values.values()])
@@ -466,9 +582,9 @@ def _train(
                 epochs, rest = divmod(done, epoch_steps)
                 if done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0):
                     note_accuracy(done)
-            if saving:
+            if saving and first:
                 save(checkpoint, done, state)
-            if stop.is_set() and not last:
+            if stopping and not last:
                 raise KeyboardInterrupt(
                     f"{name}: stopped at step {done} of {steps}; run the same command to continue"
                 )
@@ -482,9 +598,21 @@ def _train(
         "train_seconds": round(seconds, 1),
         "images_per_second": round(images / seconds, 2) if images else None,
     }
-    if train.evaluate_epochs:
+    if train.evaluate_epochs and first:
         facts["evaluations"] = _evaluations(checkpoint)
     return _weights(state), facts
+
+
+def _writer(path: Path, columns: tuple[str, ...], start: int):
+    """`log_writer` in the first process; the others write nothing."""
+    if processes.rank() == 0:
+        return log_writer(path, columns, start)
+    return nullcontext(lambda row: None)
+
+
+def _of_batch(name: str, term: Tensor) -> float:
+    """A logged number of the whole batch: losses are shares of it, the others are it already."""
+    return (processes.total(term) if name.startswith("loss") else term).item()
 
 
 def _weights(state: State) -> dict[str, Tensor]:
@@ -577,15 +705,19 @@ def _finished_key(folder: Path) -> str:
 
 
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step."""
+def _interruptible(one_of_many: bool) -> Iterator[threading.Event]:
+    """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
+
+    A second one ends at once, but for one of many processes: these get it from the terminal and
+    from their launcher, which waits half a minute for them.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals belong to the main thread
         return
 
     def on_signal(*_: object) -> None:
-        if stop.is_set():
+        if stop.is_set() and not one_of_many:
             raise KeyboardInterrupt("stopped at once; the last checkpoint is kept")
         stop.set()
 
@@ -634,7 +766,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = load_config(args.experiment, args.profile, args.seed)
-    publish(fit(config, progress=lambda line: print(line, flush=True)), config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with processes.joined(device):  # of `torchrun`, if it started this
+        folder = fit(config, progress=partial(print, flush=True))
+        if processes.rank() == 0:
+            publish(folder, config)
 
 
 if __name__ == "__main__":

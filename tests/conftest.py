@@ -1,11 +1,15 @@
 """Shared by all tests: golden numbers of the reference implementations, and their inputs."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from lightdet_core import datasets, pack
+from lightdet_core.config import load_config
 
 torch.set_num_threads(2)
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
@@ -36,3 +40,51 @@ def threads_as_before():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def tiny(**changes):
+    """The smoke profile at 64 px with 16 + 4 scenes and 6 steps."""
+    config = load_config("g1", "smoke", seed=changes.pop("seed", 0))
+    data = dataclasses.replace(
+        config.data, num_train=16, num_val=4, pack_size=96, image_width=128, image_height=96
+    )
+    model = dataclasses.replace(
+        config.model, input_size=64, drop_path=0.1, **changes.pop("model", {})
+    )
+    sections = {
+        name: dataclasses.replace(getattr(config, name), **changes.pop(name, {}))
+        for name in ("augment", "sparsity", "distill")
+    }
+    settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1}
+    settings |= {"warmup_steps": 2} | changes
+    return dataclasses.replace(
+        config,
+        data=data,
+        model=model,
+        train=dataclasses.replace(config.train, **settings),
+        **sections,
+    )
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory):
+    """Scenes and packs of `tiny`, made once."""
+    root = tmp_path_factory.mktemp("repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "ROOT", root)
+        patch.setattr(pack, "ROOT", root)
+        datasets.prepare(tiny(), silent)
+        pack.prepare_packs([tiny()], silent)
+    return root
+
+
+@pytest.fixture
+def here(data_root, tmp_path, monkeypatch):
+    """Runs land in a fresh folder, data come from the shared one."""
+    monkeypatch.setattr(datasets, "ROOT", data_root)
+    monkeypatch.setattr(pack, "ROOT", data_root)
+    return tmp_path / "runs" / "smoke"

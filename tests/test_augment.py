@@ -130,6 +130,32 @@ def test_batches_depend_on_seed_and_step_only():
         assert not torch.equal(one.images, training_batch(pack, busy, seed, step, "cpu").images)
 
 
+@pytest.mark.parametrize("changes", [{}, {"mosaic": 0.5, "mixup": 0.4, "cutmix": 0.4}])
+def test_parts_of_a_batch_are_the_batch(changes):
+    """Also the first image of a part, which is mixed with the last one of the part before."""
+    pack, options = painted(12, 64, 0), settings(batch_size=7, **changes)
+    for step in range(4):
+        whole = training_batch(pack, options, 0, step, "cpu")
+        cuts = (0, 1, 4, 7)
+        parts = [
+            training_batch(pack, options, 0, step, "cpu", rows=range(*pair))
+            for pair in zip(cuts, cuts[1:], strict=False)
+        ]
+        for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+            assert torch.equal(torch.cat(pieces), one)
+
+
+def test_images_that_lie_on_the_device_give_the_same_batch():
+    pack, options = painted(6, 64, 0), settings(mosaic=0.5)
+    there = SimpleNamespace(**{**vars(pack), "images": torch.from_numpy(np.array(pack.images))})
+    for a, b in zip(
+        training_batch(pack, options, 0, 1, "cpu"),
+        training_batch(there, options, 0, 1, "cpu"),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
 def test_settings_do_not_move_other_draws():
     pack, base = painted(8, 64, 0), settings(AugmentConfig(), color_probability=0.0)
     plain = training_batch(pack, base, 1, 0, "cpu")

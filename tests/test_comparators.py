@@ -169,13 +169,13 @@ def test_labels_are_cocos_classes_in_the_order_of_ids():
     assert (names[c.COCO_IDS[0]], names[c.COCO_IDS[79]]) == ("person", "toothbrush")
     ids, scores = torch.tensor([0, 13, 12, 1, 90]), torch.tensor([0.9, 0.2, 0.8, 0.3, 0.4])
     boxes = torch.tensor([[-5.0, 1.0, 70.0, 99.0]]).repeat(5, 1)
-    images = torch.empty(1, 3, 50, 60)
-    found = c._labelled(boxes, scores, ids, images, 100)
+    size = (50, 60)
+    found = c._labelled(boxes, scores, ids, size, 100)
     assert found.labels.tolist() == [79, 0, 11]
     assert found.scores.tolist() == pytest.approx([0.4, 0.3, 0.2])
     assert found.boxes.tolist() == [[0, 1, 60, 50]] * 3
-    assert c._labelled(boxes, scores, ids, images, 2).labels.tolist() == [79, 0]
-    assert len(c._labelled(boxes[:0], scores[:0], ids[:0], images, 2).labels) == 0
+    assert c._labelled(boxes, scores, ids, size, 2).labels.tolist() == [79, 0]
+    assert len(c._labelled(boxes[:0], scores[:0], ids[:0], size, 2).labels) == 0
 
 
 def test_mistakes_are_named(tmp_path):
@@ -226,17 +226,32 @@ def test_ssd_finds_the_object_that_its_head_sees():
     assert len(model.detect(images, 0.7)[0].boxes) == 0
     # the constants that torchvision states for pixels in 0..1
     theirs = GeneralizedRCNNTransform(300, 300, [0.48235, 0.45882, 0.40784], [1 / 255] * 3)
-    normalized = model.net.transform.normalize(images)[0]
+    normalized = model.normalize(images)[0]
     torch.testing.assert_close(normalized, theirs.normalize(images[0] / 255), atol=1e-3, rtol=0)
 
 
-def test_retinanet_detects_on_a_canvas_of_any_shape():
+@pytest.mark.parametrize(("name", "size"), [("ssd", (300, 300)), ("retinanet_r101", (32, 64))])
+def test_torchvisions_equal_the_librarys_own_path(name, size):
+    """From pixels to boxes, and with each image's outputs from elsewhere."""
     torch.manual_seed(0)
-    model, images = c.build("retinanet_r101"), torch.rand(2, 3, 32, 64) * 255
-    within(model.detect(images, 0.05, 0.5, 20), 32, 64, 20)
-    assert model.net.transform.normalize.mean.flatten().tolist() == pytest.approx(
-        [123.675, 116.28, 103.53]
-    )
+    model, images = c.build(name), torch.rand(2, 3, *size) * 255
+    last = model.net.head.classification_head
+    last = last.module_list[3] if name == "ssd" else last.cls_logits
+    with torch.no_grad():
+        last.weight.mul_(30)  # so that the classes differ
+        model.net.transform.min_size, model.net.transform.max_size = (min(size),), max(size)
+        ours = model.detect(images, 0.05, 0.5, 20)
+        outputs = [x.flip(0) for x in model(images)]
+        turned = model.postprocess(outputs, size, 0.05, 0.5, 20)
+        theirs = model.net(list(images / 255))
+    within(ours, *size, 20)
+    for one, other, again in zip(ours, theirs, turned[::-1], strict=True):
+        known = torch.isin(other["labels"], torch.tensor(c.COCO_IDS))
+        torch.testing.assert_close(one.scores, other["scores"][known], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.boxes, other["boxes"][known], atol=1e-2, rtol=1e-4)
+        assert [c.COCO_IDS[i] for i in one.labels] == other["labels"][known].tolist()
+        torch.testing.assert_close(one.scores, again.scores)
+        torch.testing.assert_close(one.boxes, again.boxes)
 
 
 def test_detr_equals_the_librarys_own_path():

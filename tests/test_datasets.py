@@ -144,6 +144,7 @@ def test_demo_interrupted_keeps_the_old_set(root, monkeypatch, error):
     config.data.seed = 9
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
         prepare(config, silent)
+    del before["manifest.json"]  # of the set that was asked for there is none
     assert tree(root / "data/p") == before
     fresh = make_config("demo", profile="fresh")
     with pytest.raises((KeyboardInterrupt, OSError)):
@@ -351,19 +352,22 @@ def coco(root, monkeypatch, server):
     return table
 
 
-def test_coco_download(root, coco):
+def test_coco_download(root, coco, monkeypatch):
     config, lines = make_config("coco"), []
     splits = json.loads(prepare(config, lines.append).read_text())["splits"]
     assert [splits[s]["images"] for s in ("train", "val")] == [1, 1]
     assert "to download into" in lines[0] and "LIGHTDET_COCO" in lines[0]
+    assert "  COCO 2017 has 118,287: this is not all of it" in lines
     annotations, images = split_paths(config, "val")
     assert annotations == root / "data/p/annotations/instances_val2017.json"
     assert Image.open(images / "000000000001.jpg").size == (40, 30)
     folders = {path.name for path in (root / "data/p").iterdir()}
     assert folders == {"annotations", "train2017", "val2017", "manifest.json"}  # no archives
     (root / "web/val2017.zip").unlink()
+    monkeypatch.setattr(datasets, "COCO_IMAGES", {"train": 1, "val": 1})
+    lines.clear()
     prepare(config, lines.append)
-    assert "COCO 2017 is there already" in lines
+    assert lines == ["COCO 2017 is there already", *(f"p {s}: 1 images, 1 boxes" for s in splits)]
 
 
 def test_coco_goes_on_after_an_error(root, coco):
@@ -371,7 +375,7 @@ def test_coco_goes_on_after_an_error(root, coco):
     config = make_config("coco")
     right = coco["train2017"]
     coco["train2017"] = (*right[:2], "0" * 32, right[3])
-    with pytest.raises(UserError, match=r"train2017\.zip: damaged: MD5"):
+    with pytest.raises(UserError, match=r"train2017\.zip: damaged: MD5.*set LIGHTDET_COCO"):
         prepare(config, silent)
     assert {path.name for path in (root / "data/p").iterdir()} == {"annotations", "val2017"}
     coco["train2017"] = right
@@ -382,7 +386,7 @@ def test_coco_goes_on_after_an_error(root, coco):
 
 def test_coco_needs_space(root, coco):
     coco["train2017"] = (*coco["train2017"][:3], 10**18)
-    with pytest.raises(UserError, match=r"COCO 2017, download and unpacked: .* GB are needed"):
+    with pytest.raises(UserError, match=r"unpacked: .* GB are needed .*; or set LIGHTDET_COCO"):
         prepare(make_config("coco"), silent)
     assert tree(root / "data") == {}
 
@@ -394,8 +398,10 @@ def test_coco_in_a_folder_of_ones_own(root, coco, monkeypatch):
     prepare(make_config("coco", profile="q"), silent)
     assert split_paths(make_config("coco", profile="q"), "train")[1] == root / "mine/train2017"
     monkeypatch.setenv("LIGHTDET_COCO", str(root / "nowhere"))
-    with pytest.raises(DataError, match=r"not found: .*nowhere.annotations"):
+    wanted = r"not found: .*nowhere.annotations.*; set LIGHTDET_COCO to the folder that holds ann"
+    with pytest.raises(DataError, match=wanted):
         prepare(make_config("coco", profile="q"), silent)
+    assert tree(root / "data") == {}  # the manifest of the copy that is gone
 
 
 REAL = os.environ.get("LIGHTDET_BCCD")
@@ -452,6 +458,18 @@ def test_folder_names_all_that_is_missing(root):
     with pytest.raises(DataError, match=r"p: not found: .*my/train, .*my/val.json; put the data"):
         prepare(config, silent)
     assert tree(root / "data") == {}
+
+
+def test_missing_annotations_name_the_commands(root):
+    wanted = (
+        r"train\.json: .*not found; run python -m lightdet_core\.datasets --profile p, then "
+        r"python -m lightdet_core\.pack --profile p$"
+    )
+    for read in (datasets.file_hash, datasets.read_coco):
+        with pytest.raises(DataError, match=wanted):
+            read(root / "data/p/annotations/train.json")
+        with pytest.raises(DataError, match=r"train\.json: .*not found$"):
+            read(root / "my/train.json")
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ def test_weights_that_cannot_be_used(weights, tmp_path):
     }.items():
         with pytest.raises(ERRORS, match=f"{name}: .*{message}"):
             open_detector(tmp_path / name)
+    with pytest.raises(DetectError, match=r"is a folder; the weights are .*/weights\.safetensors"):
+        open_detector(weights[0].parent)
     with pytest.raises(DetectError, match="threads 0: at least 1"):
         open_detector(weights[0], threads=0)
 
@@ -359,17 +361,38 @@ def test_what_cannot_be_read(command, tmp_path):
         "none.png": "not found; an image, a folder of images or a video is needed",
         "empty": "no images in it; known are .jpg, ",
         "texts": "no images in it; known are .jpg, ",
-        "cut.png": "unreadable image: .*; repair it or leave it out",
-        "text.jpg": "unreadable image: .*; repair it or leave it out",
     }.items():
         with pytest.raises(DetectError, match=f"^{name}: {message}"):
             command(name)
+    with pytest.raises(DetectError) as caught:
+        command("cut.png", "text.jpg")
+    first, *rest = str(caught.value).splitlines()
+    assert first == "2 of 2 cannot be read; repair them or leave them out:"
+    assert [line.split(": ")[:2] for line in rest] == [
+        ["  cut.png", "unreadable image"], ["  text.jpg", "unreadable image"]
+    ]  # fmt: skip
     with pytest.raises(DetectError, match=r"--score 30\.0: a number from 0 to 1"):
         command("good.png", "--score", "30")
     assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(DetectError, match=r"file: cannot be a folder \(File exists\)"):
         detect.main(["x.onnx", "good.png", "--out", "file"])
+
+
+def test_a_damaged_picture_does_not_cost_the_others(command, tmp_path, capsys):
+    """They are in the file; the command still fails, and says what it left out."""
+    for name in ("in/a.png", "in/c.png"):
+        save(tmp_path / name)
+    (tmp_path / "in/b.png").write_bytes((tmp_path / "in/a.png").read_bytes()[:60])
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: command("in"))
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "2/3 in/b.png: cannot be read\n" in out
+    assert err.startswith("error: 1 of 3 cannot be read; ") and "\n  in/b.png: unreadable" in err
+    assert files(tmp_path / "out") == ["a.png", "c.png", "detections.json"]
+    coco = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [(i["id"], i["file_name"]) for i in coco["images"]] == [(1, "in/a.png"), (2, "in/c.png")]
+    assert [a["image_id"] for a in coco["annotations"]] == [1, 1, 2, 2]
 
 
 def test_interrupted(command, tmp_path, monkeypatch, capsys):
@@ -441,8 +464,8 @@ def test_videos(command, tmp_path):
         return stamp(image, score_threshold)
 
     jobs = detect.plan([tmp_path / "a.avi"], tmp_path / "out", False)
-    coco, times = detect.detect_files(Detector(look, CATEGORIES, SIZE), jobs, 0.9)
-    assert files(tmp_path / "out") == ["a.mp4"] and len(times) == 4
+    coco, times, damaged = detect.detect_files(Detector(look, CATEGORIES, SIZE), jobs, 0.9)
+    assert files(tmp_path / "out") == ["a.mp4"] and len(times) == 4 and not damaged
     np.testing.assert_allclose(seen, [[shade, 0, 0] for shade in shades], atol=6)
     assert [image["frame_id"] for image in coco["images"]] == [0, 1, 2, 3]
     assert len({image["id"] for image in coco["images"]}) == 4

@@ -322,7 +322,7 @@ def test_operations_that_a_format_lacks():
 @pytest.fixture
 def finish(onnx_export, weights, tmp_path):
     """`finish()` checks a file that is there already and puts it into place."""
-    job, _ = export._prepare(weights, tmp_path, decoded=False, precision="fp32", uint8=True)
+    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, uint8=True)
     content = onnx_export[0]["files"][0].read_bytes()
     return lambda **changes: export._finish(
         job._replace(**changes), {key: {".onnx": content} for key in ("fp32", "fp16")}
@@ -363,6 +363,8 @@ def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
     with pytest.raises(WeightsError, match="not a readable"):
         (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])
         export.to_ncnn(tmp_path / "cut.safetensors", tmp_path)
+    with pytest.raises(detect.DetectError, match=f"is a folder; the weights are {weights}"):
+        export.to_onnx(weights.parent, tmp_path)
     with pytest.raises(ExportError, match=r"cut\.safetensors: cannot be written to"):
         export.to_onnx(weights, tmp_path / "cut.safetensors")
 
@@ -438,11 +440,13 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
 
 
 def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
+    lines = []
     with pytest.raises(ExportError, match="int8: for ONNX only"):
         export.to_ncnn(weights, tmp_path, precision="int8")
     monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
-        export.to_onnx(weights, tmp_path, precision="int8")
+        export.to_onnx(weights, tmp_path, precision="int8", progress=lines.append)
+    assert lines == ["converting to ONNX", "quantizing with training images"]
     assert not list(tmp_path.glob("*.onnx"))
 
 
@@ -455,8 +459,8 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     common = [str(weights), "--out", str(tmp_path)]
     export.main([*common, "--format", "onnx", "--uint8"])
     export.main([*common, "--format", "ncnn", "--precision", "fp16", "--decoded"])
-    assert found["to_onnx"] == (weights, tmp_path, False, True, "fp32")
-    assert found["to_ncnn"] == (weights, tmp_path, True, "fp16")
+    assert found["to_onnx"][:-1] == (weights, tmp_path, False, True, "fp32")
+    assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
     with pytest.raises(ExportError, match=r"--uint8: .*from_pixels"):

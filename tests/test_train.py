@@ -12,77 +12,33 @@ import time
 
 import pytest
 import torch
-from conftest import close
+from conftest import close, silent, tiny
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lightdet_core import (
     augment,
     checkpoint,
-    datasets,
     distill,
-    pack,
     precision,
     scenes,
     sparsity,
     train,
 )
+from lightdet_core.augment import training_batch
 from lightdet_core.checkpoint import CheckpointError
-from lightdet_core.config import ROOT, UserError, load_config
+from lightdet_core.config import ROOT, TrainConfig, UserError, load_config
 from lightdet_core.model import LightDet, load_weights, save_weights
 from lightdet_core.precision import PrecisionError
 
 
-def silent(_: str) -> None:
-    pass
-
-
-def tiny(**changes):
-    """The smoke profile at 64 px with 16 + 4 scenes and 6 steps."""
-    config = load_config("g1", "smoke", seed=changes.pop("seed", 0))
-    data = dataclasses.replace(
-        config.data, num_train=16, num_val=4, pack_size=96, image_width=128, image_height=96
-    )
-    model = dataclasses.replace(
-        config.model, input_size=64, drop_path=0.1, **changes.pop("model", {})
-    )
-    sections = {
-        name: dataclasses.replace(getattr(config, name), **changes.pop(name, {}))
-        for name in ("sparsity", "distill")
-    }
-    settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1}
-    settings |= {"warmup_steps": 2} | changes
-    return dataclasses.replace(
-        config,
-        data=data,
-        model=model,
-        train=dataclasses.replace(config.train, **settings),
-        **sections,
-    )
-
-
-@pytest.fixture(scope="session")
-def data_root(tmp_path_factory):
-    """Scenes and packs of `tiny`, made once."""
-    root = tmp_path_factory.mktemp("repository")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "ROOT", root)
-        patch.setattr(pack, "ROOT", root)
-        datasets.prepare(tiny(), silent)
-        pack.prepare_packs([tiny()], silent)
-    return root
-
-
-@pytest.fixture
-def here(data_root, tmp_path, monkeypatch):
-    """Runs land in a fresh folder, data come from the shared one."""
-    monkeypatch.setattr(datasets, "ROOT", data_root)
-    monkeypatch.setattr(pack, "ROOT", data_root)
-    return tmp_path / "runs" / "smoke"
-
-
 def weights(folder):
     return load_file(folder / "weights.safetensors")
+
+
+def kept(runs):
+    """What is left of a training that was not finished."""
+    return [path for path in runs.glob(".checkpoints/*") if path.suffix != ".lock"]
 
 
 def same(a: dict, b: dict) -> bool:
@@ -161,7 +117,7 @@ def test_run_folder_and_repetition(here):
     assert run["versions"]["torch"] == torch.__version__
     rows = (folder / "log.csv").read_text().splitlines()
     assert rows[0] == ",".join(train.LOG_COLUMNS) and len(rows) == 7
-    assert not list(here.glob(".checkpoints/*"))  # gone on success
+    assert not kept(here)
 
     again = train.fit(config, here.with_name("again"), silent, "cpu")
     for name in ("metrics.json", "log.csv", "detections.json", "weights.safetensors"):
@@ -189,12 +145,12 @@ class Stopped(Exception):
 def stop_at(step, monkeypatch):
     """Fail in the middle of a step, as a kill would."""
 
-    def batch(pack, config, seed, now, device):
+    def batch(pack, config, seed, now, device, **rows):
         if now == step:
             raise Stopped
-        return augment.training_batch(pack, config, seed, now, device)
+        return training_batch(pack, config, seed, now, device, **rows)
 
-    monkeypatch.setattr(train, "training_batch", batch)
+    monkeypatch.setattr(augment, "training_batch", batch)
 
 
 HALF = {"sparsity": {"prune_at": 0.5}}  # pruned before step 3
@@ -231,7 +187,7 @@ def test_resume_equals_undisturbed(here, monkeypatch, changes):
     lines = []
     resumed = train.fit(config, here, lines.append, "cpu")
     assert any("continuing at step 4 of " in line for line in lines)
-    assert not list(here.glob(".checkpoints/*"))
+    assert not kept(here)
     assert same(weights(resumed), weights(undisturbed))
     for name in ("metrics.json", "log.csv"):
         assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
@@ -263,13 +219,13 @@ def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
     config = tiny(checkpoint_steps=100)
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
 
-    def interrupted(pack, config, seed, step, device):
+    def interrupted(pack, config, seed, step, device, **rows):
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return augment.training_batch(pack, config, seed, step, device)
+        return training_batch(pack, config, seed, step, device, **rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "training_batch", interrupted)
+        patch.setattr(augment, "training_batch", interrupted)
         with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
             train.fit(config, here, silent, "cpu")
     assert signal.getsignal(signal.SIGINT) is handler  # put back
@@ -323,11 +279,11 @@ def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
     teach(here, "g2")
     drawn = []
 
-    def spy(pack, config, seed, step, device):
+    def spy(pack, config, seed, step, device, **rows):
         drawn.append(seed)
-        return augment.training_batch(pack, config, seed, step, device)
+        return training_batch(pack, config, seed, step, device, **rows)
 
-    monkeypatch.setattr(train, "training_batch", spy)
+    monkeypatch.setattr(augment, "training_batch", spy)
     train.fit(tiny(epochs=1), here, silent, "cpu")
     train.fit(tiny(epochs=1, init="g2"), here, silent, "cpu")
     assert drawn[:2] == [0, 0] and drawn[2] == drawn[3] > 100_000
@@ -419,6 +375,16 @@ def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch
     assert {v.dtype for v in weights(folder).values()} == {torch.float32, torch.int64}
 
 
+def test_half_precision_weights_follow_their_gradient():
+    """Fused SGD on a CPU (torch 2.11) leaves them where they are."""
+    net = torch.nn.Linear(64, 64, bias=False).half()
+    before = net.weight.detach().clone()
+    settings = TrainConfig(precision="fp16-pure", lr=0.25, weight_decay=0.0)
+    net.weight.grad = torch.ones_like(net.weight)
+    train.make_optimizer(net, settings).step()
+    assert torch.equal(net.weight, before - 0.25)
+
+
 def test_precision_that_the_processor_lacks(here, monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes_in", lambda dtype: False)
     for name in ("bf16", "fp16", "fp16-pure"):
@@ -481,7 +447,7 @@ def test_checkpoint_of_other_code_is_not_used(here, monkeypatch):
     lines = []
     train.fit(tiny(), here, lines.append, "cpu")
     assert not any("continuing" in line for line in lines)
-    assert not list(here.glob(".checkpoints/*"))
+    assert not kept(here)
 
 
 def test_full_disk_keeps_the_checkpoint_before(here, monkeypatch):
@@ -517,8 +483,9 @@ def test_loss_that_is_not_finite(here):
     )
     with pytest.raises(train.TrainError, match=r"the loss is .*lower train\.lr.*safetensors"):
         train.fit(config, here, silent, "cpu")
-    (kept,) = here.glob(".checkpoints/*.safetensors")
-    assert all(v.isfinite().all() for v in load_file(kept).values() if v.is_floating_point())
+    for path in (checkpoints := list(here.glob(".checkpoints/*.safetensors"))):
+        assert all(v.isfinite().all() for v in load_file(path).values() if v.is_floating_point())
+    assert len(checkpoints) == 2  # the last good one and the one before it
     assert not (here / "g1-s0").exists()
 
 
@@ -531,6 +498,46 @@ def test_damaged_checkpoint_is_named(here, monkeypatch):
     with pytest.raises(CheckpointError, match=r"damaged checkpoint .*delete it to start again"):
         train.fit(tiny(), here, silent, "cpu")
     assert checkpoint.exists()
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(5, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (last,) = (p for p in here.glob(".checkpoints/*.safetensors") if ".previous" not in p.name)
+    content = bytearray(last.read_bytes())
+    last.write_bytes(content[: len(content) // 2])
+    lines = []
+    resumed = train.fit(tiny(), here, lines.append, "cpu")
+    assert any(f"{last}: damaged" in x and "taking the one before" in x for x in lines)
+    assert any("continuing at step 2 of" in x for x in lines)
+    undisturbed = train.fit(tiny(), here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
+    assert (resumed / "log.csv").read_bytes() == (undisturbed / "log.csv").read_bytes()
+
+
+def test_a_checkpoint_that_reads_back_differently_is_refused(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (before,) = here.glob(".checkpoints/*.safetensors")
+    content = before.read_bytes()
+
+    def lossy(tensors, path, **more):
+        changed = next(k for k, v in tensors.items() if v.is_floating_point() and v.numel())
+        save_file(tensors | {changed: tensors[changed] + 1}, path, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", lossy)
+    with pytest.raises(CheckpointError, match="reads back as other numbers"):
+        train.fit(tiny(), here, silent, "cpu")
+    assert before.read_bytes() == content and not list(here.glob(".checkpoints/*.partial"))
+
+
+def test_a_run_that_another_process_trains_is_refused(here):
+    lock = here / ".checkpoints" / "g1-s0.lock"
+    with train._alone(lock), pytest.raises(train.TrainError, match=r"process \d+ on .* trains"):
+        train.fit(tiny(), here, silent, "cpu")
+    train.fit(tiny(epochs=1), here, silent, "cpu")  # the lock is free again
 
 
 def test_classes_come_from_the_data_or_must_agree(here):
@@ -577,9 +584,9 @@ def test_kill_and_resume_through_the_command(here, data_root, moment):
         "import sys; sys.path.insert(0, {tests!r})\n"
         "from pathlib import Path\n"
         "from lightdet_core import datasets, pack, train\n"
-        "import test_train\n"
+        "import conftest\n"
         "datasets.ROOT = pack.ROOT = Path({data!r})\n"
-        "config = test_train.tiny(**{settings!r})\n"
+        "config = conftest.tiny(**{settings!r})\n"
         "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
     ).format(tests=str(ROOT / "tests"), data=str(data_root), runs=str(here), settings=settings)
     victim = subprocess.Popen(
