@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup plan repro seeds ladder latency test lint format lab lock smoke soak memory clean
+.PHONY: help setup plan repro seeds ladder controls latency test lint format lab lock smoke soak memory clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,13 +27,13 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
-	python -m lightdet_core.benchmark --plan --ladder --profile $(PROFILE)
+	python -m lightdet_core.plan --ladder --profile $(PROFILE)
 
 repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
-	@case $(PROFILE) in coco) python -m lightdet_core.benchmark --plan --profile coco;; esac
+	@case $(PROFILE) in coco) python -m lightdet_core.plan --profile coco;; esac
 	@grep -qE '^profile: $(PROFILE)( |$$)' params.yaml \
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
@@ -47,6 +47,9 @@ seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and 
 
 ladder: repro  ## train the ladder, one change at a time, seeds 0 and SEEDS, then the tables
 	$(call train,read_params()['ladder'],0 $(SEEDS))
+
+controls: repro  ## train NanoDet's own recipes, meant for PROFILE=coco
+	$(call train,read_params()['controls'],0)
 
 latency: setup  ## time every system of Table 1 on this machine anew, then update its tables
 	python -m lightdet_core.latency

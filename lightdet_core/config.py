@@ -247,7 +247,8 @@ def all_runs(params: dict) -> list[str]:
 
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "runs", "taught", "ladder", "seeds", "show", "common", "experiments"}
+    others = {"profile", "runs", "taught", "ladder", "controls", "seeds", "show"}
+    others |= {"common", "experiments"}
     return [key for key in params if key not in others]
 
 

@@ -11,6 +11,7 @@ Without `launch` or `torchrun` there is one process, and nothing here does anyth
 
 import logging
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -306,12 +307,14 @@ def launch(
         local_addr="localhost",
         max_restarts=0,
     )
-    failure = None
+    failure, handlers = None, _handlers()
     try:
         elastic_launch(config, _work)(writer, work)
     except (ChildFailedError, SignalException) as error:
         failure = error
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # the launcher leaves its own
         done.set()
         listener.join()
     if "mistake" in ended:
@@ -324,6 +327,14 @@ def launch(
             f"process {first.local_rank} of {processes} was lost (exit code {first.exitcode}); "
             "the others were ended, too. Run the same command to continue from the last checkpoint"
         )
+
+
+def _handlers() -> dict[int, object]:
+    """The signal handlers of now; none outside of the main thread, to which they belong."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    return {number: signal.getsignal(number) for number in numbers}
 
 
 def _work(writer: Connection, work: Callable[..., object]) -> None:

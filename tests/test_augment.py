@@ -2,6 +2,7 @@
 
 import colorsys
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -139,7 +140,7 @@ def test_parts_of_a_batch_are_the_batch(changes):
         cuts = (0, 1, 4, 7)
         parts = [
             training_batch(pack, options, 0, step, "cpu", rows=range(*pair))
-            for pair in zip(cuts, cuts[1:], strict=False)
+            for pair in pairwise(cuts)
         ]
         for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(torch.cat(pieces), one)

@@ -218,5 +218,7 @@ def lost(progress):
 
 
 def test_a_lost_process_ends_the_others():
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ProcessError, match=r"process 1 of 2 was lost \(exit code -9\)"):
         processes.launch(lost, 2, silent)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -15,11 +15,13 @@ import torch
 from conftest import close, silent, tiny
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lightdet_core import (
     augment,
     checkpoint,
     distill,
+    pack,
     precision,
     scenes,
     sparsity,
@@ -28,7 +30,7 @@ from lightdet_core import (
 from lightdet_core.augment import training_batch
 from lightdet_core.checkpoint import CheckpointError
 from lightdet_core.config import ROOT, TrainConfig, UserError, load_config
-from lightdet_core.model import LightDet, load_weights, save_weights
+from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.precision import PrecisionError
 
 
@@ -383,6 +385,45 @@ def test_half_precision_weights_follow_their_gradient():
     net.weight.grad = torch.ones_like(net.weight)
     train.make_optimizer(net, settings).step()
     assert torch.equal(net.weight, before - 0.25)
+
+
+TAUGHT = {"teacher": "g2", "ld_weight": 1.0, "vlr_weight": 1.0, "kd_weight": 1.0}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_asks_for_no_value(precision):
+    """With tensors that have shapes but no values: on a GPU nothing in a step waits for one."""
+    config = tiny(precision=precision, grad_clip=1.0, distill=TAUGHT, model={"head": "gflv2"})
+    with FakeTensorMode():
+        net, teacher = build(config).train(), build(config).eval()
+        state = train.new_state(net, config.train, torch.device("cpu"))
+        objects = torch.empty(8, 5)
+        batch = augment.Batch(
+            torch.empty(8, 3, 64, 64),
+            torch.empty(8, 5, 4),
+            objects.long(),
+            objects.bool(),
+            objects,
+        )
+        terms = train.train_step(state, batch, config, teacher)
+        assert set(train.DISTILL_COLUMNS) < set(terms)
+        with pytest.raises(DataDependentOutputException):
+            terms["loss"].item()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_a_gpu_waits_for_nothing(here):
+    device = torch.device("cuda")
+    config = tiny(precision="fp16", augment={"mosaic": 0.5, "mixup": 0.3, "cutmix": 0.3})
+    data = pack.open_pack(pack.pack_paths(config, "train", 64))
+    net = build(config).to(device, memory_format=torch.channels_last).train()
+    state = train.new_state(net, config.train, device)
+    for step in range(3):  # the first ones load kernels and fill caches
+        torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
+        try:
+            train.train_step(state, training_batch(data, config, 0, step, device), config)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_precision_that_the_processor_lacks(here, monkeypatch):
