@@ -2,8 +2,8 @@
 
     python -m lightdet_core.benchmark --experiment c0 --profile demo --batch-size 8
 
-times the parts of a step and writes results/<profile>/benchmarks/step.json. With `--compare` it
-times whole steps against the usual way of doing things, in turns, and writes compare.json. Where
+times the parts of a step and writes results/<profile>/benchmarks/step-c0.json. With `--compare` it
+times whole steps against the usual way of doing things, in turns, and writes compare-c0.json. Where
 there is a GPU it is the one measured, and "-cuda" is added to the names. Times are medians; only
 shares and ratios are meant to be compared between machines. No masks, no teacher.
 """
@@ -207,8 +207,9 @@ def step_times(config: Config, device: torch.device, steps: int) -> dict[str, li
 def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, list[float]]:
     """Seconds per training step: ours, then each shortcut taken out after the other.
 
-    Each way is the one before it and one thing more; they take turns within one run. The fourth
-    reads files in the training process, where NanoDet's own loader has processes of its own:
+    Each way is the one before it and one thing more; they take turns within one run. All but ours
+    are in fp32, which is a way of its own where the experiment asks for another precision. The one
+    from files reads in the training process, where NanoDet's own loader has processes of its own:
     on a GPU with idle cores beside it they would hide that time.
     """
     annotations, folder = split_paths(config, "train")
@@ -225,14 +226,18 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
 
     last, plain = torch.channels_last, torch.contiguous_format
     by_image = partial(learn_in_parts, loss=loss_by_image)
+    full = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32"))
     ways = {  # memory format, batches, step, whether the optimizer is fused, memory is kept
         "ours": (last, ours, learn, True, True),
-        "default memory format": (plain, ours, learn, True, True),
+        "in fp32": (last, ours, learn, True, True),
+        "and default memory format": (plain, ours, learn, True, True),
         "and loss image by image": (plain, ours, by_image, True, True),
         "and augmentation image by image, from files": (plain, usual, by_image, True, True),
         "and optimizer not fused": (plain, usual, by_image, False, True),
         "and freed memory given back": (plain, usual, by_image, False, False),
     }
+    if config == full:
+        del ways["in fp32"]
     states = {k: untrained(config, device, way[0], way[3]) for k, way in ways.items()}
     times = defaultdict(list)
     for step in range(steps):
@@ -241,7 +246,8 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
             with timed(times, device, name):
                 batch = batches(step)
                 images = batch.images.contiguous(memory_format=memory)
-                take(states[name], batch._replace(images=images), config, step)
+                own = config if name == "ours" else full
+                take(states[name], batch._replace(images=images), own, step)
     return times
 
 
@@ -276,7 +282,7 @@ def main() -> None:
     for way, seconds in medians.items():
         print(f"{way:44} {1000 * seconds:8.1f} ms {100 * seconds / total:6.1f} %")
     print(f"{'a step of ours':44} {1000 * total:8.1f} ms   {args.batch_size / total:.1f} images/s")
-    name += "" if device.type == "cpu" else f"-{device.type}"
+    name += f"-{config.experiment}" + ("" if device.type == "cpu" else f"-{device.type}")
     path = ROOT / "results" / config.profile / "benchmarks" / f"{name}.json"
     result = {
         "command": f"python -m lightdet_core.benchmark --experiment {config.experiment} "

@@ -168,7 +168,7 @@ def test_what_is_written(files, tmp_path, monkeypatch, name):
     command = "benchmark --profile custom --batch-size 2 --input-size 64 --steps 1"
     monkeypatch.setattr("sys.argv", command.split() + ["--compare"] * (name == "compare"))
     benchmark.main()
-    found = json.loads((tmp_path / f"results/custom/benchmarks/{name}.json").read_text())
+    found = json.loads((tmp_path / f"results/custom/benchmarks/{name}-c0.json").read_text())
     times, shares = found["milliseconds"], found["share"]
     whole = times["ours"] if name == "compare" else sum(times.values())
     assert min(times.values()) > 0
