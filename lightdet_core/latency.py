@@ -3,8 +3,8 @@
     python -m lightdet_core.latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
-first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: a call
-that does not count (none where it takes SLOW seconds), then its share of the measured ones. So a
+first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two calls
+that do not count (none where one takes SLOW seconds), then its share of the measured ones. So a
 slow minute of the machine hits all of them alike, and ratios inside one group are what may be
 compared. Each is called for --seconds, but LEAST times at least: a row's `calls` says how often.
 `network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
@@ -51,7 +51,7 @@ OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3
 COMPILED = ("g5",)  # most of a minute each
 QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
-ROUNDS = 8
+ROUNDS = 6
 LEAST = 5  # calls of the slowest
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 SLOW = 0.1  # seconds of a call that fills the caches by itself
@@ -283,7 +283,7 @@ def interleaved(
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])
-            if due and warm[name]:
+            for _ in range(2 if due and warm[name] else 0):
                 calls[name]()
             times[name] += [_time(calls[name]) for _ in range(due)]
     return times
