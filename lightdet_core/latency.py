@@ -3,9 +3,9 @@
     python -m lightdet_core.latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
-first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two calls
-that do not count (none where one takes SLOW seconds), then its share of the measured ones. So a
-slow minute of the machine hits all of them alike, and ratios inside one group are what may be
+first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
+calls that do not count (none where one takes SLOW seconds), then its share of the measured ones. So
+a slow minute of the machine hits all of them alike, and ratios inside one group are what may be
 compared. Each is called for --seconds, but LEAST times at least: a row's `calls` says how often.
 `network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
 leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
