@@ -136,6 +136,27 @@ def test_four_processes_of_torchrun_compute_what_one_does(here, data_root, alone
     compare(here / "g1-s0", alone, 4)
 
 
+def test_our_batch_norm_rounds_less_than_torch_s():
+    """On a CPU, channels_last: the gradient of the first layer against float64."""
+    torch.manual_seed(0)
+    images = 10 * torch.randn(8, 16, 16, 16) + 100
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def gradient(norm, dtype):
+        torch.manual_seed(1)
+        conv = nn.Conv2d(16, 8, 1, bias=False).to(dtype)
+        y = norm(nn.BatchNorm2d(8)).to(dtype)(conv(images.to(dtype)))
+        (y.square() * torch.arange(16.0)).mean().backward()
+        return conv.weight.grad.double()
+
+    exact = gradient(lambda layer: layer, torch.float64)
+    own, torchs = (
+        (gradient(norm, torch.float32) - exact).norm() / exact.norm()
+        for norm in (processes.own_batch_norm, lambda layer: layer)
+    )
+    assert own < 1e-3 and own < torchs / 3
+
+
 def statistics(images):
     """Output, gradients and state of a batch norm on the rows of this process."""
     torch.manual_seed(0)
