@@ -238,7 +238,10 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     }
     if config == full:
         del ways["in fp32"]
-    states = {k: untrained(config, device, way[0], way[3]) for k, way in ways.items()}
+    states = {
+        k: untrained(config if k == "ours" else full, device, way[0], way[3])
+        for k, way in ways.items()
+    }
     times = defaultdict(list)
     for step in range(steps):
         for name, (memory, batches, take, _, keep) in ways.items():

@@ -61,6 +61,8 @@ def save(path: Path, step: int, state: State) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
         save_file(tensors, aside, metadata={"step": str(step)})
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())  # on the disk before it takes the other's place
         found = load_file(aside)
         if not all(_same_bytes(found[key], tensor) for key, tensor in tensors.items()):
             raise SafetensorError("it reads back as other numbers")
@@ -106,7 +108,8 @@ def read(
             os.replace(one, path)  # a later `save` must not put the damaged one in its place
         return step, tensors
     if damage:
-        raise CheckpointError(f"{'; '.join(damage)}; delete it to start again")
+        them = "it" if len(damage) == 1 else "them"
+        raise CheckpointError(f"{'; '.join(damage)}; delete {them} to start again")
     return None
 
 

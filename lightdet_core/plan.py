@@ -171,7 +171,9 @@ def disk_line(configs: list[Config], packs: int) -> str:
     if configs[0].data.source == "coco" and not os.environ.get("LIGHTDET_COCO"):
         loaded, unpacked = (sum(about[i] for about in COCO_FILES.values()) / 1e9 for i in (1, 3))
         text = f"{loaded:.1f} GB to download, {unpacked:.1f} GB when unpacked, and {text}"
-    return f"disk: {text}; {shutil.disk_usage(ROOT).free / 1e9:.1f} GB are free"
+    free = shutil.disk_usage(ROOT).free
+    verdict = ", which is too little" if packs > free else ""
+    return f"disk: {text}; {free / 1e9:.1f} GB are free{verdict}"
 
 
 def as_measured(config: Config, classes: int, device: torch.device) -> Config:
@@ -256,7 +258,9 @@ def estimate(
     if not exact:
         progress("* measured in fp32: it is made for GPUs, where fp16 halves most of the memory")
     if None in costs.values():
-        progress("too large: for this GPU's memory and not in the total; lower train.batch_size")
+        progress(
+            "too large: for this GPU, not in the total; lower train.batch_size or use more GPUs"
+        )
     progress(f"total: {total:,.1f} hours on this machine, one process")
     return total
 

@@ -15,7 +15,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -52,17 +52,28 @@ def wanted(device: torch.device, batch_size: int) -> int:
     By itself no more than give each GPU WORTH_A_GPU images of a batch.
 
     Raises:
-        ProcessError: the variable is no number from 1 up, or there are fewer GPUs.
+        ProcessError: the variable is no number from 1 up, or there are fewer GPUs or images.
     """
-    gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     text = os.environ.get("LIGHTDET_PROCESSES", "")
+    if device.index is not None:
+        return 1  # this GPU and no other
     if not text:
         return max(1, min(gpus, batch_size // WORTH_A_GPU))
     if not text.isdecimal() or int(text) < 1:
         raise ProcessError(f"LIGHTDET_PROCESSES={text}: a whole number from 1 up is needed")
     if device.type == "cuda" and int(text) > max(1, gpus):
         raise ProcessError(f"LIGHTDET_PROCESSES={text}: only {gpus} GPUs are visible")
+    _check_number(int(text), batch_size)
     return int(text)
+
+
+def _check_number(processes: int, batch_size: int) -> None:
+    if batch_size < processes:
+        raise ProcessError(
+            f"train.batch_size {batch_size} is less than {processes} processes: start fewer, with "
+            "LIGHTDET_PROCESSES or CUDA_VISIBLE_DEVICES"
+        )
 
 
 def own_rows(batch_size: int) -> range:
@@ -72,11 +83,7 @@ def own_rows(batch_size: int) -> range:
         ProcessError: fewer images than processes.
     """
     place, processes = rank(), count()
-    if batch_size < processes:
-        raise ProcessError(
-            f"train.batch_size {batch_size} is less than {processes} processes: start fewer, with "
-            "LIGHTDET_PROCESSES or CUDA_VISIBLE_DEVICES"
-        )
+    _check_number(processes, batch_size)
     return range(place * batch_size // processes, (place + 1) * batch_size // processes)
 
 
@@ -100,7 +107,8 @@ def sum_gradients(model: nn.Module, average_buffers: bool) -> None:
         return
     _sum_in_place([p.grad for p in model.parameters() if p.grad is not None])
     if average_buffers:
-        buffers = [b for b in model.buffers() if b.is_floating_point()]
+        statistics = ("running_mean", "running_var")
+        buffers = [b for name, b in model.named_buffers() if name.endswith(statistics)]
         _sum_in_place(buffers)
         torch._foreach_div_(buffers, count())
 
@@ -173,6 +181,8 @@ class _BatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         number = total(torch.tensor(float(x.numel() // x.shape[1])))
         mean = _Total.apply(values.sum((0, 2, 3))) / number
@@ -205,16 +215,26 @@ class _DropPath(DropPath):
             return x
         ones = x.new_ones(self.batch_size, 1, 1, 1)
         kept = super().forward(ones)
-        return x * kept[list(own_rows(self.batch_size))]
+        rows = own_rows(self.batch_size)
+        return x * kept[rows.start : rows.stop]
 
 
-def connect(model: nn.Module, batch_size: int, sync_bn: bool) -> nn.Module:
+def connect(model: nn.Module, batch_size: int, sync_bn: bool, half: bool = False) -> nn.Module:
     """Let the layers that look at the whole batch do so over all processes, in training.
 
-    Stochastic depth always does, batch norm if asked. Names of weights stay.
+    Stochastic depth always does, batch norm if asked. Names of weights stay. (On GPUs torch's batch
+    norm over processes waits once per layer for the count of values.)
+
+    Raises:
+        ProcessError: batch norm over processes in half precision, which torch does not compute.
     """
     if count() == 1:
         return model
+    if sync_bn and half:
+        raise ProcessError(
+            "train.precision fp16-pure: batch norm over processes needs float32; set train.sync_bn "
+            "to false, or take fp16"
+        )
     for module in list(model.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, DropPath):
@@ -238,7 +258,7 @@ def own_batch_norm(model: nn.Module) -> nn.Module:
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Take part where `launch` or `torchrun` started this process; yields its own device."""
-    if dist.is_initialized() or not dist.is_torchelastic_launched():
+    if started() or not dist.is_torchelastic_launched():
         yield _own(device)
         return
     local = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -252,15 +272,22 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     elif "OMP_NUM_THREADS" not in os.environ or local > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield _own(device)
-    finally:
-        dist.destroy_process_group()
+    yield _own(device)
+    dist.destroy_process_group()  # not after an error: nccl would wait for the others
+
+
+def started() -> bool:
+    """Whether this process takes part already, be it as one of many or alone."""
+    return dist.is_initialized()
 
 
 def _own(device: torch.device) -> torch.device:
-    local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if device.type == "cuda" and local else device
+    """The device with its number; that of the process where the launcher gave it one."""
+    if device.type != "cuda":
+        return device
+    if dist.is_torchelastic_launched():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
 def launch(
@@ -275,6 +302,7 @@ def launch(
 
     Raises:
         ProcessError: a user's mistake in a process, in its words, or a process was lost.
+        RuntimeError: any other error of a process, with where it came from.
         KeyboardInterrupt: stopped, in the words of the processes.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -291,7 +319,8 @@ def launch(
             if reader.poll():
                 kind, text = reader.recv()
                 if kind == "line":
-                    progress(text)
+                    with suppress(Exception):  # a closed output must not stop the processes
+                        progress(text)
                 else:
                     ended.setdefault(kind, text)
 
@@ -323,6 +352,11 @@ def launch(
         raise KeyboardInterrupt(ended.get("stopped", "stopped; run the same command to continue"))
     if failure:
         first = failure.get_first_failure()[1]
+        if isinstance(first.message, dict):  # an exception, with its text
+            trace = first.message.get("extraInfo", {}).get("py_callstack", "")
+            raise RuntimeError(
+                f"process {first.local_rank} of {processes}: {first.message['message']}\n{trace}"
+            )
         raise ProcessError(
             f"process {first.local_rank} of {processes} was lost (exit code {first.exitcode}); "
             "the others were ended, too. Run the same command to continue from the last checkpoint"

@@ -212,13 +212,14 @@ def fit(
     runs = runs or ROOT / "runs" / config.profile
     wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with processes.joined(wanted) as own:
-        many = (
-            1
-            if processes.count() > 1
-            else num_processes or processes.wanted(wanted, config.train.batch_size)
-        )
+        many = 1
+        if not processes.started():
+            many = num_processes or processes.wanted(wanted, config.train.batch_size)
         if many == 1:
             return _fit(config, runs, progress if processes.rank() == 0 else _silent, own)
+    if wanted.index is not None:
+        raise TrainError(f"device {device}: one GPU, but {many} processes; leave its number out")
+    progress(f"{config.run_name}: starting {many} processes")
     processes.launch(partial(fit, config, runs, device=wanted.type), many, progress)
     return runs / config.run_name
 
@@ -244,9 +245,10 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     sources = _sources(config, runs)
     teacher, init = _learn_from(config, sources, categories, device)
     key = _run_key(config, packs, sources)
+    every = hashlib.sha256(repr(config).encode()).hexdigest()[:8]  # how often they meet, too
     processes.check_agreement(
-        f"{key}-{_code_hash()}",
-        "code, settings, data/ and runs/ must be the same on all machines; copy the first one's",
+        f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",
+        "torch, code, settings, data/ and runs/ must be the same on all machines; copy one's",
     )
     if processes.from_first(folder.exists() and _finished_key(folder) == key):
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
@@ -414,7 +416,8 @@ def _start(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(device, memory_format=torch.channels_last).train()
-    model = processes.connect(model, train.batch_size, train.sync_bn)
+    half = train.precision == "fp16-pure"
+    model = processes.connect(model, train.batch_size, train.sync_bn, half)
     state, step = new_state(model, train, device), 0
     if resumed:
         step, tensors = resumed

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightdet_core import datasets, pack
+from lightdet_core import datasets, pack, scenes
 from lightdet_core.config import load_config
+from lightdet_core.model import LightDet, save_weights
 
 torch.set_num_threads(2)
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
@@ -88,3 +89,15 @@ def here(data_root, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "ROOT", data_root)
     monkeypatch.setattr(pack, "ROOT", data_root)
     return tmp_path / "runs" / "smoke"
+
+
+def teach(runs, name, weights_of=1, **model):
+    """A run to learn from or to start with: untrained, for what matters here is who reads it."""
+    config = dataclasses.replace(tiny(model=model), experiment=name)
+    torch.manual_seed(weights_of)
+    folder = runs / f"{name}-s0"
+    folder.mkdir(parents=True)
+    names = sorted(scenes.CLASSES, key=scenes.CLASSES.get)
+    categories = [{"id": scenes.CLASSES[name], "name": name} for name in names]
+    state = LightDet(config.model).state_dict()
+    save_weights(folder / "weights.safetensors", state, config, categories)

@@ -1,6 +1,8 @@
 """Several processes on a CPU (gloo): the same batches, losses and detections as one process."""
 
 import csv
+import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -10,11 +12,11 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import silent, tiny
+from conftest import silent, teach, tiny
 from safetensors.torch import load_file
 from torch import nn
 
-from lightdet_core import augment, datasets, pack, processes, train
+from lightdet_core import augment, datasets, pack, processes, sparsity, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import ROOT
 from lightdet_core.evaluate import detect_pack
@@ -81,10 +83,14 @@ def test_how_many(monkeypatch):
     assert processes.wanted(torch.device("cuda", 3), 128) == 1
     monkeypatch.setenv("LIGHTDET_PROCESSES", "3")
     assert processes.wanted(CPU, 128) == processes.wanted(torch.device("cuda"), 8) == 3
-    for text, message in (("none", "a whole number from 1 up"), ("9", "only 8 GPUs are visible")):
+    for text, message in (
+        ("none", "a whole number from 1 up"),
+        ("9", "only 8 GPUs are visible"),
+        ("5", "batch_size 4 is less than 5 processes"),
+    ):
         monkeypatch.setenv("LIGHTDET_PROCESSES", text)
         with pytest.raises(ProcessError, match=message):
-            processes.wanted(torch.device("cuda"), 128)
+            processes.wanted(torch.device("cuda"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +235,57 @@ def test_what_processes_exchange(here, data_root, tmp_path):
         close(part[2], of_weight)
         for name, value in state.items():
             close(part[3][name], value)
+
+
+def agreeing(root, config, runs, progress):
+    """`fit`; in the end all processes must hold the same weights and statistics."""
+    in_(root)
+    real = train._weights
+
+    def weights(state):
+        found = real(state)
+        text = hashlib.sha256(b"".join(v.numpy().tobytes() for v in found.values())).hexdigest()
+        processes.check_agreement(text, "all must hold the same state")
+        return found
+
+    train._weights = weights
+    train.fit(config, runs, progress, "cpu")
+
+
+def test_processes_with_their_own_batch_norm_hold_one_state(here, data_root):
+    """Pruned, taught and evaluated on the way; statistics are averaged after every step."""
+    taught = {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}
+    config = tiny(
+        sync_bn=False,
+        evaluate_epochs=1,
+        sparsity={"prune_at": 0.5},
+        distill=taught,
+        model={"head": "gflv2"},
+    )
+    assert (
+        config.hash
+        != dataclasses.replace(config, train=dataclasses.replace(config.train, sync_bn=True)).hash
+    )
+    teach(here, "g2")
+    lines = []
+    processes.launch(partial(agreeing, data_root, config, here), 2, lines.append)
+    assert any("pruned 35 layers" in line for line in lines)
+    state = load_file(here / "g1-s0" / "weights.safetensors")
+    assert sparsity.check_2to4(state) == []
+    about = json.loads((here / "g1-s0" / "run.json").read_text())
+    assert [row["step"] for row in about["evaluations"]] == [2, 3, 3, 4]  # twice at pruning
+
+
+def broken(progress):
+    with processes.joined(CPU):
+        if processes.rank() == 1:
+            raise RuntimeError("out of memory, say")
+        processes.total(torch.ones(1))
+
+
+def test_an_error_that_is_nobody_s_mistake_keeps_its_text():
+    with pytest.raises(RuntimeError, match=r"process 1 of 2: .*out of memory, say[^$]*in broken"):
+        processes.launch(broken, 2, silent)
 
 
 def lost(progress):

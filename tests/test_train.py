@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import functools
 import json
 import math
@@ -12,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import close, silent, tiny
+from conftest import close, silent, teach, tiny
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -23,14 +22,13 @@ from lightdet_core import (
     distill,
     pack,
     precision,
-    scenes,
     sparsity,
     train,
 )
 from lightdet_core.augment import training_batch
 from lightdet_core.checkpoint import CheckpointError
 from lightdet_core.config import ROOT, TrainConfig, UserError, load_config
-from lightdet_core.model import LightDet, build, load_weights, save_weights
+from lightdet_core.model import build, load_weights, save_weights
 from lightdet_core.precision import PrecisionError
 
 
@@ -126,18 +124,6 @@ def test_run_folder_and_repetition(here):
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
     other = train.fit(tiny(seed=1), here, silent, "cpu")
     assert other.name == "g1-s1" and not same(weights(other), weights(folder))
-
-
-def teach(runs, name, weights_of=1, **model):
-    """A run to learn from or to start with: untrained, for what matters here is who reads it."""
-    config = dataclasses.replace(tiny(model=model), experiment=name)
-    torch.manual_seed(weights_of)
-    folder = runs / f"{name}-s0"
-    folder.mkdir(parents=True)
-    names = sorted(scenes.CLASSES, key=scenes.CLASSES.get)
-    categories = [{"id": scenes.CLASSES[name], "name": name} for name in names]
-    state = LightDet(config.model).state_dict()
-    save_weights(folder / "weights.safetensors", state, config, categories)
 
 
 class Stopped(Exception):
@@ -409,6 +395,13 @@ def test_a_step_asks_for_no_value(precision):
         assert set(train.DISTILL_COLUMNS) < set(terms)
         with pytest.raises(DataDependentOutputException):
             terms["loss"].item()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_whole_run_on_a_gpu(here):
+    lines = []
+    train.fit(tiny(precision="fp16"), here, lines.append, "cuda", num_processes=1)
+    assert any("GB of packed images" in line for line in lines)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
