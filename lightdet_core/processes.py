@@ -346,6 +346,8 @@ def launch(
             signal.signal(number, handler)  # the launcher leaves its own
         done.set()
         listener.join()
+        reader.close()
+        writer.close()
     if "mistake" in ended:
         raise ProcessError(ended["mistake"])
     if "stopped" in ended or isinstance(failure, SignalException):
