@@ -120,6 +120,7 @@ class TrainConfig:
     ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
     precision: str = "fp32"  # fp32, bf16, fp16 (autocast, scaled loss) or fp16-pure (Apex O3)
+    compile: bool = False  # torch.compile of the network: minutes first, then faster steps
     sync_bn: bool = True  # many processes: batch norm over all of them, or over each one's images
     init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
     checkpoint_steps: int = 500  # steps between two resumable checkpoints
@@ -170,14 +171,16 @@ class Config:
     def settings(self) -> dict:
         """Every setting as a nested dict, but for those that change no weights.
 
-        They are how often a run is logged, saved, evaluated, and batch norm over all processes,
-        with which their number does not matter.
+        They are how often a run is logged, saved, evaluated, batch norm over all processes, with
+        which their number does not matter, and a network that is not compiled.
         """
         settings = dataclasses.asdict(self)
         for key in ("checkpoint_steps", "log_steps", "evaluate_epochs"):
             settings["train"].pop(key)
         if self.train.sync_bn:
             settings["train"].pop("sync_bn")
+        if not self.train.compile:  # it rounds otherwise
+            settings["train"].pop("compile")
         return settings
 
     @property

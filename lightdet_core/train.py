@@ -418,6 +418,8 @@ def _start(
     model = model.to(device, memory_format=torch.channels_last).train()
     half = train.precision == "fp16-pure"
     model = processes.connect(model, train.batch_size, train.sync_bn, half)
+    if train.compile:
+        model.compile()  # in place: names of weights stay
     state, step = new_state(model, train, device), 0
     if resumed:
         step, tensors = resumed

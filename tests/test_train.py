@@ -582,6 +582,20 @@ def test_classes_come_from_the_data_or_must_agree(here):
         train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
 
 
+def test_compiled_network_trains_alike(here, monkeypatch):
+    """Traced but not translated (that takes minutes): the same log, under another hash."""
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_a_compiler)
+    settings = {"epochs": 1}
+    compiled = train.fit(tiny(compile=True, **settings), here, silent, "cpu")
+    plain = train.fit(tiny(**settings), here.with_name("plain"), silent, "cpu")
+    assert tiny(compile=True).hash != tiny().hash
+    assert same(weights(compiled), weights(plain))
+
+
+def compile_without_a_compiler(self):
+    self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+
 def test_training_learns(here):
     """Forty steps on sixteen scenes sharpen the edges, in GFLv1 and in GFLv2.
 
