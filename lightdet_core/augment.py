@@ -133,7 +133,8 @@ def training_batch(
     geometry = _geometry(pack, sources, is_mosaic, draws, settings, size)
     mix = _draw_mix(draws, settings, size)
     targets = _mix_targets(*_warp_targets(pack, sources, geometry), mix)
-    if rows is not None:  # random numbers and targets are cheap: drawn for all, then cut
+    part = rows is not None and len(rows) < batch_size
+    if part:  # random numbers and targets are cheap: drawn for all, then cut
         before = [(rows.start - 1) % batch_size]  # may be mixed into the first of them
         drawn = torch.tensor([*before, *rows])
         sources, is_mosaic = sources[drawn], is_mosaic[drawn]
@@ -144,7 +145,7 @@ def training_batch(
     device = torch.device(device)
     images = _warp_images(pack, sources, is_mosaic, geometry, settings.fill, size, device)
     images = _mix_images(_colour(images, draws, settings), mix)
-    images = images if rows is None else images[1:]
+    images = images[1:] if part else images
     images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, *(to_device(target, device) for target in targets))
 

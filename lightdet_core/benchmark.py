@@ -66,7 +66,6 @@ def untrained(
     model = LightDet(config.model).to(device, memory_format=memory).train()
     state = train.new_state(model, config.train, device)
     if not fused:
-        state.optimizer._step_supports_amp_scaling = False  # the scaler skips an overflow then
         for group in state.optimizer.param_groups:
             group["fused"] = None
     return state

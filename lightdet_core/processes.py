@@ -25,7 +25,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from lightdet_core.config import UserError
+from lightdet_core.config import TrainConfig, UserError
 
 WORTH_A_GPU = 8
 LONGEST = 900  # characters of a line: below the 4,096 bytes that a pipe takes at once
@@ -176,8 +176,8 @@ class _Total(torch.autograd.Function):
 class _BatchNorm(nn.BatchNorm2d):
     """Batch norm over all processes on a CPU; torch's own is for GPUs only.
 
-    More exact than torch's for one process, whose sums (channels_last, fp32) leave 6 % of error in
-    the gradient of a small network's first layer, but slow: there it stays as it is.
+    More exact than torch's for one process, whose sums (channels_last, fp32) left 6 % of error in
+    the gradient of a small network, against float64, but slow: there it stays as it is.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class _DropPath(DropPath):
         return x * kept[rows.start : rows.stop]
 
 
-def connect(model: nn.Module, batch_size: int, sync_bn: bool, half: bool = False) -> nn.Module:
+def connect(model: nn.Module, train: TrainConfig) -> nn.Module:
     """Let the layers that look at the whole batch do so over all processes, in training.
 
     Stochastic depth always does, batch norm if asked. Names of weights stay. (On GPUs torch's batch
@@ -230,7 +230,7 @@ def connect(model: nn.Module, batch_size: int, sync_bn: bool, half: bool = False
     """
     if count() == 1:
         return model
-    if sync_bn and half:
+    if train.sync_bn and train.precision == "fp16-pure":
         raise ProcessError(
             "train.precision fp16-pure: batch norm over processes needs float32; set train.sync_bn "
             "to false, or take fp16"
@@ -238,10 +238,11 @@ def connect(model: nn.Module, batch_size: int, sync_bn: bool, half: bool = False
     for module in list(model.modules()):
         for name, layer in module.named_children():
             if isinstance(layer, DropPath):
-                setattr(module, name, _DropPath(layer.drop_prob, batch_size))
-    if sync_bn and next(model.parameters()).is_cuda:
-        return convert_sync_batchnorm(model)
-    return own_batch_norm(model) if sync_bn else model
+                setattr(module, name, _DropPath(layer.drop_prob, train.batch_size))
+    if not train.sync_bn:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    return convert_sync_batchnorm(model) if on_gpu else own_batch_norm(model)
 
 
 def own_batch_norm(model: nn.Module) -> nn.Module:
@@ -269,7 +270,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
                 "one per GPU"
             )
         torch.cuda.set_device(_own(device))
-    elif "OMP_NUM_THREADS" not in os.environ or local > 1:
+    elif local > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield _own(device)

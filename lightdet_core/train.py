@@ -25,7 +25,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -416,8 +416,7 @@ def _start(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(device, memory_format=torch.channels_last).train()
-    half = train.precision == "fp16-pure"
-    model = processes.connect(model, train.batch_size, train.sync_bn, half)
+    model = processes.connect(model, train)
     if train.compile:
         model.compile()  # in place: names of weights stay
     state, step = new_state(model, train, device), 0
@@ -517,7 +516,6 @@ def _train(
     train, name = config.train, config.run_name
     state, start = _start(config, checkpoint, init, device, progress)
     rows = processes.own_rows(train.batch_size)
-    rows = None if len(rows) == train.batch_size else rows
     first = processes.rank() == 0
     pack, line = on_device(pack, device)
     if line:
@@ -608,7 +606,9 @@ def _train(
     return _weights(state), facts
 
 
-def _writer(path: Path, columns: tuple[str, ...], start: int):
+def _writer(
+    path: Path, columns: tuple[str, ...], start: int
+) -> AbstractContextManager[Callable[[list], None]]:
     """`log_writer` in the first process; the others write nothing."""
     if processes.rank() == 0:
         return log_writer(path, columns, start)

@@ -18,7 +18,7 @@ from torch import nn
 
 from lightdet_core import augment, datasets, pack, processes, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import ROOT
+from lightdet_core.config import ROOT, TrainConfig
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.model import build
 from lightdet_core.pack import open_pack, pack_paths
@@ -71,7 +71,7 @@ def test_one_process_needs_nothing():
     assert processes.total(x) is x and processes.own_rows(7) == range(7)
     assert processes.gather("a") == ["a"] and processes.from_first("a") == "a"
     net = nn.BatchNorm2d(2)
-    assert type(processes.connect(net, 4, True)) is nn.BatchNorm2d
+    assert type(processes.connect(net, TrainConfig())) is nn.BatchNorm2d
 
 
 def test_how_many(monkeypatch):
@@ -166,7 +166,7 @@ def test_our_batch_norm_rounds_less_than_torch_s():
 def statistics(images):
     """Output, gradients and state of a batch norm on the rows of this process."""
     torch.manual_seed(0)
-    net = processes.connect(nn.Sequential(nn.BatchNorm2d(3)), len(images), True)
+    net = processes.connect(nn.Sequential(nn.BatchNorm2d(3)), TrainConfig())
     nn.init.normal_(net[0].weight)
     rows = processes.own_rows(len(images))
     own = images[rows.start : rows.stop].clone().requires_grad_()
