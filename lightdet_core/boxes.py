@@ -5,10 +5,11 @@ R = reg_max + 1 bins · H, W. Boxes are xyxy in pixels of the input canvas; dist
 left, top, right, bottom from the cell centre in units of the cell's stride.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 STRIDES = (8, 16, 32)
@@ -167,3 +168,31 @@ def detect_batch(
     height, width = size
     boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     return [detect(s, b, *limits) for s, b in zip(scores, boxes, strict=True)]
+
+
+class DetectionNetwork(nn.Module):
+    """A network and its way from raw outputs to boxes: ours, and the other systems of Table 1."""
+
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
+    ) -> list[Detections]:
+        """Detections of each image.
+
+        Args:
+            outputs: of `forward`, float32, wherever they were computed.
+            size: height and width of the canvas in pixels; boxes are clipped to it.
+            limits: score_threshold, iou_threshold and max_detections of `detect`.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> list[Detections]:
+        """Detections of each image (B, 3, H, W), RGB 0..255; boxes are clipped to the canvas."""
+        outputs, size = [x.float() for x in self(images)], tuple(images.shape[-2:])
+        return self.postprocess(outputs, size, score_threshold, iou_threshold, max_detections)

@@ -32,9 +32,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lightdet_core import boxes
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import ROOT, EvaluateConfig, UserError, run_cli
-from lightdet_core.darknet import RawDetector, build_yolo, load_darknet_weights
+from lightdet_core.darknet import build_yolo, load_darknet_weights
 from lightdet_core.datasets import file_hash, write_json
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import WeightsError
@@ -90,7 +90,7 @@ def _labelled(
 # ---------------------------------------------------------------------------------- torchvision
 
 
-class Torchvision(RawDetector):
+class Torchvision(DetectionNetwork):
     """One of torchvision's detectors with anchors; these, thresholds and NMS are the library's."""
 
     def __init__(self, net: nn.Module, sides: range, strides: Sequence[int]):
@@ -162,7 +162,7 @@ def retinanet_r101() -> Torchvision:
 # --------------------------------------------------------------------------------------- effdet
 
 
-class EfficientDet(RawDetector):
+class EfficientDet(DetectionNetwork):
     """effdet's network and anchors; its NMS has one fixed threshold, so ours takes its place."""
 
     def __init__(self, net: nn.Module):
@@ -218,7 +218,7 @@ def efficientdet_d0(weights: Path | None = None) -> EfficientDet:
 # --------------------------------------------------------------------------------- transformers
 
 
-class Detr(RawDetector):
+class Detr(DetectionNetwork):
     """transformers' DETR without padding masks, for a batch of canvases has nothing to mask.
 
     (Its own forward pass looks at the mask's values, which neither traces nor counts.)

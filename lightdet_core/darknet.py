@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightdet_core import boxes
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import UserError
 
 Row = tuple  # the kind, then its values
@@ -158,35 +158,7 @@ def decode(output: Tensor, anchors: tuple, stride: int, scale_xy: float) -> tupl
     return xyxy.flatten(1, 3), scores.flatten(1, 3)
 
 
-class RawDetector(nn.Module):
-    """A network whose raw outputs `postprocess` turns into boxes; `detect` does both."""
-
-    def postprocess(
-        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
-    ) -> list[Detections]:
-        """Detections of each image.
-
-        Args:
-            outputs: of `forward`, float32, wherever they were computed.
-            size: height and width of the canvas in pixels; boxes are clipped to it.
-            limits: score_threshold, iou_threshold and max_detections of `LightDet.detect`.
-        """
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
-    ) -> list[Detections]:
-        """Detections of each image (B, 3, H, W), as of `LightDet`; clipped to the canvas."""
-        outputs, size = [x.float() for x in self(images)], tuple(images.shape[-2:])
-        return self.postprocess(outputs, size, score_threshold, iou_threshold, max_detections)
-
-
-class Yolo(RawDetector):
+class Yolo(DetectionNetwork):
     """A table as a network; `forward` gives the raw maps, `detect` gives boxes."""
 
     def __init__(self, name: str, num_classes: int):

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from lightdet_core.augment import Batch
-from lightdet_core.boxes import STRIDES, Detections
+from lightdet_core.boxes import STRIDES, Detections, decode, level_grid
+from lightdet_core.model import LightDet
 from lightdet_core.pack import Pack
 from lightdet_core.report import COLORS, use_style
 
@@ -170,3 +172,55 @@ def distributions(
         axis.set(title=side, ylim=(0, 1), xticks=bins[::2], xlabel="strides")
         axis.grid(axis="x", visible=False)
         axis.tick_params(labelleft=axis is axes[0])
+
+
+@torch.no_grad()
+def from_image_to_boxes(
+    model: LightDet, pixels: Tensor, names: list[str], score_threshold: float = 0.3
+) -> Figure:
+    """What a detector does in four pictures: image, scores of cells, edges of one cell, boxes.
+
+    Args:
+        pixels: (3, H, W), RGB on the 0..255 scale.
+    """
+    height, width = pixels.shape[-2:]
+    cls_logits, box_logits = model(pixels[None])
+    points, strides, level_sizes = level_grid(height, width)
+    scores = model.scores(cls_logits, box_logits)[0].amax(-1)
+    (found,) = model.detect(pixels[None], score_threshold)
+    best = int(scores.argmax())
+    axes = sheet(4, columns=4, width=12, ratio=height / width)
+    image(axes[0], pixels, f"1  an image, {width} x {height} px")
+
+    image(axes[1], pixels, f"2  {len(points):,} cells give class scores")
+    heat = torch.zeros(1, 1, height, width)
+    for level, stride in zip(scores.split(level_sizes), STRIDES, strict=True):
+        rows = level.view(1, 1, -(-height // stride), -(-width // stride))
+        grown = rows.repeat_interleave(stride, -2).repeat_interleave(stride, -1)
+        heat = heat.maximum(grown[..., :height, :width])
+    extent = (0, width, height, 0)
+    axes[1].imshow(heat[0, 0], cmap="inferno", vmin=0, vmax=1, alpha=0.75, extent=extent)
+
+    image(axes[2], pixels, "3  and places four edges, with doubt")
+    edges = box_logits[0, best].softmax(-1)
+    box = decode(box_logits[0], points, strides)[best]
+    (x, y), stride = points[best].tolist(), float(strides[best])
+    x0, y0, x1, y1 = box.tolist()
+    for side, row in enumerate(edges):
+        for step, share in enumerate(row.tolist()):
+            away = (step - 0.5) * stride * (-1 if side < 2 else 1)
+            across = stride * (-1 if side < 2 else 1)
+            corner, size = ((x + away, y0), (across, y1 - y0))
+            if side % 2:
+                corner, size = ((x0, y + away), (x1 - x0, across))
+            look = {"facecolor": COLORS[4], "alpha": 0.8 * share, "edgecolor": "none"}
+            axes[2].add_patch(Rectangle(corner, *size, **look))
+    boxes(axes[2], box[None], color=FOUND)
+    axes[2].plot(x, y, "o", color=FOUND, markeredgecolor="white")
+    axes[2].set(xlim=(0, width), ylim=(height, 0))
+
+    keep = found.scores > score_threshold
+    image(axes[3], pixels, f"4  boxes that score above {score_threshold}")
+    scored = zip(found.labels[keep].tolist(), found.scores[keep].tolist(), strict=True)
+    boxes(axes[3], found.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
+    return axes[0].figure

@@ -343,11 +343,8 @@ def _floats(output: np.ndarray | Tensor) -> Tensor:
 
 def score_threshold(system: System, outputs: list[Tensor], candidates: int = CANDIDATES) -> float:
     """The score that so many (cell, class) pairs exceed, or 0 where there are fewer."""
-    if isinstance(system.model, LightDet):
-        scores = system.model.scores(*outputs).flatten()
-    else:  # 1.0: nothing is suppressed
-        limits = 0.0, 1.0, 10**6
-        scores = system.model.postprocess(outputs, (system.size,) * 2, *limits)[0].scores
+    limits = 0.0, 1.0, 10**6  # 1.0: nothing is suppressed
+    scores = system.model.postprocess(outputs, (system.size,) * 2, *limits)[0].scores
     few = len(scores) <= candidates
     return 0.0 if few else scores.topk(candidates + 1).values[-1].item()
 

@@ -5,7 +5,7 @@ bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from lightdet_core import boxes
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import ROOT, Config, ModelConfig, UserError
 
 
@@ -207,7 +207,7 @@ class GFLHead(nn.Module):
         return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
 
 
-class LightDet(nn.Module):
+class LightDet(DetectionNetwork):
     """Backbone, neck and head; `forward` gives logits, `detect` gives boxes."""
 
     def __init__(self, config: ModelConfig):
@@ -228,22 +228,14 @@ class LightDet(nn.Module):
         scores = cls_logits.sigmoid()
         return scores if quality_logits is None else scores * quality_logits.sigmoid()
 
-    @torch.no_grad()
-    def detect(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+    def postprocess(
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        """Detections of each image (B, 3, H, W); boxes are clipped to the canvas."""
-        height, width = images.shape[-2:]
-        cls_logits, box_logits = (logits.float() for logits in self(images))
-        points, strides, _ = boxes.level_grid(height, width, images.device)
+        """Boxes of each image from cls_logits and box_logits; see `DetectionNetwork`."""
+        cls_logits, box_logits = outputs
+        points, strides, _ = boxes.level_grid(*size, box_logits.device)
         decoded = boxes.decode(box_logits, points, strides)
-        scores = self.scores(cls_logits, box_logits)
-        limits = score_threshold, iou_threshold, max_detections
-        return boxes.detect_batch(scores, decoded, (height, width), *limits)
+        return boxes.detect_batch(self.scores(cls_logits, box_logits), decoded, size, *limits)
 
 
 def build(config: Config) -> LightDet:

@@ -1,6 +1,7 @@
 """Notebooks: check the sources, extract their text for DVC, execute them reproducibly.
 
     python -m lightdet_core.notebook check
+    python -m lightdet_core.notebook link       # sets the line numbers in links to the core
     python -m lightdet_core.notebook extract build/source
     python -m lightdet_core.notebook run notebooks/X.ipynb OUT.ipynb -p experiment g1
 
@@ -17,9 +18,13 @@ from pathlib import Path
 
 import nbformat
 
-from lightdet_core.config import ROOT, UserError, run_cli
+from lightdet_core.config import ROOT, UserError, all_runs, read_params, run_cli
 
 MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
+MAX_CELL_LINES = 30
+CORE_LINK = re.compile(r"\[`(\w+)`\]\((?:\.\./)+lightdet_core/(\w+)\.py#L(\d+)\)")
+LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")  # relative ones: others have a colon
+WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -72,8 +77,14 @@ def check(path: Path) -> list[str]:
         problems.append("its kernelspec must be python3")
     used = set()
     for number, cell in enumerate(notebook.cells):
+        lines = len(cell.source.splitlines())
         if cell.cell_type != "code":
+            problems += [
+                f"cell {number}: {problem}" for problem in _broken_links(cell.source, path)
+            ]
             continue
+        if lines > MAX_CELL_LINES:
+            problems.append(f"cell {number} has {lines} lines, not <= {MAX_CELL_LINES}")
         if cell.outputs or cell.execution_count is not None:
             problems.append(f"cell {number} has outputs; clear them before saving")
         try:
@@ -94,12 +105,58 @@ def check(path: Path) -> list[str]:
     return problems
 
 
+def _broken_links(text: str, path: Path) -> list[str]:
+    problems = [
+        f"link to {target}, which is not there"
+        for target, _ in LINK.findall(text)
+        if not (path.parent / target).exists()
+    ]
+    for name, module, line in CORE_LINK.findall(text):
+        found = lines_of(module).get(name)
+        if found is None:
+            problems.append(f"link to {name}, which lightdet_core/{module}.py does not define")
+        elif found != int(line):
+            problems.append(f"link to {name}: line {line}, now {found}; `make format` sets it")
+    return problems
+
+
+def lines_of(module: str) -> dict[str, int]:
+    """The top-level names of a module of the core and the lines that define them."""
+    path = ROOT / "lightdet_core" / f"{module}.py"
+    lines = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            lines[node.name] = node.lineno
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            lines |= {t.id: node.lineno for t in targets if isinstance(t, ast.Name)}
+    return lines
+
+
+def set_links(path: Path) -> bool:
+    """Write today's lines into the notebook's links to the core; says whether any has changed."""
+
+    def now(match: re.Match) -> str:
+        name, module, line = match.groups()
+        return match[0].replace(f"#L{line}", f"#L{lines_of(module).get(name, line)}")
+
+    before = path.read_text(encoding="utf-8")
+    after = CORE_LINK.sub(now, before)
+    if after != before:
+        path.write_text(after, encoding="utf-8")
+    return after != before
+
+
 def extract(notebook: nbformat.NotebookNode) -> str:
-    """Text, code and tags as one script: what an execution depends on, and nothing else."""
+    """Text, code and tags as one script: what an execution depends on, and nothing else.
+
+    Lines of the core, which move at every edit, are left out.
+    """
     parts = []
     for cell in notebook.cells:
         source = cell.source.rstrip()
         if cell.cell_type != "code":
+            source = CORE_LINK.sub(lambda match: match[0].split("#L")[0] + ")", source)
             source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
         tags = " ".join([f"[{cell.cell_type}]", *sorted(cell.metadata.get("tags", []))])
         parts.append(f"# %% {tags}\n{source}\n")
@@ -141,11 +198,28 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
             f"{source}: cell {cell} failed with {error.ename}: {error.evalue}\n"
             + "\n".join(f"    {line}" for line in error.source.splitlines())
         ) from None
+    for cell in executed.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _moved_links(cell.source, source.parent, out.parent)
     text = nbformat.writes(clean(executed)) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, out)
+
+
+def _moved_links(text: str, source: Path, out: Path) -> str:
+    """The links of a source as its executed copy needs them, which lies in another folder."""
+    first = f"05_train_{all_runs(read_params())[0]}-s0.ipynb"  # one copy per run
+
+    def moved(match: re.Match) -> str:
+        target, anchor = match.groups(default="")
+        if not target.startswith("../"):
+            return f"]({first if target == '05_train.ipynb' else target}{anchor})"
+        wanted = (source / target).resolve()
+        return f"]({Path(os.path.relpath(wanted, out.resolve())).as_posix()}{anchor})"
+
+    return LINK.sub(moved, text)
 
 
 def _typed(name: str, text: str, defaults: dict[str, object]) -> object:
@@ -178,6 +252,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def _without_machine(value: object, key: str = "") -> object:
     """`value` with every text in it free of absolute paths and memory addresses."""
+    if isinstance(value, dict) and WIDGET in value:
+        return {"text/plain": "[a control to move: open the notebook in JupyterLab]"}
     if isinstance(value, dict):
         return {k: _without_machine(v, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -195,6 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Check, extract or run notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="the sources in notebooks/ against the rules")
+    commands.add_parser("link", help="set the line numbers of their links to the core")
     commands.add_parser("extract", help="their text, for DVC").add_argument("folder", type=Path)
     run = commands.add_parser("run", help="execute one")
     run.add_argument("source", type=Path)
@@ -205,6 +282,9 @@ def main() -> None:
     sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if args.command == "run":
         execute(args.source, args.out, dict(args.given))
+    elif args.command == "link":
+        changed = [path.name for path in sources if set_links(path)]
+        print(f"line numbers set in {', '.join(changed) or 'no notebook: all are right'}")
     elif args.command == "extract":
         args.folder.mkdir(parents=True, exist_ok=True)
         for path in sources:

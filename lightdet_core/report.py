@@ -30,6 +30,33 @@ LOSSES = {
 # Okabe and Ito: told apart with any colour vision, and by brightness in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PRINTED_COLOR = "#767676"
+GROUPS = {  # what a group of Table 2 has that the one before has not
+    "g1": "Lite0, ReLU6",
+    "g2": "Lite1, Mish",
+    "g3": "SiLU",
+    "g4": "GFLv2, 2:4 pruned",
+    "g5": "distilled",
+}
+CHANGES = {  # the ladder in words, by contrast
+    "+silu - c0": "SiLU instead of ReLU6",
+    "+mish - c0": "Mish instead of ReLU6",
+    "+leakyrelu - c0": "LeakyReLU instead of ReLU6",
+    "+gflv2 - c0": "GFLv2",
+    "+amp - c0": "mixed precision (bf16 on a CPU)",
+    "+prune - c0": "2:4 pruning half-way, with ReLU6",
+    "silu-prune - +silu": "the same with SiLU",
+    "mish-prune - +mish": "the same with Mish",
+    "dense-retrain - c0": "a second training alone",
+    "prune-retrain - dense-retrain": "pruning before a second training,\nagainst that alone",
+    "+ld - c0": "localization distillation (LD)",
+    "+ld+vlr+kd - c0": "LD, also around the objects,\nand of the classes",
+    "self-ld - c0": "LD from a teacher of its own kind",
+    "+mosaic - c0": "Mosaic",
+    "+mixup - c0": "MixUp",
+    "+cutmix - c0": "CutMix",
+    "+smoothing - c0": "label smoothing",
+    "g3-lite0 - g3": "group 3 with Lite0 instead of Lite1",
+}
 
 
 class ReportError(UserError):
@@ -400,6 +427,17 @@ def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
         metric: its name, for the axis.
     """
     figure, axis = plt.subplots(figsize=(9, 1.2 + 0.36 * max(len(table), 1)))
+    _intervals(axis, table, metric)
+    names = [f"{c} ({n})" for c, n in zip(table["contrast"], table["seeds"], strict=True)]
+    axis.set_yticks(range(len(table)), names)
+    known = table["within"].notna().any()
+    title = "bar: 95 % interval; filled: a difference, hollow: none shown"
+    axis.set_title(title if known else "one seed each: no interval, nothing shown")
+    return figure
+
+
+def _intervals(axis: plt.Axes, table: pd.DataFrame, metric: str) -> None:
+    """The rows of `contrasts` from the top, without their names."""
     rows = np.arange(len(table))
     clear = table["verdict"].isin(["up", "down"]).to_numpy()
     bars = {"ecolor": "#8a8a8a", "capsize": 4, "fmt": "none", "zorder": 1}
@@ -408,14 +446,53 @@ def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
         look = {"color": face, "edgecolors": COLORS[0], "s": 60, "zorder": 2}
         axis.scatter(table["difference"][chosen], rows[chosen], **look)
     axis.axvline(0, color="black", linewidth=1)
-    names = [f"{c} ({n})" for c, n in zip(table["contrast"], table["seeds"], strict=True)]
-    axis.set_yticks(rows, names)
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set(xlabel=f"difference in {metric}, percentage points (seeds in brackets)")
-    known = table["within"].notna().any()
-    title = "bar: 95 % interval; filled: a difference, hollow: none shown"
-    axis.set_title(title if known else "one seed each: no interval, nothing shown")
     axis.grid(axis="y", visible=False)
+
+
+def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
+    """All in one: the groups as printed and, apart, as measured; the ladder in words.
+
+    Args:
+        groups: of `run_table`; runs for which the paper prints nothing are left out.
+        differences: of `contrasts`; rows that CHANGES does not name are left out, and without any
+            the panel stays away.
+    """
+    groups = groups[groups["printed AP"].notna()]
+    changes = differences[differences["contrast"].isin(CHANGES)]
+    changes = changes.sort_values("contrast", key=lambda names: names.map(list(CHANGES).index))
+    rows = range(len(groups))
+    names = [f"{group}  {GROUPS[group]}" for group in groups["experiment"]]
+    if len(changes):
+        figure = plt.figure(figsize=(12, 0.9 + 0.36 * len(changes)))
+        panels = [["printed", "ladder"], ["measured", "ladder"]]
+        axes = figure.subplot_mosaic(panels, width_ratios=(2, 3))
+    else:
+        figure = plt.figure(figsize=(7, 5))
+        axes = figure.subplot_mosaic([["printed"], ["measured"]])
+    for key, title, look in (
+        ("printed", "Table 2 as printed: COCO, one run each", {"color": PRINTED_COLOR, "fmt": "s"}),
+        ("measured", "measured here: profile {}, ± std", {"color": COLORS[0], "fmt": "o"}),
+    ):
+        axis, here = axes[key], key == "measured"
+        values = groups["AP" if here else "printed AP"]
+        spread = groups["AP std"] if here else None
+        axis.errorbar(values, rows, xerr=spread, capsize=4, markersize=7, **look)
+        _label_points(axis, values, [f"{ap:.1f}" for ap in values])
+        axis.set(title=title.format(groups["profile"].iloc[0]), xlabel="AP, percent")
+        axis.set_yticks(rows, names)
+        axis.set_ylim(len(groups) - 0.5, -0.8)
+        axis.margins(x=0.15)
+        axis.grid(axis="y", visible=False)
+    if len(changes):
+        _intervals(axes["ladder"], changes, "AP")
+        words = [CHANGES[c] for c in changes["contrast"]]
+        words = [f"{text} ({n})" for text, n in zip(words, changes["seeds"], strict=True)]
+        axes["ladder"].set_yticks(range(len(changes)), words)
+        axes["ladder"].set_title(
+            "one change at a time, measured here\nbar: 95 % interval; hollow: no difference shown"
+        )
     return figure
 
 

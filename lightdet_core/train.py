@@ -14,11 +14,9 @@ import argparse
 import csv
 import ctypes
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
-import os
 import platform
 import shutil
 import signal
@@ -28,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +61,7 @@ from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
 from lightdet_core.precision import check_precision, forward
 from lightdet_core.provenance import provenance, rounded
+from lightdet_core.runs import alone, finished_key, move_aside, publish, run_key, sources_of
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
 LOG_COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
@@ -78,6 +78,18 @@ TRAINING_CODE = (  # modules that a resumed run must share with its beginning
 
 class TrainError(UserError):
     """Training cannot start or go on; the message says what to do."""
+
+
+class Run(NamedTuple):
+    """What the training of one run is given."""
+
+    config: Config  # with the number of classes that the data have
+    packs: dict[str, Pack]  # train and val
+    checkpoint: Path
+    teacher: LightDet | None
+    init: dict[str, Tensor] | None  # weights to begin with, of another run
+    device: torch.device
+    progress: Callable[[str], None]
 
 
 def learning_rate(train: TrainConfig, step: int, epoch_steps: int) -> float:
@@ -205,8 +217,8 @@ def fit(
         The run folder.
 
     Raises:
-        TrainError: no data to train on, classes that do not fit, a loss that is not finite, or
-            another process trains this run now.
+        TrainError: classes that do not fit, or a loss that is not finite.
+        RunError: weights that it starts from are missing, or another process trains this run now.
         ProcessError: one of many processes failed; see `processes.launch`.
     """
     runs = runs or ROOT / "runs" / config.profile
@@ -241,59 +253,30 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     check_precision(config.train.precision, device)
     if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
         sparsity.nvidia_asp()  # it is needed later; say now if it is not there
-    categories = packs["train"].categories
-    sources = _sources(config, runs)
-    teacher, init = _learn_from(config, sources, categories, device)
-    key = _run_key(config, packs, sources)
+    sources = sources_of(config, runs)
+    key = run_key(config, packs, sources)
     every = hashlib.sha256(repr(config).encode()).hexdigest()[:8]  # how often they meet, too
     processes.check_agreement(
         f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",
         "torch, code, settings, data/ and runs/ must be the same on all machines; copy one's",
     )
-    if processes.from_first(folder.exists() and _finished_key(folder) == key):
+    if processes.from_first(folder.exists() and finished_key(folder) == key):
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
         return folder
 
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
-    with _alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
-        _train_and_write(config, packs, folder, checkpoint, key, init, teacher, device, progress)
+    teacher, init = _learn_from(config, sources, packs["train"].categories, device)
+    run = Run(config, packs, checkpoint, teacher, init, device, progress)
+    with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
+        _train_and_write(run, folder, key)
         processes.from_first(None)  # the others wait until everything is written
     return folder
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """`TrainError` while another process trains the same run; the lock ends with its holder."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise TrainError(
-                f"{lock.stem}: {file.read().strip() or 'another process'} trains this run now; "
-                f"wait until it has ended, or stop it (lock: {lock})"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
-
-
-def _train_and_write(
-    config: Config,
-    packs: dict[str, Pack],
-    folder: Path,
-    checkpoint: Path,
-    key: str,
-    init: dict[str, Tensor] | None,
-    teacher: LightDet | None,
-    device: torch.device,
-    progress: Callable[[str], None],
-) -> None:
+def _train_and_write(run: Run, folder: Path, key: str) -> None:
     """Train, evaluate, and put the run folder into its place."""
-    categories = packs["train"].categories
+    config, packs, device, progress = run.config, run.packs, run.device, run.progress
     truth = truth_of(split_paths(config, "val")[0], packs["val"])
 
     def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
@@ -306,16 +289,7 @@ def _train_and_write(
         return model, detections, processes.from_first(found)
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
-        state, facts = _train(
-            config,
-            packs["train"],
-            checkpoint,
-            init,
-            teacher,
-            device,
-            progress,
-            lambda weights: evaluate(weights)[2],
-        )
+        state, facts = _train(run, lambda weights: evaluate(weights)[2])
         model, detections, metrics = evaluate(state)
     if processes.rank():
         return
@@ -325,48 +299,22 @@ def _train_and_write(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_weights(partial / "weights.safetensors", state, config, categories)
+    save_weights(partial / "weights.safetensors", state, config, packs["train"].categories)
     write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
     (partial / "detections.json").write_text(json.dumps(detections))
-    shutil.copy(log_path(checkpoint), partial / "log.csv")
-    run = provenance(config, model, packs, device) | {"processes": processes.count()}
-    run |= facts | {"key": key}
-    write_json(partial / "run.json", run, indent=2)
+    shutil.copy(log_path(run.checkpoint), partial / "log.csv")
+    about = provenance(config, model, packs, device) | {"processes": processes.count()}
+    write_json(partial / "run.json", about | facts | {"key": key}, indent=2)
     if folder.exists():
-        aside = _move_aside(folder)
+        aside = move_aside(folder)
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
     partial.rename(folder)
-    for leftover in checkpoint.parent.glob(f"{config.run_name}-{key}-*"):
+    for leftover in run.checkpoint.parent.glob(f"{config.run_name}-{key}-*"):
         leftover.unlink()
     progress(
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
         f"AP75 {metrics['AP75']:.3f}  ({folder})"
     )
-
-
-def _sources(config: Config, runs: Path) -> dict[str, Path]:
-    """Weights from elsewhere that a run learns from or starts with, by the setting that asks.
-
-    Raises:
-        TrainError: a run is not there; the message names the setting.
-    """
-    sources = {}
-    for setting, run in (
-        ("distill.teacher", config.distill.teacher and f"{config.distill.teacher}-s0"),
-        ("train.init", config.train.init and f"{config.train.init}-s{config.seed}"),
-    ):
-        if run:
-            sources[setting] = runs / run / "weights.safetensors"
-            if not sources[setting].is_file():
-                experiment, seed = run.rsplit("-s", 1)
-                raise TrainError(
-                    f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
-                    f"python -m lightdet_core.train --experiment {experiment} "
-                    f"--profile {config.profile} --seed {seed}"
-                )
-    if isinstance(config.model.pretrained, str):
-        sources["model.pretrained"] = ROOT / config.model.pretrained
-    return sources
 
 
 def _learn_from(
@@ -383,27 +331,12 @@ def _learn_from(
     return teacher, init
 
 
-def _move_aside(folder: Path) -> Path:
-    """Rename a run folder to one that no other has; returns its new path."""
-    found = _finished_key(folder)
-    aside, number = folder.with_name(f"{folder.name}.{found}"), 1
-    while aside.exists():
-        aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
-    return folder.rename(aside)
-
-
-def _start(
-    config: Config,
-    checkpoint: Path,
-    init: dict[str, Tensor] | None,
-    device: torch.device,
-    progress: Callable[[str], None],
-) -> tuple[State, int]:
+def _start(run: Run) -> tuple[State, int]:
     """The state that a run begins or goes on with, and the steps that it has done."""
-    train = config.train
+    config, init, train = run.config, run.init, run.config.train
     torch.manual_seed(config.seed)
     resumed = processes.from_first(
-        read(checkpoint, progress) if processes.rank() == 0 else None
+        read(run.checkpoint, run.progress) if processes.rank() == 0 else None
     )  # other machines need not have the file
     # a resumed run takes every tensor from its checkpoint
     model = build(_untrained(config) if resumed or init else config)
@@ -415,11 +348,11 @@ def _start(
             raise TrainError(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = model.to(run.device, memory_format=torch.channels_last).train()
     model = processes.connect(model, train)
     if train.compile:
         model.compile()  # in place: names of weights stay
-    state, step = new_state(model, train, device), 0
+    state, step = new_state(model, train, run.device), 0
     if resumed:
         step, tensors = resumed
         restore(tensors, state)
@@ -503,21 +436,15 @@ def _gradient_norm(state: State) -> Tensor:
 
 
 def _train(
-    config: Config,
-    pack: Pack,
-    checkpoint: Path,
-    init: dict[str, Tensor] | None,
-    teacher: LightDet | None,
-    device: torch.device,
-    progress: Callable[[str], None],
-    evaluate: Callable[[dict[str, Tensor]], dict],
+    run: Run, evaluate: Callable[[dict[str, Tensor]], dict]
 ) -> tuple[dict[str, Tensor], dict]:
     """The loop. Returns the final weights (averaged if asked) and facts about the run."""
+    config, checkpoint, teacher, progress = run.config, run.checkpoint, run.teacher, run.progress
     train, name = config.train, config.run_name
-    state, start = _start(config, checkpoint, init, device, progress)
+    state, start = _start(run)
     rows = processes.own_rows(train.batch_size)
     first = processes.rank() == 0
-    pack, line = on_device(pack, device)
+    pack, line = on_device(run.packs["train"], run.device)
     if line:
         progress(f"{name}: {line}")
     epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
@@ -531,7 +458,7 @@ def _train(
         progress(f"{name}: continuing at step {start} of {steps}")
     began = shown = time.monotonic()
     evaluating = 0.0
-    batches = training_batches(pack, config, sampling_seed, range(start, steps), device, rows)
+    batches = training_batches(pack, config, sampling_seed, range(start, steps), run.device, rows)
     with (
         _writer(log_path(checkpoint), columns, start) as write_row,
         _writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
@@ -572,14 +499,12 @@ def _train(
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
                     rate = (done - start) / (now - began - evaluating)
-                    parts = [f"{k[5:]} {v:.3f}" for k, v in values.items() if k[:5] == "loss_"]
-                    skipped = int(state.skipped)
                     progress(
                         f"{name}: step {done}/{steps}  epoch {step // epoch_steps + 1}"
-                        f"/{train.epochs}  lr {lr:.2e}  loss {values['loss']:.3f}"
-                        f" ({' '.join(parts)})  {rate * train.batch_size:.1f} images/s"
+                        f"/{train.epochs}  lr {lr:.2e}  {_losses(values)}"
+                        f"  {rate * train.batch_size:.1f} images/s"
                         f"  {_clock((steps - done) / rate)} left"
-                        + (f"  {skipped} steps skipped" if skipped else "")
+                        + (f"  {int(state.skipped)} steps skipped" if state.skipped else "")
                     )
             if train.evaluate_epochs and not last:
                 epochs, rest = divmod(done, epoch_steps)
@@ -683,30 +608,10 @@ def _untrained(config: Config) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def _run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) -> str:
-    """What a checkpoint and a finished run must agree with, 8 characters each.
-
-    Settings, data, then the weights from elsewhere: teacher, first weights, ImageNet file. Seeds
-    that share all but the first weights may be averaged (report.run_table).
-    """
-    data = "".join(pack.hash + pack.pixels for pack in packs.values())
-    weights = "".join(file_hash(path)[:8] for path in sources.values())
-    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8] + weights
-
-
 def _code_hash() -> str:
     """8 characters of the code that decides the weights: a checkpoint of other code is not used."""
     code = "".join(file_hash(Path(__file__).with_name(f"{name}.py")) for name in TRAINING_CODE)
     return hashlib.sha256(code.encode()).hexdigest()[:8]
-
-
-def _finished_key(folder: Path) -> str:
-    """The key of the finished run in `folder`; "incomplete" if it is none."""
-    try:
-        key = json.loads((folder / "run.json").read_text())["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "incomplete"
-    return key if (folder / "weights.safetensors").is_file() else "incomplete"
 
 
 @contextmanager
@@ -748,24 +653,16 @@ def keep_memory(keep: bool = True) -> None:
         libc.mallopt(-1, 2**31 - 1 if keep else 131_072)
 
 
+def _losses(values: dict[str, float]) -> str:
+    """The sum, and its terms in brackets."""
+    terms = [f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_")]
+    return f"loss {values['loss']:.3f} ({' '.join(terms)})"
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def publish(folder: Path, config: Config) -> None:
-    """Copy the small files of a run to results/<profile>/, where git keeps them."""
-    results = ROOT / "results" / config.profile
-    for source, target in {
-        "metrics.json": f"metrics/{config.run_name}.json",
-        "log.csv": f"logs/{config.run_name}.csv",
-        "run.json": f"runs/{config.run_name}.json",
-    }.items():
-        (results / target).parent.mkdir(parents=True, exist_ok=True)
-        partial = (results / target).with_suffix(".partial")
-        shutil.copy(folder / source, partial)
-        os.replace(partial, results / target)
 
 
 def main() -> None:
