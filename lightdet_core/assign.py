@@ -103,5 +103,5 @@ def valuable_region(
     _, _, thresholds = _candidates(points, cells, level_sizes, gt_boxes, topk)
     distance_iou = diou(cells, gt_boxes[:, :, None])  # (B, G, P)
     upper = thresholds[..., None]
-    member = (distance_iou >= gamma * upper) & (distance_iou < upper) & gt_mask[..., None]
-    return iou(cells, gt_boxes[:, :, None]).masked_fill(~member, 0).amax(1)
+    vlr_mask = (distance_iou >= gamma * upper) & (distance_iou < upper) & gt_mask[..., None]
+    return iou(cells, gt_boxes[:, :, None]).masked_fill(~vlr_mask, 0).amax(1)

@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightdet_core.boxes import area
-from lightdet_core.pack import letterbox_transform
+from lightdet_core.config import AugmentConfig, Config
+from lightdet_core.pack import Pack, letterbox_transform
 
 MIN_SIDE = 2.0  # px; an object whose visible part is thinner teaches nothing
+GPU_SHARE = 0.5  # of the free memory of a GPU that packed images may take
 MIN_AREA = 0.1  # visible share of a warped object below which it is dropped (YOLOv5's filter)
 MIN_VISIBLE = 0.5  # the same for objects that CutMix covers or cuts
 MOSAIC_FILL = 114.0  # grey of the YOLOX mosaic canvas
@@ -91,8 +93,8 @@ def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Ten
 
 
 def training_batch(
-    pack,
-    config,
+    pack: Pack,
+    config: Config,
     seed: int,
     step: int,
     device: torch.device | str,
@@ -104,8 +106,8 @@ def training_batch(
     Nothing in it waits for a GPU.
 
     Args:
-        pack: a `pack.Pack`; its rows are read once.
-        config: a `config.Config`; `augment`, `model.input_size` and `train` are read.
+        pack: of the images to train on; its rows are read once.
+        config: `augment`, `model.input_size` and `train` are read.
         seed: of the run.
         step: counted over all epochs.
         device: where pixels are computed and the batch is wanted.
@@ -113,7 +115,7 @@ def training_batch(
         rows: the consecutive images of the batch that are wanted; None: all.
 
     Raises:
-        ValueError: the pack is empty, or `mixup_alpha` is below 0.5.
+        ValueError: the pack is empty.
     """
     batch_size, size, settings = config.train.batch_size, config.model.input_size, config.augment
     own = batch_indices(len(pack.counts), batch_size, seed, step)
@@ -157,8 +159,8 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def on_device(pack, device: torch.device, share: float = 0.5) -> tuple:
-    """The pack with its images on the GPU, if they take at most this share of its free memory.
+def on_device(pack: Pack, device: torch.device) -> tuple[Pack, str | None]:
+    """The pack with its images on the GPU, if they take at most GPU_SHARE of its free memory.
 
     Returns:
         The pack, changed or as it was, and a line that says which (None on a CPU).
@@ -167,7 +169,7 @@ def on_device(pack, device: torch.device, share: float = 0.5) -> tuple:
         return pack, None
     free, needed = torch.cuda.mem_get_info(device)[0], pack.images.nbytes
     about = f"{needed / 1e9:.1f} GB of packed images, {free / 1e9:.1f} GB of GPU memory are free"
-    if needed > share * free:
+    if needed > GPU_SHARE * free:
         return pack, f"{about}: they stay in files and are fetched a batch ahead"
     images = torch.empty(pack.images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), 256):
@@ -178,7 +180,12 @@ def on_device(pack, device: torch.device, share: float = 0.5) -> tuple:
 
 
 def training_batches(
-    pack, config, seed: int, steps: range, device: torch.device, rows: range | None = None
+    pack: Pack,
+    config: Config,
+    seed: int,
+    steps: range,
+    device: torch.device,
+    rows: range | None = None,
 ) -> Iterator[Batch]:
     """`training_batch` of each step. With a GPU a thread makes the next one in the meantime."""
 
@@ -232,7 +239,7 @@ def _wide(boxes: Tensor) -> Tensor:
 
 
 def _geometry(
-    pack, sources: Tensor, is_mosaic: Tensor, draws: dict, settings, size: int
+    pack, sources: Tensor, is_mosaic: Tensor, draws: dict, settings: AugmentConfig, size: int
 ) -> _Geometry:
     """Letterbox or mosaic, then scale and flip about the centre, then shift; see `_Geometry`."""
     width, height = np.asarray(pack.sizes)[sources.numpy()].transpose(2, 0, 1)  # (B, T) each
@@ -269,7 +276,9 @@ def _geometry(
     return _Geometry((zoom * fit).expand_as(paste), zoom * paste + move, content, window)
 
 
-def _warp_targets(pack, sources: Tensor, geometry: _Geometry) -> tuple[Tensor, Tensor, Tensor]:
+def _warp_targets(
+    pack: Pack, sources: Tensor, geometry: _Geometry
+) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, T * G, 4) float64, labels and mask (B, T * G) on the CPU.
 
     Boxes are cut to their window. Dropped: crowd, what keeps a side below 2 px, and what keeps
@@ -340,7 +349,7 @@ def _resample(packed: Tensor, geometry: _Geometry, fill: float, size: int) -> Te
     return images.masked_fill_(~covered[:, None], fill)
 
 
-def _colour(images: Tensor, draws: dict, settings) -> Tensor:
+def _colour(images: Tensor, draws: dict, settings: AugmentConfig) -> Tensor:
     """Brightness, contrast and HSV saturation, each with its probability; nothing is clipped.
 
     With v = max(r, g, b), the HSV saturation is (v - min) / v: a factor f on it moves each channel
@@ -359,10 +368,8 @@ def _colour(images: Tensor, draws: dict, settings) -> Tensor:
     return torch.lerp(images.amax(1, keepdim=True), images, factor)
 
 
-def _draw_mix(draws: dict, settings, size: int) -> _Mix:
+def _draw_mix(draws: dict, settings: AugmentConfig, size: int) -> _Mix:
     """Per image MixUp, CutMix or neither. A batch of one has no partner and stays as it is."""
-    if settings.mixup > 0 and settings.mixup_alpha < 0.5:
-        raise ValueError(f"augment.mixup_alpha {settings.mixup_alpha}: at least 0.5 is needed")
     pick = draws["mix"] if len(draws["mix"]) > 1 else torch.ones_like(draws["mix"])
     mixup = pick < settings.mixup
     cutmix = ~mixup & (pick < settings.mixup + settings.cutmix)

@@ -28,10 +28,12 @@ from lightdet_core import train
 from lightdet_core.augment import Batch, batch_indices, on_device, training_batch
 from lightdet_core.checkpoint import State
 from lightdet_core.config import ROOT, Config, load_config, run_cli
-from lightdet_core.datasets import split_paths, write_json
+from lightdet_core.datasets import split_paths
+from lightdet_core.files import write_json
 from lightdet_core.model import LightDet
 from lightdet_core.pack import Annotations, open_pack, pack_paths, read_annotations, read_image
-from lightdet_core.precision import check_precision, forward
+from lightdet_core.precision import check_precision, exact, forward
+from lightdet_core.processes import best_device
 from lightdet_core.provenance import git_state, hardware
 
 WARM_UP = 3  # steps that do not count
@@ -64,6 +66,8 @@ def untrained(
     """A network with random weights and its optimizer; not fused: torch's default kernels."""
     torch.manual_seed(config.seed)
     model = LightDet(config.model).to(device, memory_format=memory).train()
+    if config.train.compile:
+        model.compile()
     state = train.new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:
@@ -76,13 +80,7 @@ def learn(
 ) -> None:
     """One step as training takes it: `train_step`, then the moving average."""
     train.train_step(state, batch, config, teacher)
-    _follow(state, config, step)
-
-
-def _follow(state: State, config: Config, step: int) -> None:
-    if state.average is not None:
-        decay = train.ema_decay(config.train.ema_decay, step, config.train.ema_ramp)
-        train.update_average(state.average, state.model, decay)
+    train.follow(state, config.train, step)
 
 
 def loss_at_once(
@@ -126,7 +124,7 @@ def learn_in_parts(
             nn.utils.clip_grads_with_norm_(parameters, config.train.grad_clip, norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        _follow(state, config, step)
+        train.follow(state, config.train, step)
 
 
 def augment_from_files(
@@ -273,11 +271,11 @@ def main() -> None:
         train=dataclasses.replace(config.train, batch_size=args.batch_size),
         model=dataclasses.replace(config.model, input_size=size),
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     check_precision(config.train.precision, device)
     train.keep_memory()
     measure, name = (compare_ways, "compare") if args.compare else (step_times, "step")
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # as in training
+    with exact():  # as in training
         times = measure(config, device, WARM_UP + args.steps)
     medians = {k: statistics.median(v[WARM_UP:]) for k, v in times.items()}
     total = medians["ours"] if args.compare else sum(medians.values())

@@ -149,7 +149,8 @@ def detect(
         boxes: (P, 4) xyxy.
         score_threshold: scores at or below are dropped.
         iou_threshold: of NMS.
-        max_detections: the highest scores that are kept.
+        max_detections: the highest scores that are kept. (Of more than MAX_CANDIDATES above the
+            threshold only the best enter NMS.)
     """
     cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
     scores = scores[cells, labels]
@@ -161,13 +162,17 @@ def detect(
     return Detections(boxes[keep], scores[keep], labels[keep])
 
 
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (…, 4) cut at a canvas of (height, width)."""
+    height, width = size
+    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+
+
 def detect_batch(
     scores: Tensor, boxes: Tensor, size: tuple[int, int], *limits: float
 ) -> list[Detections]:
     """`detect` for each image: scores (B, P, C), boxes (B, P, 4) clipped to (height, width)."""
-    height, width = size
-    boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-    return [detect(s, b, *limits) for s, b in zip(scores, boxes, strict=True)]
+    return [detect(s, b, *limits) for s, b in zip(scores, clip(boxes, size), strict=True)]
 
 
 class DetectionNetwork(nn.Module):

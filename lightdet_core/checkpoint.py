@@ -103,8 +103,8 @@ def read(
         except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
             damage.append(f"{one}: damaged checkpoint ({error})")
             continue
-        for line in damage:
-            progress(f"{line}; taking the one before it")
+        if damage:
+            progress(f"{damage[0]}; taking the one before it")
             os.replace(one, path)  # a later `save` must not put the damaged one in its place
         return step, tensors
     if damage:
@@ -177,7 +177,8 @@ def log_writer(
                 f"{path}: the log beside the checkpoint is gone; delete the checkpoint, too, to "
                 "start again"
             ) from None
-        rows = [row for row in rows if len(row) == len(columns) and int(row[0]) <= start]
+        whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
+        rows = [row for row in whole if int(row[0]) <= start]
     aside = path.with_suffix(".partial")
     with aside.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])

@@ -35,8 +35,9 @@ from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import ROOT, EvaluateConfig, UserError, run_cli
 from lightdet_core.darknet import build_yolo, load_darknet_weights
-from lightdet_core.datasets import file_hash, write_json
+from lightdet_core.datasets import file_hash
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.files import write_json
 from lightdet_core.model import WeightsError
 from lightdet_core.nanodet import build_nanodet, load_nanodet, ncnn_forward
 from lightdet_core.pack import build as build_pack
@@ -78,13 +79,11 @@ def _labelled(
     xyxy: Tensor, scores: Tensor, ids: Tensor, size: tuple[int, int], max_detections: int
 ) -> Detections:
     """Detections of one image from COCO's ids (N,): clipped, sorted, without ids of no class."""
-    height, width = size
     order = scores.argsort(descending=True, stable=True)
     known = (ids[order, None] == torch.tensor(COCO_IDS, device=ids.device)).nonzero()
     rows, labels = known[:max_detections].unbind(1)
     rows = order[rows]
-    limits = xyxy.new_tensor([width, height, width, height])
-    return Detections(xyxy[rows].clamp(min=0).minimum(limits), scores[rows], labels)
+    return Detections(boxes.clip(xyxy[rows], size), scores[rows], labels)
 
 
 # ---------------------------------------------------------------------------------- torchvision

@@ -12,12 +12,14 @@ Unknown keys, wrong types and impossible values raise `ConfigError`, which names
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -30,6 +32,9 @@ class ConfigError(UserError):
     """A mistake in params.yaml; the message names the key, the value and the remedy."""
 
 
+SMALLEST_INPUT = 64  # px
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
     try:
@@ -38,8 +43,15 @@ def run_cli(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "interrupted", file=sys.stderr)
+        print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def train_command(experiment: str, profile: str, seed: int | str) -> str:
+    """What trains one run."""
+    return (
+        f"python -m lightdet_core.train --experiment {experiment} --profile {profile} --seed {seed}"
+    )
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -56,7 +68,8 @@ ROOT = find_root()
 
 @dataclass(frozen=True)
 class DataConfig:
-    source: str = "folder"  # demo (generated), bccd or coco (downloaded), or folder (COCO format)
+    # generated, downloaded, or a folder in COCO format
+    source: Literal["demo", "bccd", "coco", "folder"] = "folder"
     images: str = ""  # folder of the images; `{split}` in it stands for train or val
     train_annotations: str = ""  # COCO json, relative to the repository root or absolute
     val_annotations: str = ""  # the same for the images that are evaluated
@@ -73,8 +86,9 @@ class DataConfig:
 class ModelConfig:
     backbone: str = "lite1"  # EfficientNet-Lite: lite0 .. lite4; lite1-e4, -e3: expansion 4, 3
     input_size: int = 416  # px of the square canvas, a multiple of 16
-    activation: str = "relu6"  # of every layer: relu6, leakyrelu, mish, silu, hswish
-    head: str = "gflv1"  # gflv2 adds the quality predictor
+    # of every layer
+    activation: Literal["relu6", "leakyrelu", "mish", "silu", "hswish"] = "relu6"
+    head: Literal["gflv1", "gflv2"] = "gflv1"  # gflv2 adds the quality predictor
     num_classes: int | None = 80  # null: as many as the annotations have
     channels: int = 128  # of the neck and the head
     stacked_convs: int = 3  # depthwise-separable convolutions per level of the head
@@ -107,19 +121,20 @@ class AugmentConfig:
 class TrainConfig:
     epochs: int = 170  # passes over the training images
     batch_size: int = 128  # images per optimizer step
-    optimizer: str = "sgd"  # sgd (momentum 0.9) or adamw
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd with momentum 0.9
     lr: float = 0.16  # peak learning rate
     weight_decay: float = 1e-4  # on every parameter, as NanoDet has it
     warmup_steps: int = 500  # linear warm-up from warmup_lr to lr
     warmup_lr: float = 3e-4  # the paper: 0.0003 -> 0.16
-    schedule: str = "multistep"  # multistep or cosine
+    schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: tuple[int, ...] = (130, 150, 160, 165)  # epochs; multistep: lr x 0.1 at each
     final_lr: float = 0.0  # cosine: where it ends
     grad_clip: float = 0.0  # largest gradient norm; 0 = off
     ema_decay: float = 0.0  # exponential moving average of the weights; 0 = off
     ema_ramp: int = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = 0.0  # positives only: y = IoU (1 - eps); at most 0.05
-    precision: str = "fp32"  # fp32, bf16, fp16 (autocast, scaled loss) or fp16-pure (Apex O3)
+    # bf16, fp16: autocast, the latter with a scaled loss; fp16-pure: Apex O3
+    precision: Literal["fp32", "bf16", "fp16", "fp16-pure"] = "fp32"
     compile: bool = False  # torch.compile of the network: minutes first, then faster steps
     sync_bn: bool = True  # many processes: batch norm over all of them, or over each one's images
     init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
@@ -131,7 +146,7 @@ class TrainConfig:
 @dataclass(frozen=True)
 class SparsityConfig:
     prune_at: float | None = None  # share of the steps after which 2:4 masks are set; 0 = at once
-    backend: str = "own"  # own, or apex: NVIDIA's ASP, which must be built from source
+    backend: Literal["own", "apex"] = "own"  # apex: NVIDIA's ASP, which must be built from source
 
 
 @dataclass(frozen=True)
@@ -143,7 +158,8 @@ class DistillConfig:
     temperature: float = 10.0  # of the edge distributions
     kd_temperature: float = 2.0  # of the classes
     vlr_gamma: float = 0.25  # the region: gamma x threshold <= DIoU < threshold
-    normalizer: str = "batch"  # batch: as the box losses; released: as the LD authors' code
+    # as the box losses; released: as the LD authors' code
+    normalizer: Literal["batch", "released"] = "batch"
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,10 @@ class Config:
         settings.pop("seed")
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
+    def with_classes(self, number: int) -> "Config":
+        """The same with `model.num_classes` as given."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, num_classes=number))
+
     @property
     def run_name(self) -> str:
         return f"{self.experiment}-s{self.seed}"
@@ -219,6 +239,13 @@ def read_params(path: Path | None = None) -> dict:
                if not isinstance(params, dict) or not params.get(key)]  # fmt: skip
     if missing:
         raise ConfigError(f"{path}: nothing under {', '.join(missing)}")
+    params["experiments"] = _mapping(params["experiments"], f"{path}: experiments")
+    for key in ("runs", "taught", "ladder", "controls", "seeds"):
+        params[key] = [] if params.get(key) is None else params[key]
+        if not isinstance(params[key], list):
+            raise ConfigError(
+                f"{path}: {key}: {params[key]!r}: write a list, such as [{params[key]}]"
+            )
     _check_order(params, path)
     if params["show"] not in params["runs"] or 0 not in params["seeds"]:
         raise ConfigError(
@@ -230,11 +257,16 @@ def read_params(path: Path | None = None) -> dict:
 
 def _check_order(params: dict, path: Path) -> None:
     """DVC trains `runs`, then `taught`, for which it knows one teacher: `teacher`."""
-    taught = params.get("taught") or []
+    taught = params["taught"]
     for listed, run in [("runs", r) for r in params["runs"]] + [("taught", r) for r in taught]:
-        experiment = params["experiments"].get(run) or {}
-        teacher = (experiment.get("distill") or {}).get("teacher")
-        needed = teacher or (experiment.get("train") or {}).get("init")
+        if run not in params["experiments"]:
+            known = ", ".join(params["experiments"])
+            raise ConfigError(f"{path}: {listed}: {run!r}: choose from {known}")
+        where = f"{path}: experiments.{run}"
+        experiment = _mapping(params["experiments"][run], where)
+        distill, train = (_mapping(experiment.get(k), f"{where}.{k}") for k in ("distill", "train"))
+        teacher = distill.get("teacher")
+        needed = teacher or train.get("init")
         wanted = "taught" if teacher == "teacher" else "ladder" if needed else "runs"
         if wanted != listed:
             reason = f"needs the run of {needed}" if needed else "needs no other run"
@@ -245,7 +277,7 @@ def _check_order(params: dict, path: Path) -> None:
 
 def all_runs(params: dict) -> list[str]:
     """What `dvc repro` trains, in the order of the tables: the teacher comes last."""
-    return sorted([*params["runs"], *(params.get("taught") or [])], key="teacher".__eq__)
+    return sorted([*params["runs"], *params["taught"]], key="teacher".__eq__)
 
 
 def profiles(params: dict) -> list[str]:
@@ -282,6 +314,11 @@ def load_config(
     base = dict(_mapping(params[profile], profile))
     input_scale = base.pop("input_scale", 1.0)
     in_profile = _mapping(base.pop("experiments", None), f"{profile}.experiments")
+    if unknown := set(in_profile) - set(experiments):
+        raise ConfigError(
+            f"{profile}.experiments: {', '.join(sorted(map(str, unknown)))}: "
+            f"choose from {', '.join(experiments)}"
+        )
     of_experiment = dict(_mapping(experiments[experiment], f"experiments.{experiment}"))
     of_experiment.pop("printed", None)
     layers = {
@@ -300,9 +337,15 @@ def load_config(
     config = Config(
         experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
     )
+    _check_values(config)
     scale = _checked_scale(input_scale, f"{profile}.input_scale")
     size = config.model.input_size
     scaled_size = size if scale == 1 else round(size * scale / 16) * 16
+    if scaled_size < SMALLEST_INPUT:
+        raise ConfigError(
+            f"{profile}.input_scale: {scale:g}: makes {size} px {scaled_size} px; at least "
+            f"{SMALLEST_INPUT} px are needed"
+        )
     scaled = dataclasses.replace(
         config.model,
         input_size=scaled_size,
@@ -317,7 +360,6 @@ def load_config(
             raise ConfigError(
                 f"{profile}/{experiment}: {key}: {run!r}: choose one of {', '.join(experiments)}"
             )
-    _check_values(config)
     return config
 
 
@@ -334,6 +376,11 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
     if key not in hints:
         raise ConfigError(f"{where}.{key}: unknown; known are {', '.join(hints)}")
     hint = hints[key]
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            known = ", ".join(typing.get_args(hint))
+            raise ConfigError(f"{where}.{key}: {value!r}: choose one of {known}")
+        return value
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if option is types.NoneType:
@@ -348,6 +395,8 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
                 return tuple(wanted[0](item) for item in value)
         elif _is_a(value, option):
             return option(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}.{key}: {value!r} is not finite")
     name = getattr(hint, "__name__", None) if len(options) == 1 else None
     remedy = "; write 1.0e-3 for 1e-3, which YAML takes for text" if hint is float else ""
     raise ConfigError(f"{where}.{key}: {value!r} is not of type {name or hint}{remedy}")
@@ -356,7 +405,9 @@ def _checked(cls: type, key: str, value: object, where: str) -> object:
 def _is_a(value: object, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _checked_scale(value: object, where: str) -> float:
@@ -374,34 +425,25 @@ def _check_values(config: Config) -> None:
         if not condition:
             raise ConfigError(f"{config.profile}/{config.experiment}: {key}: {value!r}: {remedy}")
 
-    def choice(key: str, value: str, known: tuple[str, ...]) -> None:
-        need(value in known, key, value, f"choose one of {', '.join(known)}")
-
-    choice("data.source", data.source, ("demo", "bccd", "coco", "folder"))
     names = tuple(f"lite{i}" for i in range(5))
     narrow = tuple(f"{name}-e{expansion}" for name in names for expansion in (3, 4))
-    choice("model.backbone", model.backbone, names + narrow)
-    choice("model.activation", model.activation, ("relu6", "leakyrelu", "mish", "silu", "hswish"))
+    known = f"choose one of {', '.join(names + narrow)}"
+    need(model.backbone in names + narrow, "model.backbone", model.backbone, known)
     need(
         not model.pretrained or model.backbone in names,
         "model.pretrained",
         model.pretrained,
         f"false, for there are no ImageNet weights of {model.backbone}",
     )
-    choice("model.head", model.head, ("gflv1", "gflv2"))
-    choice("train.precision", train.precision, ("fp32", "bf16", "fp16", "fp16-pure"))
     need(
         train.precision != "fp16-pure" or train.optimizer == "sgd",
         "train.precision",
         train.precision,
         "only with train.optimizer sgd: AdamW's second moment is 0 in half precision",
     )
-    choice("sparsity.backend", sparsity.backend, ("own", "apex"))
-    choice("distill.normalizer", distill.normalizer, ("batch", "released"))
-    choice("train.optimizer", train.optimizer, ("sgd", "adamw"))
-    choice("train.schedule", train.schedule, ("multistep", "cosine"))
     size = model.input_size
-    need(size >= 64 and size % 16 == 0, "model.input_size", size, "a multiple of 16 from 64 up")
+    fits = size >= SMALLEST_INPUT and size % 16 == 0
+    need(fits, "model.input_size", size, f"a multiple of 16 from {SMALLEST_INPUT} up")
     classes = model.num_classes
     need(classes is None or classes >= 1, "model.num_classes", classes, "at least 1, or null")
     least = {
@@ -481,3 +523,6 @@ def _check_values(config: Config) -> None:
         train.milestones,
         "rising epochs from 1 up",
     )
+    last = train.milestones[-1] if train.schedule == "multistep" and train.milestones else 0
+    need(last < train.epochs, "train.milestones", train.milestones,
+         f"below train.epochs {train.epochs}, or the rate does not fall as it should")  # fmt: skip

@@ -21,6 +21,7 @@ from PIL import Image
 from lightdet_core import scenes
 from lightdet_core.config import ROOT, UserError, load_config, run_cli
 from lightdet_core.download import DownloadError, fetch, need_space, unpack
+from lightdet_core.files import write_json
 
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 BCCD_URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{BCCD_COMMIT}.zip"
@@ -50,17 +51,6 @@ LICENCES = {
 
 class DataError(UserError):
     """Unusable data; the message names files, ids and values."""
-
-
-def write_json(path: Path, data: dict, indent: int | None = None) -> None:
-    """Writes JSON under a temporary name and renames it: readers never see half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(data, indent=indent) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def file_hash(path: Path) -> str:
@@ -407,7 +397,10 @@ def _make_coco(folder: Path, progress: Callable[[str], None]) -> None:
     loaded = sum(size for _, size, _, _ in wanted.values())
     stay = sum(unpacked for *_, unpacked in wanted.values())
     last = list(wanted.values())[-1]
-    there = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    # of an earlier try; what else lies here, packs among it, is no part of what is needed
+    begun = [path for name in wanted for path in folder.glob(f"{name}.zip*")]
+    begun += [path for name in wanted for path in (folder / f".{name}.unpacking").rglob("*")]
+    there = sum(path.stat().st_size for path in begun if path.is_file())
     try:
         need_space(folder, stay + last[1] - there, "COCO 2017, download and unpacked")
         progress(

@@ -15,8 +15,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -30,8 +29,9 @@ from torch import Tensor
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import UserError, run_cli
-from lightdet_core.datasets import DataError, write_json
-from lightdet_core.pack import boxes_on_image, letterbox, read_image
+from lightdet_core.datasets import DataError
+from lightdet_core.files import replacing, write_json
+from lightdet_core.pack import boxes_on_image, coco_results, letterbox, read_image
 from lightdet_core.runtime import Exported, open_exported
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -52,8 +52,8 @@ class DetectError(UserError):
 class Detector(NamedTuple):
     """A network that is ready to use.
 
-    `detect(image, score_threshold, iou_threshold=0.6, max_detections=100)` takes (H, W, 3) uint8
-    RGB and gives `Detections` in pixels of that image, clipped to it.
+    `detect(image, score_threshold)` takes (H, W, 3) uint8 RGB and gives `Detections` in pixels of
+    that image, clipped to it; with the NMS of the run's own evaluation.
     """
 
     detect: Callable[..., Detections]
@@ -77,29 +77,24 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     if threads < 1:
         raise DetectError(f"threads {threads}: at least 1 is needed")
     if path.suffix == ".safetensors":
-        find, categories, size = _torch_detector(path)
+        find, categories, config = _torch_detector(path)
         torch.set_num_threads(threads)
     elif path.suffix in (".onnx", ".param"):
         exported = open_exported(path, threads)
-        find, categories = exported_find(exported), exported.about["categories"]
-        size = exported.about["input"]["size"]
+        find = exported_find(exported)
+        categories, config = (exported.about[key] for key in ("categories", "config"))
         torch.set_num_threads(1)
     else:
         raise DetectError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
 
-    def detect(
-        image: np.ndarray,
-        score_threshold: float,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
-    ) -> Detections:
+    size = config["model"]["input_size"]
+    limits = [config["evaluate"][key] for key in ("iou_threshold", "max_detections")]
+
+    def detect(image: np.ndarray, score_threshold: float) -> Detections:
         check_share("score_threshold", score_threshold)
-        check_share("iou_threshold", iou_threshold)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise DetectError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
-        found = find(
-            letterbox(image, size, quick=True), score_threshold, iou_threshold, max_detections
-        )
+        found = find(letterbox(image, size, quick=True), score_threshold, *limits)
         height, width = image.shape[:2]
         xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
         return found._replace(boxes=torch.from_numpy(xyxy).float())
@@ -120,7 +115,7 @@ def refuse_run_folder(path: Path) -> None:
         raise DetectError(f"{path}: is a folder; the weights are {weights}")
 
 
-def _torch_detector(path: Path) -> tuple[Find, list[dict], int]:
+def _torch_detector(path: Path) -> tuple[Find, list[dict], dict]:
     from lightdet_core.model import load_weights  # here: exported files need neither it nor timm
 
     model, config, categories = load_weights(path)
@@ -129,7 +124,7 @@ def _torch_detector(path: Path) -> tuple[Find, list[dict], int]:
         images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
         return model.detect(images, *limits)[0]
 
-    return find, categories, config["model"]["input_size"]
+    return find, categories, config
 
 
 def exported_find(exported: Exported) -> Find:
@@ -158,9 +153,7 @@ def exported_find(exported: Exported) -> Find:
 
 def _logit(share: float) -> float:
     """A little lower than exact: where rounding matters, `boxes.detect` decides."""
-    if share in (0, 1):
-        return math.inf if share else -math.inf
-    return math.log(share / (1 - share)) - 1e-3
+    return float(torch.tensor(share, dtype=torch.float64).logit()) - 1e-3
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -254,18 +247,6 @@ def _opencv(path: Path) -> ModuleType:
     return cv2
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there at the end without error gets the name of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".partial-{path.name}")
-    try:
-        yield aside
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 # ------------------------------------------------------------------------------------- drawing
 
 
@@ -323,9 +304,13 @@ def detect_files(
         height, width = image.shape[:2]
         entry = {"id": len(coco["images"]) + 1, **about, "width": width, "height": height}
         coco["images"].append(entry)
-        coco["annotations"] += _annotations(
-            found, entry["id"], len(coco["annotations"]) + 1, detector.categories
-        )
+        scored = found.scores.tolist(), found.labels.tolist()
+        for one in coco_results(
+            found.boxes.double().numpy(), *scored, entry["id"], detector.categories
+        ):
+            area = round(one["bbox"][2] * one["bbox"][3], 3)
+            about = {"id": len(coco["annotations"]) + 1, "area": area, "iscrowd": 0}
+            coco["annotations"].append(one | about)
         return draw(image, found, names)
 
     for number, (file, target) in enumerate(jobs, start=1):
@@ -335,7 +320,7 @@ def detect_files(
                 _draw_video(file, target, look, progress)
             else:
                 picture = look(read_image(file), file_name=file.as_posix())
-                with _aside(target) as aside:
+                with replacing(target) as aside:
                     picture.save(aside, quality=92)  # a JPEG's; PNG has none
         except DataError as error:
             damaged.append(str(error))
@@ -351,27 +336,6 @@ def detect_files(
     return coco, times, damaged
 
 
-def _annotations(
-    found: Detections, image_id: int, first_id: int, categories: list[dict]
-) -> list[dict]:
-    """COCO annotations with a score; boxes are rounded to 0.001 px, scores to 1e-6."""
-    corners = found.boxes.double()
-    xywh = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).numpy().round(3)
-    rows = zip(xywh.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    return [
-        {
-            "id": first_id + row,
-            "image_id": image_id,
-            "category_id": categories[label]["id"],
-            "bbox": box,
-            "area": round(box[2] * box[3], 3),
-            "iscrowd": 0,
-            "score": round(score, 6),
-        }
-        for row, (box, score, label) in enumerate(rows)
-    ]
-
-
 def _draw_video(
     file: Path, target: Path, look: Callable[..., Image.Image], progress: Callable[[str], None]
 ) -> None:
@@ -379,7 +343,7 @@ def _draw_video(
     cv2 = _opencv(file)
     video, writer, count, told = cv2.VideoCapture(str(file)), None, 0, time.monotonic()
     rate, stated = (video.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-    with _aside(target) as aside:
+    with replacing(target) as aside:
         try:
             while (frame := video.read()[1]) is not None:
                 image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)

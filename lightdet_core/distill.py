@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightdet_core.assign import valuable_region
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
-from lightdet_core.losses import object_shares, positive_weight
+from lightdet_core.losses import num_positives, object_shares, positive_weight
 from lightdet_core.model import LightDet, load_weights
 from lightdet_core.processes import total
 
@@ -57,25 +57,19 @@ def localization_distillation(
 
 
 def class_distillation(
-    student: Tensor,
-    teacher: Tensor,
-    temperature: float,
-    normalizer: Tensor | float,
-    weight: Tensor | None = None,
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
 ) -> Tensor:
     """KD in the released form: a softmax over the classes, though they are trained as sigmoids.
 
     Args:
         student: (N, C) class logits, in GFLv2 without the quality. teacher: likewise.
+        weight: (N,) of the rows, with what the sum is to be divided by.
         temperature: T.
-        normalizer: what divides the sum over the rows.
-        weight: (N,) of the rows; None means 1.
 
     Returns:
         Scalar; without rows a zero that has a graph.
     """
-    rows = _divergence(student, teacher, temperature)  # (N,)
-    return (rows if weight is None else weight * rows).sum() / normalizer
+    return (weight * _divergence(student, teacher, temperature)).sum()
 
 
 def distillation_loss(
@@ -121,7 +115,6 @@ def distillation_loss(
         loss_ld, loss_ld_vlr, loss_kd: scalars; a constant 0 for a term that is switched off.
     """
     batch = settings.normalizer == "batch"
-    positive = matched_gt >= 0  # (B, P)
     share = object_shares(matched_gt, gt_weights)
 
     def localization(weight: Tensor, released: float) -> Tensor:
@@ -143,17 +136,16 @@ def distillation_loss(
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
     if settings.kd_weight:
         if batch:
-            count = total(positive.sum(1).clamp(min=1).sum())
+            count = num_positives(matched_gt)
         else:  # (P,), of the cell's level
-            levels = positive.split(level_sizes, 1)
+            levels = (matched_gt >= 0).split(level_sizes, 1)
             sums = [total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels]
             count = torch.cat(sums)
         loss["loss_kd"] = settings.kd_weight * class_distillation(
             cls_logits.flatten(0, 1),
             teacher_cls_logits.flatten(0, 1),
+            (share / count).flatten(),
             settings.kd_temperature,
-            normalizer=1,
-            weight=(share / count).flatten(),
         )
     return loss
 

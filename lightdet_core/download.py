@@ -206,7 +206,7 @@ def _target(archive: Path, entry: zipfile.ZipInfo, inside: str) -> PurePosixPath
     """Where an entry goes below the folder; None for folders and what lies elsewhere."""
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     link = stat.S_ISLNK(entry.external_attr >> 16)
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or link:
+    if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]) or link:
         raise DownloadError(f"{archive}: unsafe path in it: {entry.filename}")
     if entry.is_dir() or not path.is_relative_to(inside):
         return None

@@ -6,7 +6,6 @@ Tensor legend: B images · N detections of one image · C classes. COCO's ids co
 import contextlib
 import copy
 import io
-import math
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,26 +17,27 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from lightdet_core import boxes, processes
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.datasets import read_coco
-from lightdet_core.model import LightDet
-from lightdet_core.pack import Pack, boxes_on_image
+from lightdet_core.pack import Pack, boxes_on_image, coco_results, usable
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def detect_pack(
-    model: LightDet, pack: Pack, config: EvaluateConfig, device: torch.device | str = "cpu"
+    model: DetectionNetwork, pack: Pack, config: EvaluateConfig, device: torch.device | str = "cpu"
 ) -> list[dict]:
     """Detections on every packed image as COCO results, in pixels of the original images.
 
-    Boxes are rounded to 0.001 px and scores to 1e-6, so that the written file gives the very
-    numbers of the run. Many processes take turns, batch by batch, so that every batch is the same
+    Many processes take turns, batch by batch, so that every batch is the same
     as in one process; the first of them returns all detections, the others none.
+
+    Args:
+        model: in eval mode, on `device`.
+        pack: of images of the network's input size.
+        config: of the thresholds, and how many images go through the network at a time.
     """
-    model = model.eval()
-    category_ids = [category["id"] for category in pack.categories]
     batches = []
     starts = range(0, len(pack.images), config.batch_size)
     for start in starts[processes.rank() :: processes.count()]:
@@ -54,21 +54,8 @@ def detect_pack(
         for detections, (width, height), image_id in zip(batch, sizes, ids, strict=True):
             xyxy = detections.boxes.cpu().double().numpy()
             xyxy = boxes_on_image(xyxy, int(width), int(height), pack.size)
-            xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3)
-            results += [
-                {
-                    "image_id": int(image_id),
-                    "category_id": category_ids[label],
-                    "bbox": box,
-                    "score": round(score, 6),
-                }
-                for box, score, label in zip(
-                    xywh.tolist(),
-                    detections.scores.tolist(),
-                    detections.labels.tolist(),
-                    strict=True,
-                )
-            ]
+            scored = detections.scores.tolist(), detections.labels.tolist()
+            results += coco_results(xyxy, *scored, int(image_id), pack.categories)
         batches.append(results)
     turns = zip_longest(*processes.gather(batches), fillvalue=[])
     return [found for turn in turns for results in turn for found in results]
@@ -151,23 +138,11 @@ def truth_of(annotations: Path, pack: Pack) -> dict:
     With `skip_broken` a pack may hold fewer images than the file; what was dropped as broken is
     no object to be missed either.
     """
-    truth = read_coco(annotations)
-    images, categories = set(pack.image_ids.tolist()), {c["id"] for c in pack.categories}
-
-    def usable(record: object) -> bool:
-        box = record.get("bbox") if isinstance(record, dict) else None
-        return (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(isinstance(x, (int, float)) and math.isfinite(x) for x in box)
-            and min(box[2:]) >= 0
-            and record.get("image_id") in images
-            and record.get("category_id") in categories
-        )
-
+    images, objects, _ = usable(read_coco(annotations), pack.categories)
+    packed = set(pack.image_ids.tolist())
     return {
-        "images": [i for i in truth["images"] if isinstance(i, dict) and i.get("id") in images],
-        "annotations": [a for a in truth["annotations"] if usable(a)],
+        "images": [image for image in images if image["id"] in packed],
+        "annotations": [one for one in objects if one["image_id"] in packed],
         "categories": pack.categories,
     }
 

@@ -639,9 +639,6 @@ class _Network(NamedTuple):
 
     find: Find
 
-    def eval(self) -> "_Network":
-        return self
-
     def detect(self, images: Tensor, *limits: float) -> list[Detections]:
         canvases = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
         return [self.find(canvas, *limits) for canvas in canvases]

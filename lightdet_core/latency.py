@@ -37,10 +37,11 @@ from torch import Tensor, nn
 
 from lightdet_core import comparators, export, runtime
 from lightdet_core.config import ROOT, UserError, load_config, run_cli
-from lightdet_core.datasets import write_json
 from lightdet_core.detect import exported_find
+from lightdet_core.files import write_json
 from lightdet_core.model import LightDet
 from lightdet_core.pack import letterbox
+from lightdet_core.processes import best_device
 from lightdet_core.provenance import git_state, hardware
 from lightdet_core.runtime import Exported
 from lightdet_core.scenes import draw_scene
@@ -454,7 +455,7 @@ def main() -> None:
     for name in ("systems", "runtimes"):
         if getattr(args, name):
             options.append(f"--{name} {' '.join(repr(x) for x in getattr(args, name))}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     about = {
         "command": f"python -m lightdet_core.latency {' '.join(options)}",
         **git_state(),

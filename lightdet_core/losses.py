@@ -95,6 +95,11 @@ def object_shares(matched_gt: Tensor, gt_weights: Tensor | None) -> Tensor:
     return positive if gt_weights is None else positive * gt_weights.gather(1, matched_gt.clamp(0))
 
 
+def num_positives(matched_gt: Tensor) -> Tensor:
+    """N = sum over images of max(positives, 1), of matched_gt (B, P) of all processes: ()."""
+    return total((matched_gt >= 0).sum(1).clamp(min=1).sum())
+
+
 def detection_loss(
     cls_logits: Tensor,
     box_logits: Tensor,
@@ -129,7 +134,6 @@ def detection_loss(
     Returns:
         loss_qfl, loss_giou, loss_dfl: scalars to be added; num_pos and weight_sum: N and W.
     """
-    positive = matched_gt >= 0  # (B, P)
     owner = matched_gt.clamp(min=0)
     reg_max = box_logits.shape[-1] - 1
 
@@ -138,15 +142,16 @@ def detection_loss(
     targets = gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
     predicted = boxes.distances_to_boxes(centers, boxes.integral(box_logits))
 
-    quality = boxes.iou(predicted.detach(), targets) * object_shares(matched_gt, gt_weights)
-    quality = quality * (1 - label_smoothing)
+    iou_target = boxes.iou(predicted.detach(), targets) * object_shares(matched_gt, gt_weights)
+    iou_target = iou_target * (1 - label_smoothing)
     labels = gt_labels.gather(1, owner)
-    cls_targets = torch.zeros_like(cls_logits).scatter_(-1, labels[..., None], quality[..., None])
+    cls_targets = torch.zeros_like(cls_logits)
+    cls_targets.scatter_(-1, labels[..., None], iou_target[..., None])
     if quality_logits is None:
         qfl = quality_focal_loss(cls_logits, cls_targets)
     else:
         qfl = joint_quality_focal_loss(cls_logits, quality_logits, cls_targets)
-    num_pos = total(positive.sum(1).clamp(min=1).sum())
+    num_pos = num_positives(matched_gt)
 
     weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)
     weight_sum = total(weight.sum()).clamp(min=1)

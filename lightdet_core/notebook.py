@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 
 from lightdet_core.config import ROOT, UserError, all_runs, read_params, run_cli
+from lightdet_core.files import write_text
 
 MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
 MAX_CELL_LINES = 30
@@ -98,7 +99,9 @@ def check(path: Path) -> list[str]:
             elif isinstance(node, ast.FunctionDef):
                 lines = node.end_lineno - node.lineno + 1
                 if lines > MAX_DEF_LINES:
-                    problems.append(f"cell {number}: def {node.name} has {lines} lines, not <= 10")
+                    problems.append(
+                        f"cell {number}: def {node.name} has {lines} lines, not <= {MAX_DEF_LINES}"
+                    )
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 used.add(node.id)
     problems += [f"parameter {name} is never used" for name in names if name not in used]
@@ -201,11 +204,7 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
     for cell in executed.cells:
         if cell.cell_type == "markdown":
             cell.source = _moved_links(cell.source, source.parent, out.parent)
-    text = nbformat.writes(clean(executed)) + "\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
+    write_text(out, nbformat.writes(clean(executed)) + "\n")
 
 
 def _moved_links(text: str, source: Path, out: Path) -> str:

@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lightdet_core.config import ROOT, all_runs, load_config, read_params, run_cli
-from lightdet_core.datasets import DataError, file_hash, read_coco, split_paths, write_json
+from lightdet_core.datasets import DataError, file_hash, read_coco, split_paths
+from lightdet_core.files import write_json
 
 FORMAT = 2  # raise it when the arrays change their meaning: older packs are then rebuilt
 REPACK = "run `dvc repro pack`, or python -m lightdet_core.pack --profile NAME"
@@ -102,6 +103,25 @@ def boxes_on_image(xyxy: np.ndarray, width: int, height: int, size: int) -> np.n
     scale_x, scale_y, left, top = letterbox_transform(width, height, size)
     xyxy = (xyxy - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
     return xyxy.clip(0, [width, height, width, height])
+
+
+def coco_results(
+    xyxy: np.ndarray, scores: list[float], labels: list[int], image_id: int, categories: list[dict]
+) -> list[dict]:
+    """Detections of an image, boxes (N, 4) float64 in its pixels, as COCO writes results.
+
+    Rounded to 0.001 px and scores to 1e-6, so that a file of them gives the very same numbers.
+    """
+    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3).tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[label]["id"],
+            "bbox": box,
+            "score": round(score, 6),
+        }
+        for box, score, label in zip(xywh, scores, labels, strict=True)
+    ]
 
 
 def letterbox(image: np.ndarray, size: int, quick: bool = False) -> np.ndarray:
@@ -236,6 +256,43 @@ def _check_image(record: dict) -> tuple[str, str] | None:
             return f"image without {side}", f"{record['file_name']}: {side} is {value!r}"
 
 
+def usable(coco: dict, categories: list[dict]) -> tuple[list[dict], list[dict], list[tuple]]:
+    """What can be used of the images and annotations of a COCO dict.
+
+    Args:
+        categories: the known ones, each with its id.
+
+    Returns:
+        Images, annotations, and (kind, detail) of everything that is wrong with the others.
+    """
+    problems = []
+    images = list(_checked(coco["images"], "image", _check_image, problems))
+    if not images:
+        return [], [], [*problems, ("empty split", "no usable images")]
+    ids, known = {image["id"] for image in images}, {category["id"] for category in categories}
+    stated = {i["id"] for i in coco["images"] if isinstance(i, dict) and _is_id(i.get("id"))}
+
+    def check(record: dict) -> tuple[str, str] | None:
+        image, category, box = (record.get(k) for k in ("image_id", "category_id", "bbox"))
+        for key in ("image_id", "category_id", "bbox"):
+            if key not in record:
+                return f"annotation without {key}", "the key is missing"
+        if not _is_id(image) or image not in ids:
+            lost = _is_id(image) and image in stated
+            return "annotation of a broken image" if lost else "unknown image", f"image_id {image}"
+        if not _is_id(category) or category not in known:
+            return "unknown category", f"image {image}: category_id {category}"
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            return "box is not four finite numbers", f"image {image}: bbox {box}"
+        if box[2] < 0 or box[3] < 0:
+            return "box of negative size", f"image {image}: bbox {box}"
+        if record.get("iscrowd", 0) not in (0, 1):
+            return "iscrowd is not 0 or 1", f"image {image}: iscrowd {record['iscrowd']!r}"
+
+    annotations = list(_checked(coco["annotations"], "annotation", check, problems))
+    return images, annotations, problems
+
+
 def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
     """Reads and checks a COCO annotation file.
 
@@ -258,34 +315,13 @@ def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
     problems += [("duplicate category name", repr(name)) for name in twice]
     if not categories and not problems:
         problems.append(("no categories", "the list is empty"))
-    _complain(path, [*problems] if skip_broken else [])  # labels cannot be trusted: never skipped
-    images = list(_checked(coco["images"], "image", _check_image, problems))
-    if not images:
-        problems.append(("empty split", "no usable images"))
-        _complain(path, problems)
+    if skip_broken:
+        _complain(path, problems)  # labels cannot be trusted: never skipped
+    images, kept, found = usable(coco, categories)
+    problems += found
+    _complain(path, [] if skip_broken and images else problems)
     row = {image["id"]: i for i, image in enumerate(images)}
     label = {category["id"]: i for i, category in enumerate(categories)}
-    stated = {i["id"] for i in coco["images"] if isinstance(i, dict) and _is_id(i.get("id"))}
-
-    def check(record: dict) -> tuple[str, str] | None:
-        image, category, box = (record.get(k) for k in ("image_id", "category_id", "bbox"))
-        for key in ("image_id", "category_id", "bbox"):
-            if key not in record:
-                return f"annotation without {key}", "the key is missing"
-        if not _is_id(image) or image not in row:
-            known = _is_id(image) and image in stated
-            return "annotation of a broken image" if known else "unknown image", f"image_id {image}"
-        if not _is_id(category) or category not in label:
-            return "unknown category", f"image {image}: category_id {category}"
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            return "box is not four finite numbers", f"image {image}: bbox {box}"
-        if box[2] < 0 or box[3] < 0:
-            return "box of negative size", f"image {image}: bbox {box}"
-        if record.get("iscrowd", 0) not in (0, 1):
-            return "iscrowd is not 0 or 1", f"image {image}: iscrowd {record['iscrowd']!r}"
-
-    kept = list(_checked(coco["annotations"], "annotation", check, problems))
-    _complain(path, [] if skip_broken else problems)
     drops = Counter(kind for kind, _ in problems)
     sizes = np.array([(i["width"], i["height"]) for i in images], np.int64)
     rows = np.array([row[a["image_id"]] for a in kept], np.int64)
@@ -361,7 +397,11 @@ def build(
         try:
             if _read_meta(out).items() >= settings.items():
                 pack = open_pack(out)
-                progress(f"{out.name}: {len(pack.counts)} images, packed already")
+                lost = _read_meta(out)["drops"].get("broken image", 0)
+                note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
+                progress(
+                    f"{out.name}: {len(pack.counts)} images, packed already{note if lost else ''}"
+                )
                 return pack
         except (DataError, FileNotFoundError):
             pass  # nothing usable there: build it
@@ -573,10 +613,8 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
     parser.add_argument("--profile", required=True, help="demo, bccd, custom or coco")
-    parser.add_argument("--runs", nargs="+", help="experiments (default: params.yaml's runs)")
-    options = parser.parse_args(arguments)
-    runs = options.runs or all_runs(read_params())
-    path = prepare_packs([load_config(run, options.profile) for run in runs])
+    profile = parser.parse_args(arguments).profile
+    path = prepare_packs([load_config(run, profile) for run in all_runs(read_params())])
     print(f"wrote {path.relative_to(ROOT)}")
 
 

@@ -32,7 +32,8 @@ from lightdet_core.config import (
 from lightdet_core.datasets import COCO_FILES, COCO_IMAGES, DataError
 from lightdet_core.model import LightDet
 from lightdet_core.pack import open_pack, pack_paths
-from lightdet_core.precision import cpu_computes_in
+from lightdet_core.precision import cpu_computes_in, exact
+from lightdet_core.processes import best_device
 from lightdet_core.provenance import hardware
 from lightdet_core.train import keep_memory
 
@@ -167,23 +168,29 @@ def pack_bytes(configs: list[Config], num_train: int, num_val: int) -> tuple[int
 
 def disk_line(configs: list[Config], packs: int) -> str:
     """What the data of a profile take on disk, `packs` bytes of them packed, and what is free."""
-    text = f"{packs / 1e9:.1f} GB of packs"
+    text, needed = f"{packs / 1e9:.1f} GB of packs", packs
     if configs[0].data.source == "coco" and not os.environ.get("LIGHTDET_COCO"):
-        loaded, unpacked = (sum(about[i] for about in COCO_FILES.values()) / 1e9 for i in (1, 3))
-        text = f"{loaded:.1f} GB to download, {unpacked:.1f} GB when unpacked, and {text}"
+        loaded, unpacked = (sum(about[i] for about in COCO_FILES.values()) for i in (1, 3))
+        text = (
+            f"{loaded / 1e9:.1f} GB to download, {unpacked / 1e9:.1f} GB when unpacked, and {text}"
+        )
+        needed += unpacked
+    data = ROOT / "data" / configs[0].profile  # what is there already takes no more
+    there = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
     free = shutil.disk_usage(ROOT).free
-    verdict = ", which is too little" if packs > free else ""
+    verdict = ", which is too little" if needed - there > free else ""
     return f"disk: {text}; {free / 1e9:.1f} GB are free{verdict}"
 
 
 def as_measured(config: Config, classes: int, device: torch.device) -> Config:
     """The settings with the classes of the data and, on a CPU, a precision that it is made for."""
-    model = dataclasses.replace(config.model, num_classes=config.model.num_classes or classes)
     train = config.train
     # a CPU's backward pass takes a hundred times as long in fp16
     if device.type == "cpu" and not (train.precision == "bf16" and cpu_computes_in("bf16")):
         train = dataclasses.replace(train, precision="fp32")
-    return dataclasses.replace(config, model=model, train=train)
+    return dataclasses.replace(
+        config.with_classes(config.model.num_classes or classes), train=train
+    )
 
 
 COLUMNS = "{:13} {:22} {:>4} {:>6} {:>10} {:>8} {:>7} {:>9} {:>9} {:>10} {:>10}"
@@ -215,7 +222,7 @@ def estimate(
         DataError: see `data_counts`.
     """
     params = read_params()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     names = all_runs(params) + (params["ladder"] if with_ladder else [])
     configs = [load_config(name, profile, params=params) for name in names]
     num_train, num_val, classes = data_counts(configs[0])
@@ -238,7 +245,7 @@ def estimate(
         same = run.train.precision == train.precision
         exact = exact and same
         key = (run.model, run.train.precision, train.batch_size, train.optimizer)
-        key += (train.ema_decay > 0, teacher)
+        key += (train.ema_decay > 0, train.compile, teacher)
         if key not in costs:
             try:
                 costs[key] = measure(run, teacher, device)
@@ -270,7 +277,7 @@ def main() -> None:
     parser.add_argument("--profile", help="default: params.yaml's")
     parser.add_argument("--ladder", action="store_true", help="the ladder's, too")
     args = parser.parse_args()
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # as in training
+    with exact():  # as in training
         estimate(args.profile, args.ladder, partial(print, flush=True))
 
 

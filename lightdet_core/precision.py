@@ -5,7 +5,7 @@ fp16-pure: everything in half precision, no fp32 copy of the weights, no scaling
 the distributions of edges are always computed in float32.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -86,3 +86,8 @@ class _Depthwise(torch.autograd.Function):
             grad_x if grad_x is None else grad_x.to(x.dtype), grad_weight.to(weight.dtype),
             None, None, None, None,
         )  # fmt: skip
+
+
+def exact() -> AbstractContextManager[None]:
+    """fp32 is fp32: without TF32, which cuDNN takes for convolutions."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

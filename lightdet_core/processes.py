@@ -277,6 +277,11 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     dist.destroy_process_group()  # not after an error: nccl would wait for the others
 
 
+def best_device() -> torch.device:
+    """The GPUs where there are some."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def started() -> bool:
     """Whether this process takes part already, be it as one of many or alone."""
     return dist.is_initialized()
@@ -355,14 +360,13 @@ def launch(
         raise KeyboardInterrupt(ended.get("stopped", "stopped; run the same command to continue"))
     if failure:
         first = failure.get_first_failure()[1]
+        which = f"process {first.local_rank} of {processes}"
         if isinstance(first.message, dict):  # an exception, with its text
             trace = first.message.get("extraInfo", {}).get("py_callstack", "")
-            raise RuntimeError(
-                f"process {first.local_rank} of {processes}: {first.message['message']}\n{trace}"
-            )
+            raise RuntimeError(f"{which}: {first.message['message']}\n{trace}")
         raise ProcessError(
-            f"process {first.local_rank} of {processes} was lost (exit code {first.exitcode}); "
-            "the others were ended, too. Run the same command to continue from the last checkpoint"
+            f"{which} was lost (exit code {first.exitcode}); the others were ended, too. Run the "
+            "same command to continue from the last checkpoint"
         )
 
 

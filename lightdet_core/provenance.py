@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lightdet_core.config import ROOT, Config
+from lightdet_core.config import ROOT, Config, train_command
 from lightdet_core.pack import Pack
 
 LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
@@ -21,8 +21,7 @@ def provenance(
 ) -> dict:
     """The facts about a run that run.json holds, but for those that training measures."""
     return {
-        "command": "python -m lightdet_core.train "
-        f"--experiment {config.experiment} --profile {config.profile} --seed {config.seed}",
+        "command": train_command(config.experiment, config.profile, config.seed),
         "experiment": config.experiment,
         "profile": config.profile,
         "seed": config.seed,

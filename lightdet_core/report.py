@@ -6,10 +6,8 @@ other data, other hardware and other protocols. All AP values in tables are perc
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +16,8 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT, UserError, all_runs, load_config, read_params
+from lightdet_core.config import ROOT, UserError, all_runs, load_config, read_params, train_command
+from lightdet_core.files import replacing, write_text
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 LOSSES = {
@@ -136,7 +135,7 @@ def seed_table(
     """
     params = read_params()
     if runs is None:
-        runs = list(dict.fromkeys([*all_runs(params), *(params.get("ladder") or [])]))
+        runs = list(dict.fromkeys([*all_runs(params), *params["ladder"]]))
     rows, left_out, images = {}, {}, None
     for run in runs:
         if not _files(root / "results" / profile, run):
@@ -157,9 +156,8 @@ def seed_table(
 
 def _hash_now(run: str, profile: str, provenance: dict) -> str:
     """The hash of a run's settings as params.yaml has them, with the classes that it found."""
-    config = load_config(run, profile)
     classes = provenance["config"]["model"].get("num_classes")
-    return replace(config, model=replace(config.model, num_classes=classes)).hash
+    return load_config(run, profile).with_classes(classes).hash
 
 
 def contrasts(seeds: pd.DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -238,13 +236,13 @@ def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dic
 def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
     """Seed -> metrics of every result of `run`, by rising seed."""
     found = {
-        seed: _read(path, ("config", *METRICS), _command(run, profile, seed))
+        seed: read_result(path, ("config", *METRICS), train_command(run, profile, seed))
         for seed, path in _files(results, run).items()
     }
     if not found:
         raise ReportError(
             f"{results / 'metrics'}: nothing of {run} there; "
-            f"`{_command(run, profile, 0)}` or `dvc repro` makes it"
+            f"`{train_command(run, profile, 0)}` or `dvc repro` makes it"
         )
     return found
 
@@ -258,9 +256,9 @@ def _files(results: Path, run: str) -> dict[int, Path]:
 
 
 def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -> dict:
-    path, command = results / "runs" / f"{run}-s{seed}.json", _command(run, profile, seed)
+    path, command = results / "runs" / f"{run}-s{seed}.json", train_command(run, profile, seed)
     keys = ("config", "config_hash", "input_size", "num_params", "key")
-    provenance = _read(path, keys, command)
+    provenance = read_result(path, keys, command)
     if provenance["config_hash"] != config:
         raise ReportError(
             f"{path}: describes settings {provenance['config_hash']}, but the metrics are of "
@@ -275,11 +273,8 @@ def _common_key(provenance: dict) -> str:
     return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
 
 
-def _command(run: str, profile: str, seed: int | str) -> str:
-    return f"python -m lightdet_core.train --experiment {run} --profile {profile} --seed {seed}"
-
-
-def _read(path: Path, keys: tuple[str, ...], command: str) -> dict:
+def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
+    """A file of results; `ReportError` names `command` if it is missing, damaged or incomplete."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -304,10 +299,9 @@ def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None
 
     In the Markdown file `X` and `X std` become one cell, `mean ± std`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = frame.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
     text = text.where(frame.notna(), "")
-    _replace(path.with_suffix(".csv"), text.to_csv(index=False, lineterminator="\n"))
+    write_text(path.with_suffix(".csv"), text.to_csv(index=False, lineterminator="\n"))
 
     shown = [name for name in text if not name.endswith(" std")]
     for name in shown:
@@ -316,13 +310,7 @@ def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None
             text[name] = text[name] + spread.where(spread == "", " ± " + spread)
     lines = [shown, ["---"] * len(shown), *text[shown].to_numpy().tolist()]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    _replace(path.with_suffix(".md"), f"{table}\n{note}\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path.with_suffix(".md"), f"{table}\n{note}\n")
 
 
 # --- figures ---------------------------------------------------------------------------------
@@ -353,12 +341,9 @@ def use_style() -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `figure` as `path`.png and `path`.svg, the same bytes for the same figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-        target = path.with_suffix(f".{kind}")
-        partial = target.with_name(f".{target.name}.partial")
-        figure.savefig(partial, format=kind, metadata=metadata)
-        os.replace(partial, target)
+        with replacing(path.with_suffix(f".{kind}")) as aside:
+            figure.savefig(aside, format=kind, metadata=metadata)
 
 
 def plot_losses(logs: Mapping[str, Path | pd.DataFrame]) -> Figure:

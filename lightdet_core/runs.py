@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightdet_core.config import ROOT, Config, UserError
+from lightdet_core.config import ROOT, Config, UserError, train_command
 from lightdet_core.datasets import file_hash
+from lightdet_core.files import replacing
 from lightdet_core.pack import Pack
 
 
@@ -40,8 +41,7 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
                 experiment, seed = run.rsplit("-s", 1)
                 raise RunError(
                     f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
-                    f"python -m lightdet_core.train --experiment {experiment} "
-                    f"--profile {config.profile} --seed {seed}"
+                    f"{train_command(experiment, config.profile, seed)}"
                 )
     if isinstance(config.model.pretrained, str):
         sources["model.pretrained"] = ROOT / config.model.pretrained
@@ -104,7 +104,5 @@ def publish(folder: Path, config: Config) -> None:
         "log.csv": f"logs/{config.run_name}.csv",
         "run.json": f"runs/{config.run_name}.json",
     }.items():
-        (results / target).parent.mkdir(parents=True, exist_ok=True)
-        partial = (results / target).with_suffix(".partial")
-        shutil.copy(folder / source, partial)
-        os.replace(partial, results / target)
+        with replacing(results / target) as aside:
+            shutil.copy(folder / source, aside)

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lightdet_core.config import ROOT
-from lightdet_core.report import COLORS, PRINTED_COLOR, ReportError
+from lightdet_core.report import COLORS, PRINTED_COLOR, ReportError, read_result
 
 LINE = 0.058  # height of a line of labels, as a share of the axes
 AUDIT_NOTE = (
@@ -89,7 +89,7 @@ def speed_table(found: dict) -> pd.DataFrame:
     return table
 
 
-def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.DataFrame:
+def measured_table(found: dict, official: dict[str, dict]) -> pd.DataFrame:
     """Table 1 on this machine: one row per system, all of it measured here.
 
     `calls, at least`: the fewest that any of the system's times is the median of.
@@ -119,17 +119,18 @@ def measured_table(found: dict, official: dict[str, dict] | None = None) -> pd.D
             row[f"{runtime} ratio"] = speed.at[place, "ratio"] if place in speed.index else np.nan
         calls = speed.loc[[system["key"]], "calls"] if system["key"] in speed.index else [0]
         row["calls, at least"] = int(min(calls))
-        metrics = (official or {}).get(system["key"])
+        metrics = official.get(system["key"])
         text = f"{100 * metrics['AP']:.1f} ({metrics['images']} images)" if metrics else ""
         row |= {"AP, official weights": text, "the paper's row shows": system["in_paper"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def accuracies(folder: Path | None = None) -> dict[str, dict]:
+def accuracies() -> dict[str, dict]:
     """What `python -m lightdet_core.comparators` measured, by its key; {} if nothing."""
-    files = sorted((folder or ROOT / "results" / "official").glob("*.json"))
-    return {path.stem: json.loads(path.read_text()) for path in files}
+    files = sorted((ROOT / "results" / "official").glob("*.json"))
+    command = "python -m lightdet_core.comparators"
+    return {path.stem: read_result(path, ("AP", "images"), command) for path in files}
 
 
 def plot_printed(paper: dict) -> Figure:
@@ -225,6 +226,8 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
     speed = speed_table(found)
     speed = speed[(speed["part"] == "network") & (speed["system"] == found["reference"])]
     reference = speed.set_index("runtime")["median_ms"]
+    (system,) = (s for s in found["systems"] if s["key"] == found["reference"])
+    reference_title = f"{system['title']}@{system['size']}"
     runtimes = [c.removesuffix(", ms") for c in table if c.endswith(", ms")]
     figure, axes = plt.subplots(
         1, max(len(runtimes), 1), figsize=(11, 4.6), sharey=True, squeeze=False
@@ -235,7 +238,7 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
         if runtime in reference.index:
             axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
             axis.annotate(
-                " YOLOv4-tiny@416", (reference[runtime], 0.98), fontsize=9, va="top",
+                f" {reference_title}", (reference[runtime], 0.98), fontsize=9, va="top",
                 xycoords=("data", "axes fraction"), color=PRINTED_COLOR,
             )  # fmt: skip
         axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)

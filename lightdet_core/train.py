@@ -54,12 +54,13 @@ from lightdet_core.config import (
     read_params,
     run_cli,
 )
-from lightdet_core.datasets import file_hash, split_paths, write_json
+from lightdet_core.datasets import file_hash, split_paths
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.files import write_json
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 from lightdet_core.pack import Pack, open_pack, pack_paths
-from lightdet_core.precision import check_precision, forward
+from lightdet_core.precision import check_precision, exact, forward
 from lightdet_core.provenance import provenance, rounded
 from lightdet_core.runs import alone, finished_key, move_aside, publish, run_key, sources_of
 
@@ -219,10 +220,14 @@ def fit(
     Raises:
         TrainError: classes that do not fit, or a loss that is not finite.
         RunError: weights that it starts from are missing, or another process trains this run now.
+        FileNotFoundError, DataError: no packs, or damaged ones.
+        PrecisionError, SparsityError: what the device or apex cannot do.
+        WeightsError, DistillError: a teacher, or weights to start from, that do not fit.
+        CheckpointError: none that can be read, or no room to write one.
         ProcessError: one of many processes failed; see `processes.launch`.
     """
     runs = runs or ROOT / "runs" / config.profile
-    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = torch.device(device) if device else processes.best_device()
     with processes.joined(wanted) as own:
         many = 1
         if not processes.started():
@@ -282,33 +287,34 @@ def _train_and_write(run: Run, folder: Path, key: str) -> None:
     def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
         model = build(_untrained(config))
         model.load_state_dict(weights)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device, memory_format=torch.channels_last).eval()
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
         detections = detect_pack(model, packs["val"], config.evaluate, device)
         found = coco_metrics(truth, detections) if processes.rank() == 0 else None
         return model, detections, processes.from_first(found)
 
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # fp32 is fp32
+    with exact():
         state, facts = _train(run, lambda weights: evaluate(weights)[2])
         model, detections, metrics = evaluate(state)
-    if processes.rank():
-        return
-    images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
-    facts["activations"] = rounded(activations.summary(activations.report(model, images.float())))
+        if processes.rank():
+            return
+        images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
+        layers = activations.report(model, images.float())
+    facts["activations"] = rounded(activations.summary(layers))
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_weights(partial / "weights.safetensors", state, config, packs["train"].categories)
-    write_json(partial / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
-    (partial / "detections.json").write_text(json.dumps(detections))
-    shutil.copy(log_path(run.checkpoint), partial / "log.csv")
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_weights(unfinished / "weights.safetensors", state, config, packs["train"].categories)
+    write_json(unfinished / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
+    (unfinished / "detections.json").write_text(json.dumps(detections))
+    shutil.copy(log_path(run.checkpoint), unfinished / "log.csv")
     about = provenance(config, model, packs, device) | {"processes": processes.count()}
-    write_json(partial / "run.json", about | facts | {"key": key}, indent=2)
+    write_json(unfinished / "run.json", about | facts | {"key": key}, indent=2)
     if folder.exists():
         aside = move_aside(folder)
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
-    partial.rename(folder)
+    unfinished.rename(folder)
     for leftover in run.checkpoint.parent.glob(f"{config.run_name}-{key}-*"):
         leftover.unlink()
     progress(
@@ -484,9 +490,7 @@ def _train(
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             terms = train_step(state, next(batches), config, teacher)
-            if state.average is not None:
-                decay = ema_decay(train.ema_decay, step, train.ema_ramp)
-                update_average(state.average, state.model, decay)
+            follow(state, train, step)
 
             done, now, last = step + 1, time.monotonic(), step + 1 == steps
             stopping = processes.any_of(stop.is_set())
@@ -506,10 +510,8 @@ def _train(
                         f"  {_clock((steps - done) / rate)} left"
                         + (f"  {int(state.skipped)} steps skipped" if state.skipped else "")
                     )
-            if train.evaluate_epochs and not last:
-                epochs, rest = divmod(done, epoch_steps)
-                if done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0):
-                    note_accuracy(done)
+            if _evaluates_after(done, train, epoch_steps, prune_step) and not last:
+                note_accuracy(done)
             if saving and first:
                 save(checkpoint, done, state)
             if stopping and not last:
@@ -580,6 +582,12 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype == torch.float16 else value
 
 
+def follow(state: State, train: TrainConfig, step: int) -> None:
+    """The moving average, where there is one, goes towards the weights after a step."""
+    if state.average is not None:
+        update_average(state.average, state.model, ema_decay(train.ema_decay, step, train.ema_ramp))
+
+
 @torch.no_grad()
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
@@ -599,7 +607,7 @@ def with_classes(config: Config, pack: Pack) -> Config:
             f"{config.profile}: model.num_classes is {wanted}, but the annotations have {found} "
             f"categories; set it to {found} or null"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=found))
+    return config.with_classes(found)
 
 
 def _untrained(config: Config) -> Config:
@@ -653,6 +661,16 @@ def keep_memory(keep: bool = True) -> None:
         libc.mallopt(-1, 2**31 - 1 if keep else 131_072)
 
 
+def _evaluates_after(
+    done: int, train: TrainConfig, epoch_steps: int, prune_step: int | None
+) -> bool:
+    """Whether accuracy is noted after so many steps: after epochs as asked, and before pruning."""
+    if not train.evaluate_epochs:
+        return False
+    epochs, rest = divmod(done, epoch_steps)
+    return done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0)
+
+
 def _losses(values: dict[str, float]) -> str:
     """The sum, and its terms in brackets."""
     terms = [f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_")]
@@ -673,8 +691,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = load_config(args.experiment, args.profile, args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with processes.joined(device):  # of `torchrun`, if it started this
+    with processes.joined(processes.best_device()):  # of `torchrun`, if it started this
         folder = fit(config, progress=partial(print, flush=True))
         if processes.rank() == 0:
             publish(folder, config)

@@ -14,7 +14,7 @@ from test_augment import STILL, painted
 from lightdet_core import benchmark
 from lightdet_core.augment import Batch, training_batch
 from lightdet_core.config import load_config
-from lightdet_core.datasets import write_json
+from lightdet_core.files import write_json
 from lightdet_core.model import LightDet
 from lightdet_core.pack import build, read_annotations
 

@@ -94,7 +94,7 @@ def test_profile_scales_input_and_cells():
 def test_later_layers_win_key_by_key():
     params = {
         "profile": "p",
-        "common": {"train": {"lr": 0.1, "epochs": 3}, "model": {"channels": 64}},
+        "common": {"train": {"lr": 0.1, "epochs": 3, "milestones": []}, "model": {"channels": 64}},
         "p": {"train": {"epochs": 4}, "experiments": {"e": {"train": {"epochs": 6}}}},
         "experiments": {"e": {"train": {"epochs": 5, "lr": 0.2}}, "f": None},
     }
@@ -128,11 +128,19 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.augment.scale", [1.5, 0.5], r"augment\.scale: \(1\.5, 0\.5\): two numbers"),
         ("demo.train.epochs", 0, r"train\.epochs: 0: at least 1"),
         ("demo.train.lr", -1.0, r"train\.lr: -1\.0: above 0"),
-        ("demo.train.lr", float("nan"), r"train\.lr: nan: above 0"),
+        ("demo.train.lr", float("nan"), r"train\.lr: nan is not finite"),
+        ("demo.distill", {"ld_weight": float("inf")}, r"ld_weight: inf is not finite"),
+        ("demo.input_scale", 0.1, r"demo\.input_scale: 0\.1: makes 416 px 48 px"),
+        (
+            "demo.train",
+            {"schedule": "multistep", "epochs": 100},
+            r"milestones: .*below train\.epochs",
+        ),
+        ("demo.model", {"input_size": 0}, r"input_size: 0: a multiple of 16 from 64"),
+        ("demo.experiments.g99", {}, r"demo\.experiments: g99: choose from g1"),
         ("demo.train.label_smoothing", 0.1, r"label_smoothing: 0\.1: between 0 and 0\.05"),
         ("demo.train.milestones", [3, 2], r"milestones: \(3, 2\): rising"),
         ("demo.model.activation", "relu", r"activation: 'relu': choose one of relu6, leakyrelu"),
-        ("demo.input_scale", 0.1, r"model\.input_size: 48: a multiple of 16 from 64 up"),
         ("demo.input_scale", "half", r"demo\.input_scale: 'half' is not a factor"),
         ("demo.evaluate.iou_threshold", 1.5, r"iou_threshold: 1\.5: between 0 and 1"),
         (
@@ -195,6 +203,19 @@ def test_params_file_errors(tmp_path):
     path.write_text(yaml.safe_dump(PARAMS | {"show": "c0"}))
     with pytest.raises(ConfigError, match=r"show c0-s0, so that runs .* must hold c0"):
         load_config("g1", "demo", params=path)
+    for key, value in {"runs": 5, "seeds": "0", "ladder": "c0", "experiments": [1]}.items():
+        path.write_text(yaml.safe_dump(PARAMS | {key: value}))
+        with pytest.raises(ConfigError, match=rf"params\.yaml:? ?.*{key}: .*(list|keys)"):
+            load_config("g1", "demo", params=path)
+    experiments = PARAMS["experiments"]
+    for change, message in (
+        ({"runs": [*PARAMS["runs"], "g99"]}, r"runs: 'g99': choose from .*, g1, g2"),
+        ({"experiments": experiments | {"g1": [1]}}, r"experiments\.g1: \[1\], but keys"),
+        ({"experiments": experiments | {"g5": {"distill": "t"}}}, r"g5\.distill: 't', but keys"),
+    ):
+        path.write_text(yaml.safe_dump(PARAMS | change))
+        with pytest.raises(ConfigError, match=message):
+            load_config("g1", "demo", params=path)
     path.write_text("a: [1")
     with pytest.raises(ConfigError, match=r"params\.yaml: not YAML"):
         load_config("g1", "demo", params=path)
@@ -211,6 +232,7 @@ def test_root_is_found_from_any_folder():
         (ConfigError("params.yaml: x"), 2, "error: params.yaml: x\n"),
         (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
         (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
 def test_commands_end_without_a_stack_trace(capsys, error, code, text):

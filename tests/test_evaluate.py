@@ -52,6 +52,9 @@ def test_ids_from_zero_and_missing_area():
 def test_truth_holds_what_the_pack_holds(tmp_path):
     """With skip_broken: image 9 was dropped, and so were annotations without a usable box."""
     broken = [{"id": 5, "image_id": 7, "category_id": 3}, {"id": 6, "image_id": 7, "bbox": [1, 2]}]
+    good = TRUTH["annotations"][0]
+    broken += [good, {**good, "id": None}, {**good, "id": 7, "image_id": [7]}]
+    broken += [{**good, "id": 8, "iscrowd": None}, {**good, "id": 9, "bbox": [1, 2, 3, True]}]
     path = tmp_path / "truth.json"
     path.write_text(json.dumps({**TRUTH, "annotations": [*TRUTH["annotations"], *broken]}))
     pack = FakePack(None, None, np.array([7, 11]), 416, TRUTH["categories"])

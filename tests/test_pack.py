@@ -534,7 +534,7 @@ def test_prepare_packs(tmp_path, monkeypatch):
         prepare_packs(configs, silent)
     monkeypatch.setattr(pack, "load_config", lambda experiment, profile: configs[0])
     with pytest.raises(DataError, match=r"its categories differ"):
-        pack.main(["--profile", "p", "--runs", "g1", "g2"])
+        pack.main(["--profile", "p"])
 
 
 def test_boxes_return_to_the_image():

@@ -1,6 +1,7 @@
 """plan.py: hours, memory and disk add up."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -95,6 +96,23 @@ def test_packs_of_coco():
     packs = plan.pack_bytes(configs, images, val)
     assert sum(packs) == wanted
     assert "20.4 GB to download" in plan.disk_line(configs, sum(packs))
+
+
+def test_disk_counts_what_is_unpacked_and_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    monkeypatch.delenv("LIGHTDET_COCO", raising=False)
+    configs = [load_config("g1", "coco")]
+    unpacked = sum(about[3] for about in plan.COCO_FILES.values())
+    free = unpacked + 10**9
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
+    assert "too little" not in plan.disk_line(configs, 10**9)
+    assert "too little" in plan.disk_line(configs, 10**9 + 1)
+    (tmp_path / "data/coco").mkdir(parents=True)
+    (tmp_path / "data/coco/part").write_bytes(b"x")
+    assert "too little" not in plan.disk_line(configs, 10**9 + 1)
+    monkeypatch.setenv("LIGHTDET_COCO", "somewhere")
+    assert "too little" in plan.disk_line(configs, free + 2)
 
 
 @pytest.fixture

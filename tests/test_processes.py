@@ -223,7 +223,7 @@ def test_what_processes_exchange(here, data_root, tmp_path):
     config = tiny()
     torch.manual_seed(0)
     val = open_pack(pack_paths(config, "val", config.model.input_size))
-    detections = detect_pack(build(config), val, config.evaluate)
+    detections = detect_pack(build(config).eval(), val, config.evaluate)
     assert [one["detections"] for one in found] == [detections, [], []]  # bit for bit
 
     parts = [one["statistics"] for one in found]
