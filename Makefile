@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= demo
 SEEDS ?= 1 2
+STAGES ?=
 UV_PIN = 0.13.9
 
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup plan repro seeds ladder controls latency test lint format lab lock smoke soak memory clean
+.PHONY: help setup plan repro seeds ladder controls latency test lint format lab site lock smoke soak memory clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,7 +30,7 @@ $(STAMP): requirements.txt pyproject.toml
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
 	python -m lightdet_core.plan --ladder --profile $(PROFILE)
 
-repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
+repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, custom or coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
@@ -38,8 +39,8 @@ repro: setup  ## run the pipeline; PROFILE=demo, bccd, custom or coco
 	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
 	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
-	dvc repro
-	@echo; cat results/$(PROFILE)/tables/table2.md
+	dvc repro $(STAGES)
+	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; }
 	@echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"
 
 seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and figures
@@ -73,11 +74,15 @@ lint: setup  ## ruff and the rules for notebooks
 	ruff format --check .
 	python -m lightdet_core.notebook check
 
-format: setup  ## let ruff format everything
+format: setup  ## let ruff format everything, and set the notebooks' links to lines of the core
 	ruff format .
+	python -m lightdet_core.notebook link
 
 lab: setup  ## open the notebooks
 	jupyter lab notebooks
+
+site: setup  ## build/site: PROFILE's notebooks, tables and figures as web pages
+	python -m lightdet_core.site --profile $(PROFILE)
 
 lock: setup  ## requirements.in -> requirements.txt
 	uv pip compile --universal --python-version 3.11 --no-annotate --no-header \

@@ -19,7 +19,7 @@ from lightdet_core.config import EvaluateConfig, load_config, run_cli
 from lightdet_core.detect import DetectError, Detector, open_detector
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.model import PAN, LightDet, save_weights
-from lightdet_core.pack import Pack, letterbox
+from lightdet_core.pack import Pack, coco_results, letterbox
 from lightdet_core.report import COLORS
 from lightdet_core.runtime import KEY, Exported
 from lightdet_core.scenes import draw_scene
@@ -135,7 +135,9 @@ def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, dec
     assert (detector.size, detector.categories) == (SIZE, CATEGORIES)
     found = detector.detect(image, threshold)
     assert 20 < len(wanted) == len(found.scores) and len(set(found.labels.tolist())) > 1
-    for one, other in zip(detect._annotations(found, 5, 1, CATEGORIES), wanted, strict=True):
+    scored = found.scores.tolist(), found.labels.tolist()
+    results = coco_results(found.boxes.double().numpy(), *scored, 5, CATEGORIES)
+    for one, other in zip(results, wanted, strict=True):
         assert one["category_id"] == other["category_id"] and one["image_id"] == 5
         assert one["score"] == pytest.approx(other["score"], abs=3e-5)
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)

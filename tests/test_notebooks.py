@@ -36,6 +36,7 @@ def test_check_accepts_a_notebook_in_order(tmp_path):
     ("code", "parameters", "problem"),
     [
         ("class A:\n    pass\nname, count", 'name = "a"\ncount = 3', "class A"),
+        ("name, count\n" * 31, 'name = "a"\ncount = 3', "31 lines, not <= 30"),
         ("def f():\n" + "    x = 1\n" * 10 + "name, count", 'name = "a"\ncount = 3', "11 lines"),
         ("print(name)", 'name = "a"\ncount = 3', "count is never used"),
         ("name, count", 'name = "a"\ncount = 2 * 3', "plain"),
@@ -45,6 +46,58 @@ def test_check_accepts_a_notebook_in_order(tmp_path):
 )
 def test_check_names_what_is_wrong(tmp_path, code, parameters, problem):
     assert problem in notebook.check(write(tmp_path / "a.ipynb", code, parameters=parameters))[0]
+
+
+def linked(tmp_path, text, folder="notebooks"):
+    source = new_notebook(cells=[new_markdown_cell(text)], metadata=notebook.METADATA)
+    source.cells += nbformat.read(write(tmp_path / "x.ipynb", "name, count"), 4).cells[1:]
+    (tmp_path / folder).mkdir(exist_ok=True)
+    nbformat.write(source, tmp_path / folder / "a.ipynb")
+    return tmp_path / folder / "a.ipynb"
+
+
+def test_links_to_the_core_are_checked_set_and_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    core = tmp_path / "lightdet_core" / "losses.py"
+    core.parent.mkdir()
+    core.write_text("A = 1\nB: int = 2\n\n\nclass C:\n    pass\n\n\ndef giou():\n    pass\n")
+    assert notebook.lines_of("losses") == {"A": 1, "B": 2, "C": 5, "giou": 9}
+    text = "[`giou`](../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top)"
+    path = linked(tmp_path, text)
+    (problem,) = notebook.check(path)
+    assert "cell 0: link to giou: line 1, now 9" in problem
+    before = notebook.extract(nbformat.read(path, 4))
+    assert notebook.set_links(path) and not notebook.set_links(path)
+    assert notebook.check(path) == [] and "losses.py#L9" in path.read_text()
+    assert notebook.extract(nbformat.read(path, 4)) == before  # DVC does not run it for a line
+
+    moved = tmp_path / "results" / "demo" / "notebooks"
+    text += " [05](05_train.ipynb) [08](08_table2.ipynb) [D1](../DEVIATIONS.md)"
+    monkeypatch.setattr(notebook, "read_params", lambda: {"runs": ["teacher", "g1"], "taught": []})
+    assert notebook._moved_links(text, path.parent, moved) == (
+        "[`giou`](../../../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top) "
+        "[05](05_train_g1-s0.ipynb) [08](08_table2.ipynb) [D1](../../../DEVIATIONS.md)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[`gone`](../lightdet_core/losses.py#L1)", "link to gone, which lightdet_core/losses.py"),
+        ("[02](02_gone.ipynb)", "link to 02_gone.ipynb, which is not there"),
+        ("[it](../lightdet_core/gone.py#L1)", "link to ../lightdet_core/gone.py, which is not"),
+    ],
+)
+def test_dead_links_are_found(tmp_path, text, problem):
+    (tmp_path / "lightdet_core").mkdir()
+    (tmp_path / "lightdet_core" / "losses.py").touch()
+    assert problem in " ".join(notebook.check(linked(tmp_path, text)))
+
+
+def test_a_control_becomes_words():
+    data = {notebook.WIDGET: {"model_id": "3f"}, "text/plain": "interactive(children=(Float…"}
+    shown = notebook._without_machine({"data": data})
+    assert shown == {"data": {"text/plain": "[a control to move: open the notebook in JupyterLab]"}}
 
 
 def test_check_finds_outputs_counts_kernels_and_a_missing_tag(tmp_path):

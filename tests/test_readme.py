@@ -1,0 +1,143 @@
+"""What README and its neighbours claim: links lead somewhere, numbers are those of results/, every
+command that is shown is run by a test or by .ci/smoke."""
+
+import re
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+
+from lightdet_core.config import ROOT
+
+PAGES = ["README.md", "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md"]
+PAGES += ["results/README.md", "data/README.md", "data/weights/README.md"]
+TEXT = {page: (ROOT / page).read_text() for page in PAGES}
+TABLES = ROOT / "results/demo/tables"
+# A command -> the line of .ci/smoke, .ci/run that runs it in small, or the test that does.
+COMMANDS = {
+    "make repro": ".ci/smoke: make repro PROFILE=smoke",
+    "make test": ".ci/run: make --no-print-directory test",
+    "make site": ".ci/smoke: make site PROFILE=smoke",
+    "make lab": ".ci/smoke: make lab",
+    "dvc exp run -S demo.train.epochs=3": ".ci/smoke: dvc exp run -S",
+    "dvc exp run -S experiments.g5.distill.temperature=4": ".ci/smoke: dvc exp run -S experiments.",
+    "dvc metrics show": ".ci/smoke: dvc metrics show",
+    "dvc metrics diff": ".ci/smoke: dvc metrics diff",
+    "git checkout params.yaml dvc.lock results && dvc checkout": ".ci/smoke: git checkout --quiet",
+    "make seeds": ".ci/smoke: make seeds PROFILE=smoke",
+    "make ladder": ".ci/smoke: make ladder PROFILE=smoke",
+    "python -m lightdet_core.train --experiment g3 --profile demo --seed 1": ".ci/smoke: python -m "
+    "lightdet_core.train --experiment g3",
+    "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
+    "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom",
+    "python -m lightdet_core.detect runs/demo/g5-s0/weights.safetensors photos --out found":
+    ".ci/smoke: python -m lightdet_core.detect runs/smoke/g5-s0/weights.safetensors",
+    "python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 "
+    "--out exported": ".ci/smoke: --format onnx --uint8 --out exported",
+    "python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format ncnn --out "
+    "exported": ".ci/smoke: --format ncnn --out exported",
+    "python -m lightdet_core.detect exported/g5-s0-uint8.onnx photos --out found-onnx":
+    ".ci/smoke: python -m lightdet_core.detect exported/g5-s0-uint8.onnx",
+    "make latency": ".ci/smoke: python -m lightdet_core.latency --systems",
+    "make plan PROFILE=coco": ".ci/smoke: make plan PROFILE=smoke",
+    "make repro PROFILE=coco": "tests/test_datasets.py: def test_coco_download(",
+    "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":
+    "tests/test_datasets.py: def test_coco_in_a_folder_of_ones_own(",
+    "make controls PROFILE=coco": ".ci/smoke: make controls PROFILE=smoke",
+}  # fmt: skip
+
+
+def shown(page):
+    """The commands in the page's bash blocks, without their comments."""
+    lines = "".join(re.findall(r"^```bash\n(.*?)^```", TEXT[page], re.S | re.M)).splitlines()
+    return [re.sub(r"\s+#.*", "", line) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = (ROOT / page).parent
+    text = re.sub(r"``.*?``", "", TEXT[page])  # examples
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            assert (folder / unquote(path)).exists(), f"{page}: {target}"
+            assert not anchor or path.endswith(".py"), f"{page}: {target}"
+
+
+def test_every_command_is_run_somewhere():
+    assert sorted(set(shown("README.md"))) == sorted(COMMANDS)
+    for command, where in COMMANDS.items():
+        path, line = where.split(": ", 1)
+        text = re.sub(r"(\\\n|\s)\s*", " ", (ROOT / path).read_text())
+        assert line in text, f"{command}: {where}"
+
+
+def number(text):
+    return float(text.replace("−", "-"))
+
+
+def test_the_groups_are_those_of_the_table():
+    table = pd.read_csv(TABLES / "table2.csv").set_index("experiment")
+    found = re.findall(r"(g\d) (\d+\.\d) ± (\d+\.\d)", TEXT["README.md"])
+    assert [group for group, *_ in found] == ["g1", "g2", "g3", "g4", "g5"]
+    for group, mean, spread in found:
+        row = table.loc[group]
+        assert f"{row['AP']:.1f} ± {row['AP std']:.1f}" == f"{mean} ± {spread}"
+    assert f"their teacher {table.loc['teacher', 'AP']:.1f}" in TEXT["README.md"]
+    last = re.findall(
+        r"^\| (\w+) \| demo \|.*?\| (\d) \| ([^|]+) \| ([^|]+) \|", TEXT["README.md"], re.M
+    )
+    for run, seeds, ap, ap50 in last:
+        row = table.loc[run]
+        for name, cell in (("AP", ap), ("AP50", ap50)):
+            spread = "" if pd.isna(row[f"{name} std"]) else f" ± {row[f'{name} std']:.2f}"
+            assert cell == f"{row[name]:.2f}{spread}" and int(seeds) == row["seeds"]
+    assert len(last) == len(table)
+
+
+CLAIMS = {  # words before the number -> row of differences.csv
+    "1 to 2 (": "g2 - g1",
+    "2 to 3 (": "g3 - g2",
+    "Mish\n  ": "+mish - c0",
+    "SiLU ": "+silu - c0",
+    "LeakyReLU ": "+leakyrelu - c0",
+    "gains nothing here: ": "+prune - c0",
+    "with ReLU6, ": "silu-prune - +silu",
+    "with SiLU, ": "mish-prune - +mish",
+    "with Mish, and\n  ": "prune-retrain - dense-retrain",
+    "shows nothing (": "+ld - c0",
+    "it gains ": "+ld+vlr+kd - c0",
+    "brings ": "dense-retrain - c0",
+}
+
+
+def test_the_differences_are_those_of_the_table():
+    table = pd.read_csv(TABLES / "differences.csv").set_index("contrast")
+    text = TEXT["README.md"]
+    found = re.findall(r"[+−]\d+\.\d ± \d+\.\d", text)
+    expected = []
+    for words, contrast in CLAIMS.items():
+        row = table.loc[contrast]
+        value = f"{row['difference']:+.1f} ± {row['within']:.1f}".replace("-", "−")
+        expected.append(value)
+        assert words + value in text, (words, value)
+    assert sorted(found) == sorted(expected)  # and no number without a row
+    for name in ("+gflv2", "+smoothing", "+amp"):
+        assert table.loc[f"{name} - c0", "verdict"] == "none shown"
+    costs = [-table.loc[f"{name} - c0", "difference"] for name in ("+mosaic", "+mixup", "+cutmix")]
+    assert f"cost {min(costs):.1f} to {max(costs):.1f}" in text
+
+
+def test_the_times_are_those_of_the_table():
+    table = pd.read_csv(TABLES / "table1.csv").set_index("model").loc["LightDet g5"]
+    ratios = [table[f"{runtime} ratio"] for runtime in ("onnxruntime", "ncnn", "torch")]
+    words = "takes {:.2f} of YOLOv4-tiny's time in ONNX Runtime, {:.2f} in ncnn, {:.2f} in torch"
+    assert words.format(*ratios) in re.sub(r"\s+", " ", TEXT["README.md"])
+
+
+def test_what_is_in_git_is_small():
+    """1.5 MB for a file; a larger one needs a reason in a README."""
+    for folder in ("results", "lightdet_core", "notebooks", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".pyc",):
+                assert path.stat().st_size < 1.5e6, path
