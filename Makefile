@@ -98,4 +98,4 @@ memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB
 	./.ci/memory
 
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/smoke build/soak build/memory build/stale runs/demo runs/smoke data/demo data/smoke
+	rm -rf build/source build/site build/smoke build/soak build/memory build/stale runs/demo runs/smoke data/demo data/smoke
