@@ -23,14 +23,21 @@ def slider(value: float) -> ipywidgets.FloatSlider:
     )
 
 
-def threshold(picture: Callable[[float], object], value: float = 0.3) -> ipywidgets.interactive:
+def threshold(picture: Callable[[float], object], value: float = 0.3) -> ipywidgets.VBox:
     """A slider above what `picture(score_threshold)` draws with matplotlib."""
+    # not ipywidgets.interactive: papermill may wait for ever for a cell with its Output widget
+    score, view = slider(value), ipywidgets.Image()
 
-    def show(score_threshold: float) -> None:
-        picture(score_threshold)
-        plt.show()
+    def show(_: object = None) -> None:
+        picture(score.value)
+        buffer = io.BytesIO()
+        plt.savefig(buffer, format="png")
+        plt.close()
+        view.value = buffer.getvalue()
 
-    return ipywidgets.interactive(show, score_threshold=slider(value))
+    score.observe(show, "value")
+    show()
+    return ipywidgets.VBox([score, view])
 
 
 def own_image(detector: Detector, value: float = 0.3) -> ipywidgets.VBox:

@@ -30,10 +30,17 @@ def pixels(view):
 
 def test_the_slider_draws_at_its_threshold():
     seen = []
-    control = widgets.threshold(lambda limit: seen.append((limit, plt.figure())), 0.4)
-    control.children[0].value = 0.65
-    assert [limit for limit, _ in seen] == [0.4, 0.65]
-    assert isinstance(control.children[0], ipywidgets.FloatSlider)
+
+    def picture(limit):
+        seen.append(limit)
+        plt.figure(figsize=(1, limit), dpi=100)
+
+    control = widgets.threshold(picture, 0.4)
+    score, view = control.children
+    assert isinstance(score, ipywidgets.FloatSlider) and pixels(view).shape[:2] == (40, 100)
+    score.value = 0.65
+    assert seen == [0.4, 0.65] and pixels(view).shape[:2] == (65, 100)
+    assert not plt.get_fignums()  # or JupyterLab would show them once more
 
 
 def test_an_own_image_shows_what_is_above_the_threshold():
