@@ -418,7 +418,7 @@ def _make_coco(folder: Path, progress: Callable[[str], None]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Get a profile's data into COCO format.")
-    parser.add_argument("--profile", required=True, help="demo, bccd, custom or coco")
+    parser.add_argument("--profile", required=True, help="demo, bccd, custom, coco or smoke")
     profile = parser.parse_args(arguments).profile
     print(f"wrote {prepare(load_config('c0', profile)).relative_to(ROOT)}")
 
