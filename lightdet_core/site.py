@@ -140,7 +140,9 @@ class Markdown(IPythonRenderer):
     def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
         width = len(plain(text))
         kind = align or ("long" if width > 60 else "middle" if width > 24 else "short")
-        return '<{0} class="{1}">{2}</{0}>\n'.format("th" if head else "td", kind, text)
+        number = re.fullmatch(r"D\d+", text) if self.name == "DEVIATIONS.md" else None
+        anchor = f' id="{text}"' if number else ""
+        return '<{0} class="{1}"{3}>{2}</{0}>\n'.format("th" if head else "td", kind, text, anchor)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if re.match("https?:", url):
@@ -157,7 +159,8 @@ class Markdown(IPythonRenderer):
             stem = path.stem if path.stem in same else min(same, default=None)
             return f"{stem}.html{section}" if stem else None
         if path.name == "DEVIATIONS.md":
-            return f"deviations.html{section}"
+            number = re.fullmatch(r"D\d+", label)
+            return f"deviations.html{f'#{label}' if number else section}"
         if path.parent.name == CORE.name and (CORE / path.name).is_file():
             name, line = (re.findall(r"\w+", label) or [""])[-1], re.match(r"L\d+", anchor)
             if name in lines_of(path.stem):  # its line may have moved since the execution

@@ -687,7 +687,9 @@ def main() -> None:
     experiments = ", ".join(read_params()["experiments"])
     parser = argparse.ArgumentParser(description="Train and evaluate one experiment.")
     parser.add_argument("--experiment", required=True, help=f"of params.yaml: {experiments}")
-    parser.add_argument("--profile", help="demo, bccd, custom, coco or smoke (default: params.yaml's)")
+    parser.add_argument(
+        "--profile", help="demo, bccd, custom, coco or smoke (default: params.yaml's)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = load_config(args.experiment, args.profile, args.seed)
