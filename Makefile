@@ -40,8 +40,8 @@ repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, custom o
 # your own files may have changed without a change of the settings; the stage itself is quick
 	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
 	dvc repro $(STAGES)
-	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; }
-	@echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"
+	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; \
+	  echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"; }
 
 seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and figures
 	$(call train,all_runs(read_params()),$(SEEDS))

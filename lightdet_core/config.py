@@ -246,6 +246,12 @@ def read_params(path: Path | None = None) -> dict:
             raise ConfigError(
                 f"{path}: {key}: {params[key]!r}: write a list, such as [{params[key]}]"
             )
+        kind, wanted = (int, "whole numbers") if key == "seeds" else (str, "experiments")
+        for entry in params[key]:
+            known = kind is int or (isinstance(entry, str) and entry in params["experiments"])
+            if type(entry) is not kind or not known:
+                choice = "" if kind is int else f": choose from {', '.join(params['experiments'])}"
+                raise ConfigError(f"{path}: {key}: {entry!r} is none of the {wanted}{choice}")
     _check_order(params, path)
     if params["show"] not in params["runs"] or 0 not in params["seeds"]:
         raise ConfigError(
@@ -259,9 +265,6 @@ def _check_order(params: dict, path: Path) -> None:
     """DVC trains `runs`, then `taught`, for which it knows one teacher: `teacher`."""
     taught = params["taught"]
     for listed, run in [("runs", r) for r in params["runs"]] + [("taught", r) for r in taught]:
-        if run not in params["experiments"]:
-            known = ", ".join(params["experiments"])
-            raise ConfigError(f"{path}: {listed}: {run!r}: choose from {known}")
         where = f"{path}: experiments.{run}"
         experiment = _mapping(params["experiments"][run], where)
         distill, train = (_mapping(experiment.get(k), f"{where}.{k}") for k in ("distill", "train"))

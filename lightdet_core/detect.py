@@ -56,7 +56,7 @@ class Detector(NamedTuple):
     that image, clipped to it; with the NMS of the run's own evaluation.
     """
 
-    detect: Callable[..., Detections]
+    detect: Callable[[np.ndarray, float], Detections]
     categories: list[dict]  # {"id", "name"} by label
     size: int  # side of the network's canvas in pixels
 

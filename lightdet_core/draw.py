@@ -219,8 +219,7 @@ def from_image_to_boxes(
     axes[2].plot(x, y, "o", color=FOUND, markeredgecolor="white")
     axes[2].set(xlim=(0, width), ylim=(height, 0))
 
-    keep = found.scores > score_threshold
     image(axes[3], pixels, f"4  boxes that score above {score_threshold}")
-    scored = zip(found.labels[keep].tolist(), found.scores[keep].tolist(), strict=True)
-    boxes(axes[3], found.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
+    scored = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+    boxes(axes[3], found.boxes, [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
     return axes[0].figure

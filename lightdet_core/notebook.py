@@ -146,7 +146,7 @@ def set_links(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     after = CORE_LINK.sub(now, before)
     if after != before:
-        path.write_text(after, encoding="utf-8")
+        write_text(path, after)
     return after != before
 
 

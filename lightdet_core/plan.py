@@ -236,14 +236,14 @@ def estimate(
     progress(COLUMNS.format(*HEADINGS))
 
     costs: dict[tuple, Cost | None] = {}
-    total, exact = 0.0, True
+    total, as_asked = 0.0, True
     for config in configs:
         run, teacher, train = as_measured(config, classes, device), None, config.train
         if config.distill.teacher:
             teacher = load_config(config.distill.teacher, profile, params=params)
             teacher = as_measured(teacher, classes, device).model
         same = run.train.precision == train.precision
-        exact = exact and same
+        as_asked = as_asked and same
         key = (run.model, run.train.precision, train.batch_size, train.optimizer)
         key += (train.ema_decay > 0, train.compile, teacher)
         if key not in costs:
@@ -262,7 +262,7 @@ def estimate(
         values = (config.experiment, " ".join(about), config.model.input_size, train.batch_size)
         values += (train.precision + ("" if same else "*"), f"{num_train:,}", train.epochs)
         progress(COLUMNS.format(*values, f"{total_steps(config, num_train):,}", *found))
-    if not exact:
+    if not as_asked:
         progress("* measured in fp32: it is made for GPUs, where fp16 halves most of the memory")
     if None in costs.values():
         progress(

@@ -441,16 +441,19 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
 
     Args:
         groups: of `run_table`; runs for which the paper prints nothing are left out.
-        differences: of `contrasts`; rows that CHANGES does not name are left out, and without any
-            the panel stays away.
+        differences: of `contrasts`, those between the groups excepted; without any the panel
+            stays away. What CHANGES does not name comes last, under its own name.
     """
+    profile = groups["profile"].iloc[0]
     groups = groups[groups["printed AP"].notna()]
-    changes = differences[differences["contrast"].isin(CHANGES)]
-    changes = changes.sort_values("contrast", key=lambda names: names.map(list(CHANGES).index))
+    order = [name for name in differences["contrast"] if name not in CHANGES]
+    order = [*CHANGES, *(name for name in order if not re.fullmatch(r"g\d - g\d", name))]
+    changes = differences[differences["contrast"].isin(order)]
+    changes = changes.sort_values("contrast", key=lambda names: names.map(order.index))
     rows = range(len(groups))
-    names = [f"{group}  {GROUPS[group]}" for group in groups["experiment"]]
+    names = [f"{group}  {GROUPS.get(group, '')}" for group in groups["experiment"]]
     if len(changes):
-        figure = plt.figure(figsize=(12, 0.9 + 0.36 * len(changes)))
+        figure = plt.figure(figsize=(12, max(5, 0.9 + 0.36 * len(changes))))
         panels = [["printed", "ladder"], ["measured", "ladder"]]
         axes = figure.subplot_mosaic(panels, width_ratios=(2, 3))
     else:
@@ -465,14 +468,14 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         spread = groups["AP std"] if here else None
         axis.errorbar(values, rows, xerr=spread, capsize=4, markersize=7, **look)
         _label_points(axis, values, [f"{ap:.1f}" for ap in values])
-        axis.set(title=title.format(groups["profile"].iloc[0]), xlabel="AP, percent")
+        axis.set(title=title.format(profile), xlabel="AP, percent")
         axis.set_yticks(rows, names)
         axis.set_ylim(len(groups) - 0.5, -0.8)
         axis.margins(x=0.15)
         axis.grid(axis="y", visible=False)
     if len(changes):
         _intervals(axes["ladder"], changes, "AP")
-        words = [CHANGES[c] for c in changes["contrast"]]
+        words = [CHANGES.get(name, name) for name in changes["contrast"]]
         words = [f"{text} ({n})" for text, n in zip(words, changes["seeds"], strict=True)]
         axes["ladder"].set_yticks(range(len(changes)), words)
         axes["ladder"].set_title(

@@ -209,7 +209,9 @@ def test_params_file_errors(tmp_path):
             load_config("g1", "demo", params=path)
     experiments = PARAMS["experiments"]
     for change, message in (
-        ({"runs": [*PARAMS["runs"], "g99"]}, r"runs: 'g99': choose from .*, g1, g2"),
+        ({"runs": [*PARAMS["runs"], "g99"]}, r"runs: 'g99' is none .* choose from .*, g1, g2"),
+        ({"ladder": [["c0"]]}, r"ladder: \['c0'\] is none of the experiments"),
+        ({"seeds": [0, "x"]}, r"seeds: 'x' is none of the whole numbers"),
         ({"experiments": experiments | {"g1": [1]}}, r"experiments\.g1: \[1\], but keys"),
         ({"experiments": experiments | {"g5": {"distill": "t"}}}, r"g5\.distill: 't', but keys"),
     ):

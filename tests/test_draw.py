@@ -55,6 +55,35 @@ def test_image_takes_both_layouts_and_cuts_the_range():
         assert axis.images[0].get_extent() == [0, 5, 2, 0]  # pixel i covers [i, i + 1)
 
 
+class Sure(torch.nn.Module):
+    """One cell of stride 8 scores; its edges lie two strides to each side."""
+
+    def forward(self, images):
+        height, width = images.shape[-2:]
+        count = sum(-(-height // s) * -(-width // s) for s in (8, 16, 32))
+        scores, edges = torch.full((1, count, 2), -9.0), torch.zeros(1, count, 4, 5)
+        scores[0, 5, 1] = 9.0  # row 1, column 1 of 4 x 4 cells: centred at 12, 12
+        edges[0, 5, :, 2] = 99.0
+        return scores, edges
+
+    def scores(self, cls_logits, box_logits):
+        return cls_logits.sigmoid()
+
+    def detect(self, images, score_threshold):
+        asked = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.8]), torch.tensor([1])
+        return [Detections(*asked)]
+
+
+def test_from_image_to_boxes():
+    figure = draw.from_image_to_boxes(Sure(), torch.zeros(3, 32, 32), ["cat", "dog"], 0.3)
+    image, heat, edges, boxes = figure.axes
+    assert image.get_title() == "1  an image, 32 x 32 px" and "21 cells" in heat.get_title()
+    shown = heat.images[1].get_array()  # rows 8..15, columns 8..15 and nothing else
+    assert shown[8:16, 8:16].min() > 0.99 and np.delete(shown, range(8, 16), 0).max() < 0.01
+    assert rectangles(edges, draw.FOUND) == [pytest.approx((-4, -4, 32, 32))]
+    assert rectangles(boxes, draw.FOUND) == [(1, 2, 2, 2)] and texts(boxes) == ["dog 0.80"]
+
+
 def test_plain_batch_holds_the_pack_without_padding_and_crowd(pack):
     batch = draw.plain_batch(pack, [1, 0])
     assert torch.equal(batch.images[1].permute(1, 2, 0), torch.tensor(pack.images[0]).float())

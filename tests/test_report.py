@@ -262,6 +262,27 @@ def test_figure_of_contrasts_fills_what_differs(tmp_path):
     plt.close("all")
 
 
+def overview(experiments, printed, contrasts):
+    groups = {"experiment": experiments, "profile": "demo", "printed AP": printed}
+    groups |= {"AP": range(len(printed)), "AP std": 1.0}
+    differences = {"contrast": contrasts, "difference": range(len(contrasts)), "within": 1.0}
+    differences |= {"seeds": 3, "verdict": "up"}
+    figure = report.plot_overview(pd.DataFrame(groups), pd.DataFrame(differences))
+    figure.canvas.draw()
+    return [[text.get_text() for text in axis.get_yticklabels()] for axis in figure.axes]
+
+
+def test_overview_keeps_printed_and_measured_apart_and_says_the_ladder_in_words():
+    printed, ladder, measured = overview(
+        ["g1", "g9", "teacher"], [24.7, 1.0, math.nan], ["g9 - g1", "+wide - c0", "+silu - c0"]
+    )
+    assert printed == measured == ["g1  Lite0, ReLU6", "g9  "]
+    assert ladder == ["SiLU instead of ReLU6 (3)", "+wide - c0 (3)"]
+    assert len(overview(["g1"], [24.7], ["g2 - g1"])) == 2  # no ladder, no panel
+    assert overview(["c0"], [math.nan], []) == [[], []]
+    plt.close("all")
+
+
 def test_paper_agrees_with_the_settings_and_marks_what_it_infers():
     paper = report.load_paper()
     experiments = read_params()["experiments"]

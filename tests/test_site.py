@@ -227,8 +227,9 @@ STEMS = ["04_activations", "05_train_g2-s0", "05_train_g3-s0", "08_table2"]
         ("[the losses](../lightdet_core/losses.py#L3)", "core/losses.html#L3"),
         ("[the losses](../lightdet_core/losses.py)", "core/losses.html"),
         ("[gone](../lightdet_core/gone.py#L3)", None),
-        ("[D5](../DEVIATIONS.md)", "deviations.html"),
-        ("[D5](../../../DEVIATIONS.md#Architecture)", "deviations.html#architecture"),
+        ("[D5](../DEVIATIONS.md)", "deviations.html#D5"),
+        ("[all](../DEVIATIONS.md)", "deviations.html"),
+        ("[some](../../../DEVIATIONS.md#Architecture)", "deviations.html#architecture"),
         ("[settings](../../../params.yaml)", None),
         ("[below](#What-we-saw)", "#what-we-saw"),
         ("[paper](https://example.org/a?b=1)", "https://example.org/a?b=1"),
@@ -420,7 +421,7 @@ def browser():
     """A headless Chromium, installed if there is none; without one the tests fail."""
     with sync_playwright() as playwright:
         if not find_browser(playwright):
-            subprocess.run([ROOT / ".ci/browser"], check=False)
+            subprocess.run([ROOT / ".ci/browser"], check=False, timeout=900)
         if not (path := find_browser(playwright)):
             pytest.fail(
                 "no browser: .ci/browser could not install one; install the package chromium, "
