@@ -47,7 +47,7 @@ def localization_distillation(
         student: (N, 4, R) logits. teacher: (N, 4, R) logits; gets no gradient.
         weight: (N,) of the rows.
         temperature: T.
-        normalizer: what 4 times of divides the sum over rows and sides.
+        normalizer: the sum over rows and sides is divided by 4 times this number.
 
     Returns:
         Scalar; without rows a zero that has a graph.

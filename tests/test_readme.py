@@ -24,7 +24,8 @@ COMMANDS = {
     "dvc exp run -S experiments.g5.distill.temperature=4": ".ci/smoke: dvc exp run -S experiments.",
     "dvc metrics show": ".ci/smoke: dvc metrics show",
     "dvc metrics diff": ".ci/smoke: dvc metrics diff",
-    "git checkout params.yaml dvc.lock results && dvc checkout": ".ci/smoke: git checkout --quiet",
+    "git checkout HEAD -- params.yaml dvc.lock results && dvc checkout": ".ci/smoke: git checkout "
+    "--quiet HEAD -- params.yaml",
     "make seeds": ".ci/smoke: make seeds PROFILE=smoke",
     "make ladder": ".ci/smoke: make ladder PROFILE=smoke",
     "python -m lightdet_core.train --experiment g3 --profile demo --seed 1": ".ci/smoke: python -m "
