@@ -581,8 +581,8 @@ def compare(
         limit = TOLERANCE[precision] * max(1.0, float(np.abs(b).max()))
         if not parity[name] <= limit:  # NaN is no good either
             raise ExportError(
-                f"{name}: the exported network differs from torch by {parity[name]:.3g}, more than "
-                f"{limit:.3g}; nothing was written"
+                f"{name}: the exported network in {precision} differs from torch by "
+                f"{parity[name]:.3g}, more than {limit:.3g}; nothing was written"
             )
     return parity
 

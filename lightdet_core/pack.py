@@ -211,8 +211,9 @@ def _complain(path: Path, problems: list[tuple[str, str]]) -> None:
     if len(problems) > SHOWN:
         shown.append(f"  … and {len(problems) - SHOWN} more")
     counts = ", ".join(f"{kind} {n}" for kind, n in Counter(k for k, _ in problems).items())
-    lines = [f"{path}: {len(problems)} problems ({counts})", *shown]
-    raise DataError("\n".join([*lines, "  repair them, or set data.skip_broken to drop them"]))
+    many = f"{len(problems)} problem{'s' if problems[1:] else ''}"
+    remedy = "  repair them, or drop them by `skip_broken: true` under the profile's `data`"
+    raise DataError("\n".join([f"{path}: {many} ({counts})", *shown, remedy]))
 
 
 def _is_id(value: object) -> bool:

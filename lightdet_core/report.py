@@ -287,7 +287,8 @@ def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
 
 
 TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
-paper's own numbers: COCO val2017, its hardware. They are not comparable."""
+paper's own numbers: COCO val2017, its hardware. They are not comparable. `left out`: seeds that
+were trained with other settings, data or teacher than seed 0, with the key of these."""
 CONTRAST_NOTE = """Differences in AP, percentage points, seed by seed: mean ± standard deviation.
 `within` is half of the 95 % interval, from the spread of all runs together; a difference inside it
 is none shown. Of twenty rows without any effect one would still be called a difference; rows that

@@ -462,6 +462,13 @@ def _train(
     sampling_seed = config.seed + (FRESH_BATCHES if train.init else 0)
     if start:
         progress(f"{name}: continuing at step {start} of {steps}")
+    if 3 * train.warmup_steps > steps:
+        progress(
+            f"{name}: the warm-up takes {train.warmup_steps} of {steps} steps, so that little is "
+            "learnt; raise train.epochs or lower train.warmup_steps"
+        )
+    if run.device.type == "cpu" and train.precision.startswith("fp16"):
+        progress(f"{name}: {train.precision} is very slow on a CPU; fp32 is train.precision for it")
     began = shown = time.monotonic()
     evaluating = 0.0
     batches = training_batches(pack, config, sampling_seed, range(start, steps), run.device, rows)

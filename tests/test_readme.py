@@ -31,7 +31,12 @@ COMMANDS = {
     "python -m lightdet_core.train --experiment g3 --profile demo --seed 1": ".ci/smoke: python -m "
     "lightdet_core.train --experiment g3",
     "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
-    "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom",
+    "make repro PROFILE=custom STAGES=train@g3-0": ".ci/smoke: make repro PROFILE=custom "
+    "STAGES=train@g3-0",
+    "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=pack",
+    "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
+    "python -m lightdet_core.detect exported/g5-s0.param photos --out found-ncnn":
+    ".ci/smoke: python -m lightdet_core.detect exported/g5-s0.param",
     "python -m lightdet_core.detect runs/demo/g5-s0/weights.safetensors photos --out found":
     ".ci/smoke: python -m lightdet_core.detect runs/smoke/g5-s0/weights.safetensors",
     "python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 "
