@@ -29,9 +29,9 @@ from lightdet_core.config import (
     read_params,
     run_cli,
 )
-from lightdet_core.datasets import COCO_FILES, COCO_IMAGES, DataError
+from lightdet_core.datasets import COCO_FILES, COCO_IMAGES, DataError, split_paths
 from lightdet_core.model import LightDet
-from lightdet_core.pack import open_pack, pack_paths
+from lightdet_core.pack import open_pack, pack_paths, read_annotations
 from lightdet_core.precision import cpu_computes_in, exact
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import hardware
@@ -129,10 +129,10 @@ def measure(config: Config, teacher_settings: ModelConfig | None, device: torch.
 
 
 def data_counts(config: Config) -> tuple[int, int, int]:
-    """Images to train on, images to evaluate, classes: known for COCO, else those of the packs.
+    """Images to train on, images to evaluate, classes: COCO's, or those of packs or of a folder.
 
     Raises:
-        DataError: neither packs nor a number in params.yaml.
+        DataError: neither packs nor a number in params.yaml, or unreadable annotations.
     """
     data, classes = config.data, config.model.num_classes
     if data.source == "coco":
@@ -143,6 +143,10 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         return len(train.counts), len(val.counts), len(train.categories)
     if data.num_train and data.num_val and classes:
         return data.num_train, data.num_val, classes
+    if data.source == "folder":
+        paths = (split_paths(config, split)[0] for split in ("train", "val"))
+        train, val = (read_annotations(path, skip_broken=True) for path in paths)
+        return len(train.image_ids), len(val.image_ids), len(train.categories)
     raise DataError(
         f"{config.profile}: how many images there are is known once they are packed; run "
         f"python -m lightdet_core.datasets --profile {config.profile}, then "

@@ -31,7 +31,7 @@ def threshold(picture: Callable[[float], object], value: float = 0.3) -> ipywidg
     def show(_: object = None) -> None:
         picture(score.value)
         buffer = io.BytesIO()
-        plt.savefig(buffer, format="png")
+        plt.savefig(buffer, format="png", dpi="figure")
         plt.close()
         view.value = buffer.getvalue()
 

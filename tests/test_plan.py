@@ -1,6 +1,7 @@
 """plan.py: hours, memory and disk add up."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -193,6 +194,17 @@ def test_plan_without_data(measured, monkeypatch, tmp_path):
     with pytest.raises(DataError, match=r"bccd: .*lightdet_core.pack --profile bccd"):
         plan.estimate("bccd", progress=lambda line: None)
     assert measured == []
+
+
+def test_plan_counts_a_folder_of_ones_own_before_it_is_packed(tmp_path):
+    images = [{"id": 5 * i, "file_name": f"{i}.png", "width": 9, "height": 9} for i in range(3)]
+    truth = {"images": images, "annotations": [], "categories": [{"id": 17, "name": "cup"}]}
+    (tmp_path / "train.json").write_text(json.dumps(truth))
+    (tmp_path / "val.json").write_text(json.dumps(truth | {"images": images[:1]}))
+    settings = load_config("c0", "custom")
+    paths = {f"{split}_annotations": str(tmp_path / f"{split}.json") for split in ("train", "val")}
+    data = dataclasses.replace(settings.data, images=str(tmp_path), **paths)
+    assert plan.data_counts(dataclasses.replace(settings, data=data)) == (3, 1, 1)
 
 
 def test_plan_counts_what_is_packed(tmp_path, monkeypatch):
