@@ -62,7 +62,7 @@ define train
 for seed in $(2); do for run in $$runs; do \
   python -m lightdet_core.train --experiment $$run --profile $(PROFILE) --seed $$seed; \
 done; done
-dvc repro
+dvc repro $(STAGES)
 @echo; cat results/$(PROFILE)/tables/table2.md
 endef
 
