@@ -33,7 +33,7 @@ COMMANDS = {
     "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
     "make repro PROFILE=custom STAGES=train@g3-0": ".ci/smoke: make repro PROFILE=custom "
     "STAGES=train@g3-0",
-    "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=pack",
+    "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=",
     "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
     "python -m lightdet_core.detect exported/g5-s0.param photos --out found-ncnn":
     ".ci/smoke: python -m lightdet_core.detect exported/g5-s0.param",
