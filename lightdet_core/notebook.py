@@ -78,12 +78,12 @@ def check(path: Path) -> list[str]:
         problems.append("its kernelspec must be python3")
     used = set()
     for number, cell in enumerate(notebook.cells):
-        lines = len(cell.source.splitlines())
         if cell.cell_type != "code":
             problems += [
                 f"cell {number}: {problem}" for problem in _broken_links(cell.source, path)
             ]
             continue
+        lines = len(cell.source.splitlines())
         if lines > MAX_CELL_LINES:
             problems.append(f"cell {number} has {lines} lines, not <= {MAX_CELL_LINES}")
         if cell.outputs or cell.execution_count is not None:

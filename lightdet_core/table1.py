@@ -226,8 +226,7 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
     speed = speed_table(found)
     speed = speed[(speed["part"] == "network") & (speed["system"] == found["reference"])]
     reference = speed.set_index("runtime")["median_ms"]
-    (system,) = (s for s in found["systems"] if s["key"] == found["reference"])
-    reference_title = f"{system['title']}@{system['size']}"
+    names = {system["key"]: f"{system['title']}@{system['size']}" for system in found["systems"]}
     runtimes = [c.removesuffix(", ms") for c in table if c.endswith(", ms")]
     figure, axes = plt.subplots(
         1, max(len(runtimes), 1), figsize=(11, 4.6), sharey=True, squeeze=False
@@ -238,13 +237,13 @@ def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
         if runtime in reference.index:
             axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
             axis.annotate(
-                f" {reference_title}", (reference[runtime], 0.98), fontsize=9, va="top",
+                f" {names[found['reference']]}", (reference[runtime], 0.98), fontsize=9, va="top",
                 xycoords=("data", "axes fraction"), color=PRINTED_COLOR,
             )  # fmt: skip
         axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
         parts = shown["experiment"], shown["timed at"], shown["seeds"]
-        names = [f"{name}@{size} ({seeds})" for name, size, seeds in zip(*parts, strict=True)]
-        _label(axis, zip(times, shown["AP"], names, strict=True))
+        labels = [f"{name}@{size} ({seeds})" for name, size, seeds in zip(*parts, strict=True)]
+        _label(axis, zip(times, shown["AP"], labels, strict=True))
         axis.set(title=runtime, xlabel=f"ms at the size after @, {found['threads']} threads")
     axes[0][0].set_ylabel("AP of this profile (seeds), bar = ± 1 std")
     return figure

@@ -510,12 +510,13 @@ def _train(
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
                     rate = (done - start) / (now - began - evaluating)
+                    skipped = int(state.skipped)  # one wait for the device, not two
                     progress(
                         f"{name}: step {done}/{steps}  epoch {step // epoch_steps + 1}"
                         f"/{train.epochs}  lr {lr:.2e}  {_losses(values)}"
                         f"  {rate * train.batch_size:.1f} images/s"
                         f"  {_clock((steps - done) / rate)} left"
-                        + (f"  {int(state.skipped)} steps skipped" if state.skipped else "")
+                        + (f"  {skipped} steps skipped" if skipped else "")
                     )
             if _evaluates_after(done, train, epoch_steps, prune_step) and not last:
                 note_accuracy(done)
