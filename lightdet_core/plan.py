@@ -172,15 +172,16 @@ def pack_bytes(configs: list[Config], num_train: int, num_val: int) -> tuple[int
 
 def disk_line(configs: list[Config], packs: int) -> str:
     """What the data of a profile take on disk, `packs` bytes of them packed, and what is free."""
-    text, needed = f"{packs / 1e9:.1f} GB of packs", packs
+    text, needed, parts = f"{packs / 1e9:.1f} GB of packs", packs, ["packs"]
     if configs[0].data.source == "coco" and not os.environ.get("LIGHTDET_COCO"):
         loaded, unpacked = (sum(about[i] for about in COCO_FILES.values()) for i in (1, 3))
         text = (
             f"{loaded / 1e9:.1f} GB to download, {unpacked / 1e9:.1f} GB when unpacked, and {text}"
         )
-        needed += unpacked
-    data = ROOT / "data" / configs[0].profile  # what is there already takes no more
-    there = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())
+        needed, parts = needed + unpacked, [*parts, *COCO_FILES]
+    data = ROOT / "data" / configs[0].profile
+    files = [path for part in parts for path in (data / part).rglob("*") if path.is_file()]
+    there = sum(path.stat().st_size for path in files)  # it takes no more
     free = shutil.disk_usage(ROOT).free
     verdict = ", which is too little" if needed - there > free else ""
     return f"disk: {text}; {free / 1e9:.1f} GB are free{verdict}"

@@ -109,8 +109,10 @@ def test_disk_counts_what_is_unpacked_and_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
     assert "too little" not in plan.disk_line(configs, 10**9)
     assert "too little" in plan.disk_line(configs, 10**9 + 1)
-    (tmp_path / "data/coco").mkdir(parents=True)
-    (tmp_path / "data/coco/part").write_bytes(b"x")
+    (tmp_path / "data/coco/packs").mkdir(parents=True)
+    (tmp_path / "data/coco/other").write_bytes(b"x")  # no part of what was counted
+    assert "too little" in plan.disk_line(configs, 10**9 + 1)
+    (tmp_path / "data/coco/packs/part").write_bytes(b"x")
     assert "too little" not in plan.disk_line(configs, 10**9 + 1)
     monkeypatch.setenv("LIGHTDET_COCO", "somewhere")
     assert "too little" in plan.disk_line(configs, free + 2)
