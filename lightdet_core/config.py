@@ -11,6 +11,7 @@ Unknown keys, wrong types and impossible values raise `ConfigError`, which names
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -314,6 +315,33 @@ def load_config(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"seed {seed!r}: a whole number of at least 0 is needed")
 
+    layers, input_scale = _layers(params, experiment, profile)
+    merged = {name: {} for name in SECTIONS}
+    for where, layer in layers.items():
+        for section, values in _mapping(layer, where).items():
+            if section not in SECTIONS:
+                raise ConfigError(f"{where}.{section}: unknown; sections are {', '.join(SECTIONS)}")
+            for key, value in _mapping(values, f"{where}.{section}").items():
+                merged[section][key] = _checked(SECTIONS[section], key, value, f"{where}.{section}")
+    config = Config(
+        experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
+    )
+    _check_values(config)
+    config = dataclasses.replace(config, model=_scaled(config.model, input_scale, profile))
+    for key, run in (
+        ("distill.teacher", config.distill.teacher),
+        ("train.init", config.train.init),
+    ):
+        if run and run not in experiments:
+            raise ConfigError(
+                f"{profile}/{experiment}: {key}: {run!r}: choose one of {', '.join(experiments)}"
+            )
+    return config
+
+
+def _layers(params: dict, experiment: str, profile: str) -> tuple[dict[str, object], object]:
+    """The four levels by where they stand, the strongest last; the profile's input scale."""
+    experiments = params["experiments"]
     base = dict(_mapping(params[profile], profile))
     input_scale = base.pop("input_scale", 1.0)
     in_profile = _mapping(base.pop("experiments", None), f"{profile}.experiments")
@@ -330,40 +358,24 @@ def load_config(
         f"experiments.{experiment}": of_experiment,
         f"{profile}.experiments.{experiment}": in_profile.get(experiment),
     }
-    merged = {name: {} for name in SECTIONS}
-    for where, layer in layers.items():
-        for section, values in _mapping(layer, where).items():
-            if section not in SECTIONS:
-                raise ConfigError(f"{where}.{section}: unknown; sections are {', '.join(SECTIONS)}")
-            for key, value in _mapping(values, f"{where}.{section}").items():
-                merged[section][key] = _checked(SECTIONS[section], key, value, f"{where}.{section}")
-    config = Config(
-        experiment, profile, seed, **{name: SECTIONS[name](**merged[name]) for name in SECTIONS}
-    )
-    _check_values(config)
-    scale = _checked_scale(input_scale, f"{profile}.input_scale")
-    size = config.model.input_size
-    scaled_size = size if scale == 1 else round(size * scale / 16) * 16
-    if scaled_size < SMALLEST_INPUT:
+    return layers, input_scale
+
+
+def _scaled(model: ModelConfig, input_scale: object, profile: str) -> ModelConfig:
+    """The input, and with it the assignment's cells, as large as the profile wants them."""
+    where = f"{profile}.input_scale"
+    if not _is_a(input_scale, float) or not 0 < input_scale <= 4:
+        raise ConfigError(f"{where}: {input_scale!r} is not a factor between 0 and 4")
+    size = model.input_size
+    scaled = size if input_scale == 1 else round(size * input_scale / 16) * 16
+    if scaled < SMALLEST_INPUT:
         raise ConfigError(
-            f"{profile}.input_scale: {scale:g}: makes {size} px {scaled_size} px; at least "
-            f"{SMALLEST_INPUT} px are needed"
+            f"{where}: {input_scale:g}: makes {size} px {scaled} px; at least {SMALLEST_INPUT} px "
+            "are needed"
         )
-    scaled = dataclasses.replace(
-        config.model,
-        input_size=scaled_size,
-        cell_scale=config.model.cell_scale * scaled_size / size,
+    return dataclasses.replace(
+        model, input_size=scaled, cell_scale=model.cell_scale * scaled / size
     )
-    config = dataclasses.replace(config, model=scaled)
-    for key, run in (
-        ("distill.teacher", config.distill.teacher),
-        ("train.init", config.train.init),
-    ):
-        if run and run not in experiments:
-            raise ConfigError(
-                f"{profile}/{experiment}: {key}: {run!r}: choose one of {', '.join(experiments)}"
-            )
-    return config
 
 
 def _mapping(value: object, where: str) -> dict:
@@ -413,119 +425,116 @@ def _is_a(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _checked_scale(value: object, where: str) -> float:
-    if not _is_a(value, float) or not 0 < value <= 4:
-        raise ConfigError(f"{where}: {value!r} is not a factor between 0 and 4")
-    return float(value)
+# the smallest and the largest value of a setting; relations between settings: `_check_values`
+LIMITS = {
+    "data.num_train": (0, math.inf),
+    "data.num_val": (0, math.inf),
+    "data.pack_size": (32, math.inf),
+    "data.image_width": (96, math.inf),
+    "data.image_height": (96, math.inf),
+    "model.channels": (8, math.inf),
+    "model.stacked_convs": (1, math.inf),
+    "model.reg_max": (4, math.inf),
+    "model.drop_path": (0, 0.9),
+    "model.bn_momentum": (0, 1),
+    "augment.mosaic_off_epochs": (0, math.inf),
+    "augment.mixup_alpha": (0.5, math.inf),
+    "augment.translate": (0, 0.5),
+    "augment.brightness": (0, 1),
+    "augment.fill": (0, 255),
+    "augment.warp_probability": (0, 1),
+    "augment.flip": (0, 1),
+    "augment.color_probability": (0, 1),
+    "augment.mosaic": (0, 1),
+    "augment.mixup": (0, 1),
+    "augment.cutmix": (0, 1),
+    "train.epochs": (1, math.inf),
+    "train.batch_size": (1, math.inf),
+    "train.warmup_steps": (0, math.inf),
+    "train.weight_decay": (0, 1),
+    "train.grad_clip": (0, math.inf),
+    "train.label_smoothing": (0, 0.05),
+    "train.ema_decay": (0, 0.99999),
+    "train.ema_ramp": (1, math.inf),
+    "train.checkpoint_steps": (1, math.inf),
+    "train.log_steps": (1, math.inf),
+    "train.evaluate_epochs": (0, math.inf),
+    "distill.ld_weight": (0, math.inf),
+    "distill.vlr_weight": (0, math.inf),
+    "distill.kd_weight": (0, math.inf),
+    "distill.vlr_gamma": (0, 1),
+    "evaluate.score_threshold": (0, 1),
+    "evaluate.iou_threshold": (0, 1),
+    "evaluate.max_detections": (1, math.inf),
+    "evaluate.batch_size": (1, math.inf),
+}
+ABOVE_ZERO = ("model.cell_scale", "train.lr", "distill.temperature", "distill.kd_temperature")
+BACKBONES = tuple(f"lite{i}" for i in range(5))
+NARROW = tuple(f"{name}-e{expansion}" for name in BACKBONES for expansion in (3, 4))
 
 
 def _check_values(config: Config) -> None:
     """Impossible values, named by section and key."""
-    data, model, augment, train = config.data, config.model, config.augment, config.train
-    sparsity, distill, evaluate = config.sparsity, config.distill, config.evaluate
 
-    def need(condition: bool, key: str, value: object, remedy: str) -> None:
+    def value_of(key: str) -> object:
+        section, name = key.split(".")
+        return getattr(getattr(config, section), name)
+
+    def need(condition: bool, key: str, remedy: str) -> None:
         if not condition:
-            raise ConfigError(f"{config.profile}/{config.experiment}: {key}: {value!r}: {remedy}")
+            raise ConfigError(
+                f"{config.profile}/{config.experiment}: {key}: {value_of(key)!r}: {remedy}"
+            )
 
-    names = tuple(f"lite{i}" for i in range(5))
-    narrow = tuple(f"{name}-e{expansion}" for name in names for expansion in (3, 4))
-    known = f"choose one of {', '.join(names + narrow)}"
-    need(model.backbone in names + narrow, "model.backbone", model.backbone, known)
-    need(
-        not model.pretrained or model.backbone in names,
-        "model.pretrained",
-        model.pretrained,
-        f"false, for there are no ImageNet weights of {model.backbone}",
-    )
-    need(
-        train.precision != "fp16-pure" or train.optimizer == "sgd",
-        "train.precision",
-        train.precision,
-        "only with train.optimizer sgd: AdamW's second moment is 0 in half precision",
-    )
-    size = model.input_size
-    fits = size >= SMALLEST_INPUT and size % 16 == 0
-    need(fits, "model.input_size", size, f"a multiple of 16 from {SMALLEST_INPUT} up")
-    classes = model.num_classes
-    need(classes is None or classes >= 1, "model.num_classes", classes, "at least 1, or null")
-    least = {
-        "data.num_train": (data.num_train, 0),
-        "data.num_val": (data.num_val, 0),
-        "data.pack_size": (data.pack_size, 32),
-        "data.image_width": (data.image_width, 96),
-        "data.image_height": (data.image_height, 96),
-        "model.channels": (model.channels, 8),
-        "model.stacked_convs": (model.stacked_convs, 1),
-        "model.reg_max": (model.reg_max, 4),
-        "augment.mosaic_off_epochs": (augment.mosaic_off_epochs, 0),
-        "train.epochs": (train.epochs, 1),
-        "train.batch_size": (train.batch_size, 1),
-        "train.warmup_steps": (train.warmup_steps, 0),
-        "train.ema_ramp": (train.ema_ramp, 1),
-        "train.checkpoint_steps": (train.checkpoint_steps, 1),
-        "train.log_steps": (train.log_steps, 1),
-        "train.evaluate_epochs": (train.evaluate_epochs, 0),
-        "evaluate.max_detections": (evaluate.max_detections, 1),
-        "evaluate.batch_size": (evaluate.batch_size, 1),
-    }
-    for key, (value, smallest) in least.items():
-        need(value >= smallest, key, value, f"at least {smallest}")
-    mixed = augment.mixup + augment.cutmix
-    need(mixed <= 1, "augment.mixup + augment.cutmix", mixed, "an image gets at most one: sum <= 1")
-    need(augment.mixup_alpha >= 0.5, "augment.mixup_alpha", augment.mixup_alpha, "at least 0.5")
-    prune_at = sparsity.prune_at
-    need(prune_at is None or 0 <= prune_at < 1, "sparsity.prune_at", prune_at,
+    for key, (low, high) in LIMITS.items():
+        remedy = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        need(low <= value_of(key) <= high, key, remedy)
+    for key in ABOVE_ZERO:
+        need(value_of(key) > 0, key, "above 0")
+    _check_model(config.model, need)
+    _check_augment(config.augment, need)
+    _check_train(config.train, need)
+    prune_at = config.sparsity.prune_at
+    need(prune_at is None or 0 <= prune_at < 1, "sparsity.prune_at",
          "a share of the steps from 0 to below 1 (pruned at the end, nothing is left to retrain), "
          "or null")  # fmt: skip
-    weights = {
-        f"distill.{k}": getattr(distill, k) for k in ("ld_weight", "vlr_weight", "kd_weight")
-    }
-    for key, value in weights.items():
-        need(value >= 0, key, value, "at least 0")
-    need(bool(distill.teacher) == any(weights.values()), "distill.teacher", distill.teacher,
+    distill = config.distill
+    weights = distill.ld_weight, distill.vlr_weight, distill.kd_weight
+    need(bool(distill.teacher) == any(weights), "distill.teacher",
          "a teacher needs a weight above 0 among ld_weight, vlr_weight, kd_weight, and these need "
          "a teacher")  # fmt: skip
-    for key, value in (("distill.teacher", distill.teacher), ("train.init", train.init)):
-        need(value != config.experiment, key, value, "a run cannot need itself")
-    positive = {
-        "distill.temperature": distill.temperature,
-        "distill.kd_temperature": distill.kd_temperature,
-        "model.cell_scale": model.cell_scale,
-        "train.lr": train.lr,
-    }
-    for key, value in positive.items():
-        need(value > 0, key, value, "above 0")
-    within = {
-        "model.drop_path": (model.drop_path, 0.9),
-        "model.bn_momentum": (model.bn_momentum, 1),
-        "augment.translate": (augment.translate, 0.5),
-        "augment.brightness": (augment.brightness, 1),
-        "augment.fill": (augment.fill, 255),
-        "train.weight_decay": (train.weight_decay, 1),
-        "train.ema_decay": (train.ema_decay, 0.99999),
-        "train.label_smoothing": (train.label_smoothing, 0.05),
-        "train.warmup_lr": (train.warmup_lr, train.lr),
-        "train.final_lr": (train.final_lr, train.lr),
-        "train.grad_clip": (train.grad_clip, float("inf")),
-        "evaluate.score_threshold": (evaluate.score_threshold, 1),
-        "evaluate.iou_threshold": (evaluate.iou_threshold, 1),
-        "distill.vlr_gamma": (distill.vlr_gamma, 1),
-    }
-    for key in ("warp_probability", "flip", "color_probability", "mosaic", "mixup", "cutmix"):
-        within[f"augment.{key}"] = (getattr(augment, key), 1)
-    for key, (value, largest) in within.items():
-        need(0 <= value <= largest, key, value, f"between 0 and {largest}")
+    for key in ("distill.teacher", "train.init"):
+        need(value_of(key) != config.experiment, key, "a run cannot need itself")
+
+
+def _check_model(model: ModelConfig, need: Callable[[bool, str, str], None]) -> None:
+    choices = BACKBONES + NARROW
+    need(model.backbone in choices, "model.backbone", f"choose one of {', '.join(choices)}")
+    need(not model.pretrained or model.backbone in BACKBONES, "model.pretrained",
+         f"false, for there are no ImageNet weights of {model.backbone}")  # fmt: skip
+    fits = model.input_size >= SMALLEST_INPUT and model.input_size % 16 == 0
+    need(fits, "model.input_size", f"a multiple of 16 from {SMALLEST_INPUT} up")
+    classes = model.num_classes
+    need(classes is None or classes >= 1, "model.num_classes", "at least 1, or null")
+
+
+def _check_augment(augment: AugmentConfig, need: Callable[[bool, str, str], None]) -> None:
+    need(augment.mixup + augment.cutmix <= 1, "augment.mixup",
+         f"with augment.cutmix {augment.cutmix} more than 1, but an image gets at most one of "
+         "them")  # fmt: skip
     for key in ("scale", "contrast", "saturation"):
         low, high = getattr(augment, key)
-        need(0 < low <= high, f"augment.{key}", (low, high), "two numbers, 0 < low <= high")
-    rising = all(a < b for a, b in zip(train.milestones, train.milestones[1:], strict=False))
-    need(
-        rising and all(m > 0 for m in train.milestones),
-        "train.milestones",
-        train.milestones,
-        "rising epochs from 1 up",
-    )
-    last = train.milestones[-1] if train.schedule == "multistep" and train.milestones else 0
-    need(last < train.epochs, "train.milestones", train.milestones,
+        need(0 < low <= high, f"augment.{key}", "two numbers, 0 < low <= high")
+
+
+def _check_train(train: TrainConfig, need: Callable[[bool, str, str], None]) -> None:
+    need(train.precision != "fp16-pure" or train.optimizer == "sgd", "train.precision",
+         "only with train.optimizer sgd: AdamW's second moment is 0 in half precision")  # fmt: skip
+    for key in ("warmup_lr", "final_lr"):
+        need(0 <= getattr(train, key) <= train.lr, f"train.{key}", f"between 0 and lr {train.lr}")
+    milestones = train.milestones
+    rising = all(a < b for a, b in itertools.pairwise((0, *milestones)))
+    need(rising, "train.milestones", "rising epochs from 1 up")
+    last = milestones[-1] if train.schedule == "multistep" and milestones else 0
+    need(last < train.epochs, "train.milestones",
          f"below train.epochs {train.epochs}, or the rate does not fall as it should")  # fmt: skip

@@ -460,15 +460,8 @@ def _train(
     columns = LOG_COLUMNS + (DISTILL_COLUMNS if teacher is not None else ())
     # a run that goes on from another one's weights must not see that one's batches again
     sampling_seed = config.seed + (FRESH_BATCHES if train.init else 0)
-    if start:
-        progress(f"{name}: continuing at step {start} of {steps}")
-    if 3 * train.warmup_steps > steps:
-        progress(
-            f"{name}: the warm-up takes {train.warmup_steps} of {steps} steps, so that little is "
-            "learnt; raise train.epochs or lower train.warmup_steps"
-        )
-    if run.device.type == "cpu" and train.precision.startswith("fp16"):
-        progress(f"{name}: {train.precision} is very slow on a CPU; fp32 is train.precision for it")
+    for notice in _notices(train, start, steps, run.device):
+        progress(f"{name}: {notice}")
     began = shown = time.monotonic()
     evaluating = 0.0
     batches = training_batches(pack, config, sampling_seed, range(start, steps), run.device, rows)
@@ -510,14 +503,10 @@ def _train(
                 if now - shown > SECONDS_BETWEEN_LINES or last:
                     shown = now
                     rate = (done - start) / (now - began - evaluating)
-                    skipped = int(state.skipped)  # one wait for the device, not two
-                    progress(
-                        f"{name}: step {done}/{steps}  epoch {step // epoch_steps + 1}"
-                        f"/{train.epochs}  lr {lr:.2e}  {_losses(values)}"
-                        f"  {rate * train.batch_size:.1f} images/s"
-                        f"  {_clock((steps - done) / rate)} left"
-                        + (f"  {skipped} steps skipped" if skipped else "")
-                    )
+                    place = f"step {done}/{steps}  epoch {step // epoch_steps + 1}/{train.epochs}"
+                    speed = f"{rate * train.batch_size:.1f} images/s"
+                    left = f"{_clock((steps - done) / rate)} left{_skipped(state)}"
+                    progress(f"{name}: {place}  lr {lr:.2e}  {_losses(values)}  {speed}  {left}")
             if _evaluates_after(done, train, epoch_steps, prune_step) and not last:
                 note_accuracy(done)
             if saving and first:
@@ -539,6 +528,25 @@ def _train(
     if train.evaluate_epochs and first:
         facts["evaluations"] = _evaluations(checkpoint)
     return _weights(state), facts
+
+
+def _notices(train: TrainConfig, start: int, steps: int, device: torch.device) -> Iterator[str]:
+    """What a person should know before the first step."""
+    if start:
+        yield f"continuing at step {start} of {steps}"
+    if 3 * train.warmup_steps > steps:
+        yield (
+            f"the warm-up takes {train.warmup_steps} of {steps} steps, so that little is learnt; "
+            "raise train.epochs or lower train.warmup_steps"
+        )
+    if device.type == "cpu" and train.precision.startswith("fp16"):
+        yield f"{train.precision} is very slow on a CPU; fp32 is train.precision for it"
+
+
+def _skipped(state: State) -> str:
+    """The end of a line of progress; fp16 alone skips steps."""
+    skipped = int(state.skipped)  # one wait for the device, not two
+    return f"  {skipped} steps skipped" if skipped else ""
 
 
 def _writer(
