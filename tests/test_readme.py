@@ -21,7 +21,8 @@ COMMANDS = {
     "make site": ".ci/smoke: make site PROFILE=smoke",
     "make lab": ".ci/smoke: make lab",
     "dvc exp run -S demo.train.epochs=3": ".ci/smoke: dvc exp run -S",
-    "dvc exp run -S experiments.g5.distill.temperature=4": ".ci/smoke: dvc exp run -S experiments.",
+    "dvc exp run -S experiments.g5.distill.temperature=4 08_table2":
+    ".ci/smoke: dvc exp run -S experiments.g5.distill.temperature=4 08_table2",
     "dvc metrics show": ".ci/smoke: dvc metrics show",
     "dvc metrics diff": ".ci/smoke: dvc metrics diff",
     "git checkout HEAD -- params.yaml dvc.lock results && dvc checkout": ".ci/smoke: git checkout "
