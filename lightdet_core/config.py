@@ -421,12 +421,14 @@ def _is_a(value: object, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     if kind is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, (int, float)) and abs(value) < sys.float_info.max
     return isinstance(value, kind)
 
 
-# the smallest and the largest value of a setting; relations between settings: `_check_values`
+# the smallest and the largest value of a setting, both allowed; what may be null or must fit other
+# settings is in the `_check_…` below
 LIMITS = {
+    "data.seed": (0, math.inf),
     "data.num_train": (0, math.inf),
     "data.num_val": (0, math.inf),
     "data.pack_size": (32, math.inf),
@@ -520,8 +522,8 @@ def _check_model(model: ModelConfig, need: Callable[[bool, str, str], None]) -> 
 
 def _check_augment(augment: AugmentConfig, need: Callable[[bool, str, str], None]) -> None:
     need(augment.mixup + augment.cutmix <= 1, "augment.mixup",
-         f"with augment.cutmix {augment.cutmix} more than 1, but an image gets at most one of "
-         "them")  # fmt: skip
+         f"at most 1 together with augment.cutmix {augment.cutmix}: an image gets one of them at "
+         "most")  # fmt: skip
     for key in ("scale", "contrast", "saturation"):
         low, high = getattr(augment, key)
         need(0 < low <= high, f"augment.{key}", "two numbers, 0 < low <= high")
@@ -531,7 +533,8 @@ def _check_train(train: TrainConfig, need: Callable[[bool, str, str], None]) -> 
     need(train.precision != "fp16-pure" or train.optimizer == "sgd", "train.precision",
          "only with train.optimizer sgd: AdamW's second moment is 0 in half precision")  # fmt: skip
     for key in ("warmup_lr", "final_lr"):
-        need(0 <= getattr(train, key) <= train.lr, f"train.{key}", f"between 0 and lr {train.lr}")
+        fits = 0 <= getattr(train, key) <= train.lr
+        need(fits, f"train.{key}", f"between 0 and train.lr {train.lr}")
     milestones = train.milestones
     rising = all(a < b for a, b in itertools.pairwise((0, *milestones)))
     need(rising, "train.milestones", "rising epochs from 1 up")

@@ -1,10 +1,23 @@
 import copy
 import dataclasses
+import math
+import re
+import typing
 
 import pytest
 import yaml
 
-from lightdet_core.config import ConfigError, find_root, load_config, profiles, read_params, run_cli
+from lightdet_core.config import (
+    ABOVE_ZERO,
+    LIMITS,
+    SECTIONS,
+    ConfigError,
+    find_root,
+    load_config,
+    profiles,
+    read_params,
+    run_cli,
+)
 
 PARAMS = read_params()
 PROFILES = profiles(PARAMS)
@@ -169,6 +182,14 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.distill", {"temperature": 0.0}, r"distill\.temperature: 0\.0: above 0"),
         ("demo.distill", {"kd_temperature": 0.0}, r"kd_temperature: 0\.0: above 0"),
         ("demo.distill", {"vlr_gamma": 1.5}, r"vlr_gamma: 1\.5: between 0 and 1"),
+        ("demo.data.seed", -1, r"data\.seed: -1: at least 0"),
+        ("demo.augment", {"mixup": 0.5, "cutmix": 0.6}, r"mixup: 0\.5: at most 1 together with"),
+        ("demo.train.warmup_lr", 1.0, r"warmup_lr: 1\.0: between 0 and train\.lr 0\."),
+        ("demo.train.final_lr", -0.1, r"final_lr: -0\.1: between 0 and train\.lr 0\."),
+        ("demo.model", {"backbone": "lite9"}, r"backbone: 'lite9': choose one of lite0, lite1"),
+        ("demo.model", {"cell_scale": 0.0}, r"cell_scale: 0\.0: above 0"),
+        ("demo.train.milestones", [0, 2], r"milestones: \(0, 2\): rising epochs from 1 up"),
+        ("demo.train.lr", 10**400, r"train\.lr: 10+ is not of type float"),
     ],
 )
 def test_mistakes_are_named(path, value, message):
@@ -180,6 +201,34 @@ def test_mistakes_are_named(path, value, message):
     target[key] = value
     with pytest.raises(ConfigError, match=message):
         load_config("c0", "demo", params=params)
+
+
+def changed(key, value):
+    params = copy.deepcopy(PARAMS)
+    section, name = key.split(".")
+    params["demo"].setdefault(section, {})[name] = value
+    return load_config("c0", "demo", params=params)
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_numbers_beyond_their_limits_are_refused(key):
+    low, high = LIMITS[key]
+    section, name = key.split(".")
+    kind = typing.get_type_hints(SECTIONS[section])[name]
+    for value in [kind(end) for end in (low - 1, high + 1) if math.isfinite(end)]:
+        with pytest.raises(ConfigError, match=rf"{re.escape(key)}: {value}: (at least|between)"):
+            changed(key, value)
+
+
+def test_every_number_has_limits():
+    elsewhere = {"model.input_size", "train.warmup_lr", "train.final_lr"}  # in `_check_…`
+    numbers = {
+        f"{section}.{name}"
+        for section, cls in SECTIONS.items()
+        for name, kind in typing.get_type_hints(cls).items()
+        if kind in (int, float)
+    }
+    assert numbers == elsewhere | set(LIMITS) | set(ABOVE_ZERO)
 
 
 def test_unknown_names():

@@ -20,7 +20,7 @@ COMMANDS = {
     "make test": ".ci/run: make --no-print-directory test",
     "make site": ".ci/smoke: make site PROFILE=smoke",
     "make lab": ".ci/smoke: make lab",
-    "dvc exp run -S demo.train.epochs=3": ".ci/smoke: dvc exp run -S",
+    'git commit --all --message "my runs"': '.ci/smoke: commit --quiet --message "my runs"',
     "dvc exp run -S experiments.g5.distill.temperature=4 08_table2":
     ".ci/smoke: dvc exp run -S experiments.g5.distill.temperature=4 08_table2",
     "dvc metrics show": ".ci/smoke: dvc metrics show",
