@@ -95,7 +95,7 @@ class ModelConfig:
     stacked_convs: int = 3  # depthwise-separable convolutions per level of the head
     reg_max: int = 10  # largest distance in strides; R = reg_max + 1 bins
     cell_scale: float = 8.0  # side of the ATSS cell in strides (octave_base_scale)
-    pretrained: bool | str = False  # true: timm's tf_efficientnet_lite weights; or a local file
+    pretrained: bool | str = False  # true: ImageNet weights (imagenet.py); or a local file of them
     drop_path: float = 0.0  # stochastic depth of the backbone's residual blocks
     bn_momentum: float = 0.1  # of the backbone's running statistics; NanoDet: 0.01
 
@@ -512,8 +512,6 @@ def _check_values(config: Config) -> None:
 def _check_model(model: ModelConfig, need: Callable[[bool, str, str], None]) -> None:
     choices = BACKBONES + NARROW
     need(model.backbone in choices, "model.backbone", f"choose one of {', '.join(choices)}")
-    need(not model.pretrained or model.backbone in BACKBONES, "model.pretrained",
-         f"false, for there are no ImageNet weights of {model.backbone}")  # fmt: skip
     fits = model.input_size >= SMALLEST_INPUT and model.input_size % 16 == 0
     need(fits, "model.input_size", f"a multiple of 16 from {SMALLEST_INPUT} up")
     classes = model.num_classes

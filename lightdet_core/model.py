@@ -13,14 +13,15 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
-from lightdet_core.config import ROOT, Config, ModelConfig, UserError
+from lightdet_core.config import Config, ModelConfig
+from lightdet_core.imagenet import WeightsError, load_imagenet, read_safetensors
 
 
 class _FastMish(torch.autograd.Function):
@@ -65,10 +66,6 @@ LITE = {  # factors on channels and depth of EfficientNet-Lite0
 }
 BN_EPS = 1e-3  # of the backbone, as in NanoDet and in the TensorFlow weights
 QUALITY_CHANNELS = 64  # GFLv2's setting
-
-
-class WeightsError(UserError):
-    """A weights file that cannot be used; the message names the file and the reason."""
 
 
 class Backbone(nn.Module):
@@ -250,42 +247,10 @@ def build(config: Config) -> LightDet:
         raise ValueError("model.num_classes is null: set it, or pass a config with the data's own")
     model = LightDet(settings)
     if settings.pretrained:
-        _load_imagenet(model.backbone, settings.backbone, settings.pretrained)
+        net = model.backbone.net
+        found = load_imagenet(settings.backbone, settings.pretrained, net.state_dict())
+        net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
-
-
-def _load_imagenet(backbone: Backbone, name: str, source: bool | str) -> None:
-    """timm's tf_efficientnet_lite weights, downloaded (True) or from a .safetensors file."""
-    if source is True:
-        source = f"timm's tf_efficientnet_{name}"
-        try:
-            state = timm.create_model(f"tf_efficientnet_{name}", pretrained=True).state_dict()
-        except Exception as error:  # hub, network and file errors have no common class
-            raise WeightsError(
-                f"{source}: cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
-                "set model.pretrained to a local .safetensors file, or to false"
-            ) from error
-    else:
-        state = _read(ROOT / source)
-    wanted = backbone.net.state_dict()
-    missing = [key for key in wanted if key not in state and "num_batches" not in key]
-    wrong = [k for k, v in wanted.items() if k in state and state[k].shape != v.shape]
-    if missing or wrong:
-        raise WeightsError(
-            f"{source}: not weights of efficientnet_{name}: "
-            f"{len(missing)} tensors missing, {len(wrong)} of another shape "
-            f"(first: {(missing + wrong)[0]})"
-        )
-    backbone.net.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: not found; check the path") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from None
 
 
 def save_weights(
@@ -314,7 +279,7 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
             f"{path}: no trained run there; `dvc repro`, or python -m lightdet_core.train with its "
             "--experiment, --profile and --seed, makes it"
         )
-    state = _read(path)
+    state = read_safetensors(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     if "lightdet" not in metadata:

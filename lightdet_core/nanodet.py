@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import ncnn
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -180,6 +179,8 @@ def ncnn_forward(
 
     They give scores, of which the logits are taken again.
     """
+    import ncnn
+
     net = load_ncnn(param_path, bin_path, threads)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     names = [[f"{kind}_pred_stride_{s}" for s in STRIDES] for kind in ("cls", "dis")]

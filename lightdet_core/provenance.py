@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lightdet_core.config import ROOT, Config, train_command
+from lightdet_core.imagenet import imagenet_origin
 from lightdet_core.pack import Pack
 
 LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
@@ -34,12 +35,19 @@ def provenance(
             **{k: version(k) for k in LIBRARIES},
             "torch": str(torch.__version__),  # with the build: +cu130
         },
+        **_weights_from(config),
         "num_params": sum(p.numel() for p in model.parameters()),
         "input_size": config.model.input_size,
         "train_images": len(packs["train"].images),
         "val_images": len(packs["val"].images),
         "pack_hash": packs["train"].hash,
     }
+
+
+def _weights_from(config: Config) -> dict:
+    """Where the backbone's ImageNet weights come from; nothing for a run from scratch."""
+    source = config.model.pretrained
+    return {"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}
 
 
 def hardware(device: torch.device) -> str:

@@ -5,16 +5,20 @@
 Tensor legend: B images · S input size.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import ncnn
 import numpy as np
 import onnxruntime
 
 from lightdet_core.config import UserError
+
+if TYPE_CHECKING:
+    import ncnn  # elsewhere where it is used: a GPU machine need not have it
 
 KEY = "lightdet"  # of the description in ONNX's metadata, as in the weights file
 NEEDED = {"form", "input", "outputs", "quality", "categories", "config"}  # in a description
@@ -102,6 +106,8 @@ def load_ncnn(param: Path, values: Path, threads: int) -> ncnn.Net:
     Raises:
         NetworkFileError: ncnn cannot load them.
     """
+    import ncnn
+
     net = ncnn.Net()
     net.opt.num_threads = threads
     for option in ("packed", "storage", "arithmetic"):
@@ -139,6 +145,8 @@ def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat],
 
 def ncnn_pixels(canvas: np.ndarray) -> ncnn.Mat:
     """(S, S, 3) uint8 RGB -> float32 for a network; `ncnn.Mat(array)` would not copy it."""
+    import ncnn
+
     height, width = canvas.shape[:2]
     kind = ncnn.Mat.PixelType.PIXEL_RGB
     return ncnn.Mat.from_pixels(np.ascontiguousarray(canvas), kind, width, height)

@@ -156,11 +156,6 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.model.activation", "relu", r"activation: 'relu': choose one of relu6, leakyrelu"),
         ("demo.input_scale", "half", r"demo\.input_scale: 'half' is not a factor"),
         ("demo.evaluate.iou_threshold", 1.5, r"iou_threshold: 1\.5: between 0 and 1"),
-        (
-            "demo.model",
-            {"backbone": "lite1-e3", "pretrained": True},
-            r"pretrained: True: false, for",
-        ),
         ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, folder"),
         ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
         ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),

