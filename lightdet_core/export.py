@@ -33,7 +33,6 @@ import torch.nn.functional as F
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes, sparsity
 from lightdet_core.boxes import QUALITY_TOPK, Detections
@@ -41,7 +40,7 @@ from lightdet_core.config import Config, UserError, load_config, run_cli
 from lightdet_core.datasets import split_paths
 from lightdet_core.detect import Find, exported_find, refuse_run_folder
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.model import LightDet, load_weights
+from lightdet_core.model import LightDet, fold_batch_norm, load_weights
 from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
 from lightdet_core.pack import letterbox, open_pack, pack_paths
 from lightdet_core.runtime import KEY, first_line, open_exported, to_floats
@@ -76,23 +75,6 @@ class SigmoidMish(nn.Module):
         t = torch.sigmoid(-x)
         squared = t * t
         return x * ((1 - squared) / (1 + squared))
-
-
-def fold_batch_norm(model: nn.Module) -> None:
-    """Batch norms into the convolutions before them, in place; timm's keep their activation.
-
-    A row of weights is scaled as a whole, so that a 2:4 pattern along the input channels survives.
-    """
-    convolution = None
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            convolution = module
-        elif isinstance(module, nn.BatchNorm2d):
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, convolution.bias, module.running_mean, module.running_var,
-                module.eps, module.weight, module.bias,
-            )  # fmt: skip
-            model.set_submodule(name, getattr(module, "act", nn.Identity()))
 
 
 def largest(values: Tensor, k: int) -> list[Tensor]:

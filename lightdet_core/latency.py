@@ -3,10 +3,9 @@
     python -m lightdet_core.latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
-first; then in each of ROUNDS rounds every one has its turn, in an order that is drawn anew: two
-calls that do not count (none where one takes SLOW seconds), then its share of the measured ones. So
-a slow minute of the machine hits all of them alike, and ratios inside one group are what may be
-compared. Each is called for --seconds, but LEAST times at least: a row's `calls` says how often.
+first; then every one has its turn, again and again (`benchmark.interleaved`). So a slow minute of
+the machine hits all of them alike, and ratios inside one group are what may be compared. Each is
+called for --seconds, but some times at least: a row's `calls` says how often.
 `network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
 leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
 the canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours and
@@ -21,7 +20,6 @@ import argparse
 import copy
 import os
 import platform
-import random
 import shutil
 import tempfile
 import time
@@ -36,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from lightdet_core import comparators, export, runtime
+from lightdet_core.benchmark import cuda_graph, interleaved
 from lightdet_core.config import ROOT, UserError, load_config, run_cli
 from lightdet_core.detect import exported_find
 from lightdet_core.files import write_json
@@ -52,10 +51,7 @@ OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3
 COMPILED = ("g5",)  # most of a minute each
 QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
-ROUNDS = 6
-LEAST = 5  # calls of the slowest
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
-SLOW = 0.1  # seconds of a call that fills the caches by itself
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn")
 
@@ -167,24 +163,8 @@ def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
 def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
     """fp16 on the GPU, as one CUDA graph, so that no time goes into launching kernels."""
     model = copy.deepcopy(system.model).to("cuda", torch.float16, memory_format=torch.channels_last)
-    images = _tensor(np.zeros((system.size, system.size, 3), np.uint8)).to("cuda", torch.float16)
-    with torch.inference_mode():
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is loaded lazily must not be captured
-            for _ in range(3):
-                model(images)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = list(model(images))
-
-    def network(x: Tensor) -> list[Tensor]:
-        images.copy_(x)
-        graph.replay()
-        torch.cuda.synchronize()
-        return outputs
-
+    zeros = np.zeros((system.size, system.size, 3), np.uint8)
+    network = cuda_graph(model, _tensor(zeros).to("cuda", torch.float16))
     return Loaded(lambda canvas: _tensor(canvas).to("cuda", torch.float16), network)
 
 
@@ -262,38 +242,6 @@ RUNTIMES = [name for group in GROUPS for name in group]
 
 
 # ------------------------------------------------------------------------------------ measuring
-
-
-def interleaved(
-    calls: dict[object, Callable[[], object]], seconds: float, rounds: int = ROUNDS
-) -> dict[object, list[float]]:
-    """Seconds of each call, measured in turns.
-
-    Args:
-        calls: what to time, by name; each has run before.
-        seconds: for each of them; the slowest get LEAST calls, whatever these take.
-        rounds: turns that the calls of each are spread over.
-    """
-    times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
-    for name, call in calls.items():
-        took = _time(call)
-        warm[name] = took < SLOW
-        if warm[name]:
-            took = _time(call)
-        wanted[name] = max(LEAST, int(seconds / took))
-    for number in range(1, rounds + 1):
-        for name in draw.sample(list(calls), len(calls)):
-            due = wanted[name] * number // rounds - len(times[name])
-            for _ in range(2 if due and warm[name] else 0):
-                calls[name]()
-            times[name] += [_time(calls[name]) for _ in range(due)]
-    return times
-
-
-def _time(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def rows_of(times: dict[tuple, list[float]]) -> list[dict]:

@@ -398,6 +398,7 @@ def test_a_step_asks_for_no_value(precision):
             terms["loss"].item()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_whole_run_on_a_gpu(here):
     lines = []
@@ -405,6 +406,7 @@ def test_a_whole_run_on_a_gpu(here):
     assert any("GB of packed images" in line for line in lines)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_on_a_gpu_waits_for_nothing(here):
     device = torch.device("cuda")

@@ -1,0 +1,180 @@
+"""What `make gpu` takes to a GPU machine that has no network: pictures, weights, wheels.
+
+    python -m lightdet_core.gpu_bundle --out build/gpu
+
+Pictures are shrunk to the largest input and stored as WebP, boxes follow; the backbones' ImageNet
+weights travel in half precision. There, `bash build/gpu/run OUT` installs the wheels beside what
+the machine has and starts `lightdet_core.gpu`.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from lightdet_core import imagenet
+from lightdet_core.config import ROOT, Config, UserError, load_config, run_cli
+from lightdet_core.datasets import prepare, split_paths
+from lightdet_core.files import write_json, write_text
+from lightdet_core.imagenet import load_imagenet
+from lightdet_core.model import Backbone
+from lightdet_core.pack import Annotations, read_annotations, read_image
+from lightdet_core.provenance import git_state
+
+PROFILES = ("minicoco416", "bccd416")
+QUALITY = 45  # of WebP; tests/test_gpu_bundle.py: it costs no AP
+LIMIT = 60 * 2**20  # bytes
+WHEELS = ("pycocotools", "timm")  # what a machine with torch and its companions may lack
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+RUN = """\
+#!/usr/bin/env bash
+# bash build/gpu/run OUT [SECONDS]: every step of lightdet_core.gpu, results into the folder OUT.
+set -euo pipefail
+mkdir -p "$1" && out="$(cd "$1" && pwd)"
+here="$(cd "$(dirname "$0")" && pwd)" && cd "$here/../.."
+site="$(mktemp -d)"
+options="--quiet --no-index --no-deps --no-compile"
+python3 -m pip install $options --target "$site" "$here"/wheels/*.whl
+export PYTHONPATH="$site" PYTHONUNBUFFERED=1
+exec python3 -m lightdet_core.gpu --bundle "$here" --out "$out" --budget "${2:-560}"
+"""
+
+
+class BundleError(UserError):
+    """The folder cannot be made, or would be too large; the message says what to do."""
+
+
+def bundle(
+    out: Path,
+    profiles: tuple[str, ...] = PROFILES,
+    wheels: bool = True,
+    progress: Callable[[str], None] = print,
+) -> Path:
+    """The folder that travels; what was there before goes.
+
+    Args:
+        out: made anew.
+        profiles: of the data.
+        wheels: fetched from PyPI; without them the machine must have the packages.
+
+    Returns:
+        `out`, with manifest.json, imagenet/, wheels/, run and a folder per profile.
+
+    Raises:
+        BundleError: no wheels to be had, or more than LIMIT bytes.
+        DataError: the data of a profile cannot be had.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    manifest = {**git_state(), "quality": QUALITY, "data": {}}
+    for profile in profiles:
+        config = load_config("g3", profile)
+        prepare(config, progress)
+        manifest["data"][profile] = {
+            split: pack_split(config, split, out / profile, progress) for split in ("train", "val")
+        }
+    for backbone in imagenet.FILES:
+        net = Backbone(backbone, "relu6").net
+        state = load_imagenet(backbone, True, net.state_dict())
+        halves = {k: (v.half() if v.is_floating_point() else v) for k, v in state.items()}
+        halves = {k: v.contiguous() for k, v in halves.items()}  # TensorFlow's order of axes
+        (out / "imagenet").mkdir(exist_ok=True)
+        save_file(halves, out / "imagenet" / f"{backbone}.safetensors")
+    if wheels:
+        fetch_wheels(out / "wheels")
+    write_text(out / "run", RUN)
+    write_json(out / "manifest.json", manifest, indent=1)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    progress(f"{out}: {size / 2**20:.1f} MiB")
+    if size > LIMIT:
+        raise BundleError(
+            f"{out}: {size / 2**20:.1f} MiB, {LIMIT / 2**20:.0f} MiB are the limit; lower QUALITY "
+            "in gpu_bundle.py, or take fewer images"
+        )
+    return out
+
+
+def pack_split(config: Config, split: str, out: Path, progress: Callable[[str], None]) -> dict:
+    """The pictures of a split as WebP, long side at most `pack_size`, and their COCO file.
+
+    Returns:
+        How many images and boxes.
+    """
+    annotations, folder = split_paths(config, split)
+    truth = read_annotations(annotations, config.data.skip_broken)
+    target = out / "images" / split
+    target.mkdir(parents=True)
+
+    def work(row: int) -> tuple[int, int]:
+        width, height = truth.sizes[row].tolist()
+        image = Image.fromarray(read_image(folder / truth.file_names[row], width, height))
+        scale = min(1, config.data.pack_size / max(width, height))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        name = f"{truth.image_ids[row]}.webp"
+        image.resize(size, Image.Resampling.BILINEAR).save(target / name, quality=QUALITY, method=4)
+        return size
+
+    with ThreadPoolExecutor() as pool:  # coding and resizing release the GIL
+        sizes = np.array(list(pool.map(work, range(len(truth.sizes)))))
+    write_json(out / "annotations" / f"{split}.json", _shrunk(truth, sizes))
+    progress(f"{config.profile} {split}: {len(sizes)} images")
+    return {"images": len(sizes), "boxes": len(truth.boxes)}
+
+
+def _shrunk(truth: Annotations, sizes: np.ndarray) -> dict:
+    """A COCO dict of the shrunken pictures, sizes (N, 2); a box's area is its own."""
+    rows = np.repeat(np.arange(len(sizes)), truth.counts)
+    scale = np.tile(sizes / truth.sizes, 2)[rows]
+    corners = (truth.boxes * scale).round(3)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).round(3)
+    annotations = [
+        {
+            "id": number,
+            "image_id": int(truth.image_ids[row]),
+            "category_id": truth.categories[label]["id"],
+            "bbox": box,
+            "area": round(box[2] * box[3], 2),
+            "iscrowd": int(crowd),
+        }
+        for number, (row, label, box, crowd) in enumerate(
+            zip(rows, truth.labels, xywh.tolist(), truth.crowd, strict=True), start=1
+        )
+    ]
+    images = [
+        {"id": int(i), "file_name": f"{i}.webp", "width": int(w), "height": int(h)}
+        for i, (w, h) in zip(truth.image_ids, sizes, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": truth.categories}
+
+
+def fetch_wheels(folder: Path) -> None:
+    """The locked versions of WHEELS for Python 3.12 on Linux, x86-64."""
+    lines = (ROOT / "requirements.txt").read_text().split()
+    pinned = [line for line in lines if line.partition("==")[0] in WHEELS]
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    options = ["--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--dest", folder]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *options, *platforms, *pinned]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:]
+        raise BundleError(f"{folder}: no wheels of {', '.join(pinned)}: {' '.join(reason)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Prepare the folder for a GPU machine.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
+    out = bundle(parser.parse_args().out, progress=partial(print, flush=True))
+    print(f"take it there with the checkout, then: bash {out.relative_to(ROOT)}/run OUT")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    run_cli(main)
