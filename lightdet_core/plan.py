@@ -136,7 +136,7 @@ def data_counts(config: Config) -> tuple[int, int, int]:
     """
     data, classes = config.data, config.model.num_classes
     if data.source == "coco":
-        return COCO_IMAGES["train"], COCO_IMAGES["val"], COCO_CLASSES
+        return COCO_IMAGES["train"], COCO_IMAGES["val"], len(data.classes) or COCO_CLASSES
     paths = [pack_paths(config, split, config.model.input_size) for split in ("train", "val")]
     if all(path.is_dir() for path in paths):
         train, val = (open_pack(path) for path in paths)
@@ -145,7 +145,7 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         return data.num_train, data.num_val, classes
     if data.source == "folder":
         paths = (split_paths(config, split)[0] for split in ("train", "val"))
-        train, val = (read_annotations(path, skip_broken=True) for path in paths)
+        train, val = (read_annotations(path, True, data.classes) for path in paths)
         return len(train.image_ids), len(val.image_ids), len(train.categories)
     raise DataError(
         f"{config.profile}: how many images there are is known once they are packed; run "

@@ -250,7 +250,9 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     folder, first = runs / config.run_name, processes.rank() == 0
     packs = {
         split: open_pack(
-            pack_paths(config, split, config.model.input_size), split_paths(config, split)[0]
+            pack_paths(config, split, config.model.input_size),
+            split_paths(config, split)[0],
+            config.data.classes,
         )
         for split in ("train", "val")
     }

@@ -125,6 +125,14 @@ def test_hash_covers_settings_and_not_the_seed():
     assert load_config("g1", "demo", seed=5).run_name == "g1-s5"
     rhythm = dataclasses.replace(config.train, checkpoint_steps=7, log_steps=7)
     assert dataclasses.replace(config, train=rhythm).hash == config.hash
+    some = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=("car",)))
+    assert some.settings["data"]["classes"] == ("car",) and some.hash != config.hash
+
+
+def test_a_new_setting_leaves_older_runs_comparable():
+    """Where it is not used: the committed results of the demo were made before `data.classes`."""
+    settings = yaml.safe_load((find_root() / "results/demo/runs/g3-s0.json").read_text())
+    assert load_config("g3", "demo").hash == settings["config_hash"] == "3fd499370198"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +190,13 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.distill", {"temperature": 0.0}, r"distill\.temperature: 0\.0: above 0"),
         ("demo.distill", {"kd_temperature": 0.0}, r"kd_temperature: 0\.0: above 0"),
         ("demo.distill", {"vlr_gamma": 1.5}, r"vlr_gamma: 1\.5: between 0 and 1"),
+        ("demo.data.classes", "car", r"demo\.data\.classes: 'car' is not of type tuple"),
+        (
+            "demo.data.classes",
+            ["car", "car"],
+            r"data\.classes: \('car', 'car'\): names of classes,",
+        ),
+        ("demo.data.classes", ["car", " "], r"data\.classes: \('car', ' '\): .* or \[\] for all"),
         ("demo.data.seed", -1, r"data\.seed: -1: at least 0"),
         ("demo.augment", {"mixup": 0.5, "cutmix": 0.6}, r"mixup: 0\.5: at most 1 together with"),
         ("demo.train.warmup_lr", 1.0, r"warmup_lr: 1\.0: between 0 and train\.lr 0\."),

@@ -207,6 +207,12 @@ def test_plan_counts_a_folder_of_ones_own_before_it_is_packed(tmp_path):
     paths = {f"{split}_annotations": str(tmp_path / f"{split}.json") for split in ("train", "val")}
     data = dataclasses.replace(settings.data, images=str(tmp_path), **paths)
     assert plan.data_counts(dataclasses.replace(settings, data=data)) == (3, 1, 1)
+    some = dataclasses.replace(data, classes=("dog",))
+    with pytest.raises(DataError, match=r"train\.json: data\.classes: dog"):
+        plan.data_counts(dataclasses.replace(settings, data=some))
+    coco = load_config("c0", "coco")
+    data = dataclasses.replace(coco.data, classes=("dog",))
+    assert plan.data_counts(dataclasses.replace(coco, data=data)) == (118_287, 5_000, 1)
 
 
 def test_plan_counts_what_is_packed(tmp_path, monkeypatch):
