@@ -70,7 +70,7 @@ ROOT = find_root()
 @dataclass(frozen=True)
 class DataConfig:
     # generated, downloaded, or a folder in COCO format
-    source: Literal["demo", "bccd", "coco", "folder"] = "folder"
+    source: Literal["demo", "bccd", "coco", "minicoco", "folder"] = "folder"
     images: str = ""  # folder of the images; `{split}` in it stands for train or val
     train_annotations: str = ""  # COCO json, relative to the repository root or absolute
     val_annotations: str = ""  # the same for the images that are evaluated
@@ -301,7 +301,7 @@ def load_config(
 
     Args:
         experiment: a key of `experiments` in params.yaml.
-        profile: demo, bccd, custom or coco; None takes params.yaml's `profile`.
+        profile: such as demo or coco; None takes params.yaml's `profile`.
         seed: of initialisation, sampling and augmentation.
         params: another params file, or its contents; None reads the repository's.
 

@@ -648,7 +648,7 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
-    parser.add_argument("--profile", required=True, help="demo, bccd, custom, coco or smoke")
+    parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
     profile = parser.parse_args(arguments).profile
     path = prepare_packs([load_config(run, profile) for run in all_runs(read_params())])
     print(f"wrote {path.relative_to(ROOT)}")

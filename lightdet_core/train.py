@@ -706,7 +706,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and evaluate one experiment.")
     parser.add_argument("--experiment", required=True, help=f"of params.yaml: {experiments}")
     parser.add_argument(
-        "--profile", help="demo, bccd, custom, coco or smoke (default: params.yaml's)"
+        "--profile", help="of params.yaml, such as demo (default: the one that it names)"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

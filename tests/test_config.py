@@ -12,6 +12,7 @@ from lightdet_core.config import (
     LIMITS,
     SECTIONS,
     ConfigError,
+    all_runs,
     find_root,
     load_config,
     profiles,
@@ -104,6 +105,20 @@ def test_profile_scales_input_and_cells():
         assert model.cell_scale == pytest.approx(8 * g2 / 416)
 
 
+def test_profiles_for_a_gpu():
+    """All rows of Table 2 in fp16 at the paper's input sizes, and the ladder as elsewhere."""
+    for profile, epochs in (("minicoco416", 15), ("bccd416", 60)):
+        for run in all_runs(PARAMS):
+            config = load_config(run, profile)
+            train, model = config.train, config.model
+            assert (train.precision, train.batch_size, train.epochs) == ("fp16", 32, epochs)
+            assert model.pretrained is True and config.data.classes == ()
+            assert model.input_size == (320 if run == "g1" else 416) and model.cell_scale in (5, 8)
+        mosaic = load_config("+mosaic", profile)
+        assert mosaic.augment.mosaic_off_epochs < epochs  # or there was none
+    assert len(load_config("g3", "minicoco").data.classes) == 9
+
+
 def test_later_layers_win_key_by_key():
     params = {
         "profile": "p",
@@ -169,7 +184,7 @@ def test_a_new_setting_leaves_older_runs_comparable():
             {"backbone": "lite1-e3", "pretrained": True},
             r"pretrained: True: false, for",
         ),
-        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, folder"),
+        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, min"),
         ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
         ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),
         ("demo.experiments", [1], r"demo\.experiments: \[1\], but keys"),
