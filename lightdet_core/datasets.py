@@ -463,7 +463,7 @@ def minicoco_ids() -> dict[str, list[int]]:
 def _make_minicoco(config: object, folder: Path, progress: Callable[[str], None]) -> None:
     """Writes both splits, out of the annotations of val2017; a copy of them is only checked.
 
-    The images are in the order of their ids, so that either way they have the same places.
+    They are written in the order of their ids, whatever that of the official file is.
     """
     copy, splits = os.environ.get("LIGHTDET_MINICOCO"), {}
     for split, listed in minicoco_ids().items():
