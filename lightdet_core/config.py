@@ -70,7 +70,7 @@ ROOT = find_root()
 @dataclass(frozen=True)
 class DataConfig:
     # generated, downloaded, or a folder in COCO format
-    source: Literal["demo", "bccd", "coco", "minicoco", "folder"] = "folder"
+    source: Literal["demo", "bccd", "coco", "folder", "minicoco"] = "folder"
     images: str = ""  # folder of the images; `{split}` in it stands for train or val
     train_annotations: str = ""  # COCO json, relative to the repository root or absolute
     val_annotations: str = ""  # the same for the images that are evaluated

@@ -184,7 +184,7 @@ def test_a_new_setting_leaves_older_runs_comparable():
             {"backbone": "lite1-e3", "pretrained": True},
             r"pretrained: True: false, for",
         ),
-        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, min"),
+        ("demo.data.source", "voc", r"data\.source: 'voc': choose one of demo, bccd, coco, folder"),
         ("demo.model.num_classes", 0, r"num_classes: 0: at least 1, or null"),
         ("demo.train", 5, r"demo\.train: 5, but keys with values are needed"),
         ("demo.experiments", [1], r"demo\.experiments: \[1\], but keys"),
