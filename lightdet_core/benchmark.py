@@ -259,7 +259,8 @@ def step_times(config: Config, device: torch.device, steps: int) -> dict[str, li
     part waits for the one before, so that their sum is more than a step takes.
     """
     annotations, _ = split_paths(config, "train")
-    pack = open_pack(pack_paths(config, "train", config.model.input_size), annotations)
+    path, classes = pack_paths(config, "train", config.model.input_size), config.data.classes
+    pack = open_pack(path, annotations, classes)
     config, (pack, _) = train.with_classes(config, pack), on_device(pack, device)
     state, times = untrained(config, device), defaultdict(list)
     part = partial(timed, times, device)
@@ -279,9 +280,10 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     on a GPU with idle cores beside it they would hide that time.
     """
     annotations, folder = split_paths(config, "train")
-    pack = open_pack(pack_paths(config, "train", config.model.input_size), annotations)
+    path, classes = pack_paths(config, "train", config.model.input_size), config.data.classes
+    pack = open_pack(path, annotations, classes)
     config, (pack, _) = train.with_classes(config, pack), on_device(pack, device)
-    truth = read_annotations(annotations, config.data.skip_broken)
+    truth = read_annotations(annotations, config.data.skip_broken, classes)
 
     def ours(step: int) -> Batch:
         return training_batch(pack, config, config.seed, step, device)

@@ -70,7 +70,7 @@ ROOT = find_root()
 @dataclass(frozen=True)
 class DataConfig:
     # generated, downloaded, or a folder in COCO format
-    source: Literal["demo", "bccd", "coco", "folder"] = "folder"
+    source: Literal["demo", "bccd", "coco", "folder", "minicoco"] = "folder"
     images: str = ""  # folder of the images; `{split}` in it stands for train or val
     train_annotations: str = ""  # COCO json, relative to the repository root or absolute
     val_annotations: str = ""  # the same for the images that are evaluated
@@ -81,6 +81,7 @@ class DataConfig:
     image_height: int = 240  # demo: pixels
     pack_size: int = 640  # px; images are packed once at this size, augmentation resamples from it
     skip_broken: bool = False  # drop broken images and annotations with a count, not an error
+    classes: tuple[str, ...] = ()  # names of those that are kept; none = all of the annotations
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,11 @@ class Config:
         """Every setting as a nested dict, but for those that change no weights.
 
         They are how often a run is logged, saved, evaluated, batch norm over all processes, with
-        which their number does not matter, and a network that is not compiled.
+        which their number does not matter, a network that is not compiled, and all classes.
         """
         settings = dataclasses.asdict(self)
+        if not self.data.classes:
+            settings["data"].pop("classes")
         for key in ("checkpoint_steps", "log_steps", "evaluate_epochs"):
             settings["train"].pop(key)
         if self.train.sync_bn:
@@ -298,7 +301,7 @@ def load_config(
 
     Args:
         experiment: a key of `experiments` in params.yaml.
-        profile: demo, bccd, custom or coco; None takes params.yaml's `profile`.
+        profile: such as demo or coco; None takes params.yaml's `profile`.
         seed: of initialisation, sampling and augmentation.
         params: another params file, or its contents; None reads the repository's.
 
@@ -493,6 +496,9 @@ def _check_values(config: Config) -> None:
         need(low <= value_of(key) <= high, key, remedy)
     for key in ABOVE_ZERO:
         need(value_of(key) > 0, key, "above 0")
+    classes = config.data.classes
+    need(all(map(str.strip, classes)) and len(set(classes)) == len(classes), "data.classes",
+         "names of classes, each of them once, or [] for all")  # fmt: skip
     _check_model(config.model, need)
     _check_augment(config.augment, need)
     _check_train(config.train, need)

@@ -294,7 +294,9 @@ def usable(coco: dict, categories: list[dict]) -> tuple[list[dict], list[dict], 
     return images, annotations, problems
 
 
-def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
+def read_annotations(
+    path: Path, skip_broken: bool = False, classes: tuple[str, ...] = ()
+) -> Annotations:
     """Reads and checks a COCO annotation file.
 
     Boxes wholly outside of their image or less than 1 px wide or high (also after clipping)
@@ -303,6 +305,9 @@ def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
 
     Args:
         skip_broken: drop broken images and annotations, counted in `drops`, instead of raising.
+        classes: names of the categories to keep, none for all. The other boxes are left out,
+            counted in `drops` as are the images that thereby lose all of theirs: these stay, to
+            teach what background is.
 
     Raises:
         DataError: lists everything that is wrong.
@@ -321,9 +326,11 @@ def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
     images, kept, found = usable(coco, categories)
     problems += found
     _complain(path, [] if skip_broken and images else problems)
+    drops = Counter(kind for kind, _ in problems)
+    if classes:
+        categories, kept = _chosen(path, classes, categories, kept, drops)
     row = {image["id"]: i for i, image in enumerate(images)}
     label = {category["id"]: i for i, category in enumerate(categories)}
-    drops = Counter(kind for kind, _ in problems)
     sizes = np.array([(i["width"], i["height"]) for i in images], np.int64)
     rows = np.array([row[a["image_id"]] for a in kept], np.int64)
     labels = np.array([label[a["category_id"]] for a in kept], np.int64)
@@ -343,6 +350,25 @@ def read_annotations(path: Path, skip_broken: bool = False) -> Annotations:
         categories,
         dict(drops),
     )
+
+
+def _chosen(
+    path: Path, classes: tuple[str, ...], categories: list[dict], boxes: list[dict], drops: Counter
+) -> tuple[list[dict], list[dict]]:
+    """The categories with these names and the annotations of them; `drops` counts the rest."""
+    names = [category["name"] for category in categories]
+    if unknown := [name for name in classes if name not in names]:
+        raise DataError(
+            f"{path}: data.classes: {', '.join(unknown)}: not in it; its classes are "
+            f"{', '.join(names)}"
+        )
+    categories = [category for category in categories if category["name"] in classes]
+    known = {category["id"] for category in categories}
+    own = [box for box in boxes if box["category_id"] in known]
+    before, after = ({box["image_id"] for box in some} for some in (boxes, own))
+    drops["boxes of other classes left out"] = len(boxes) - len(own)
+    drops["images left without objects"] = len(before) - len(after)
+    return categories, own
 
 
 def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, np.ndarray]:
@@ -375,6 +401,7 @@ def build(
     size: int,
     skip_broken: bool = False,
     progress: Callable[[str], None] = print,
+    classes: tuple[str, ...] = (),
 ) -> Pack:
     """Packs a split into the folder `out`; an intact pack with the same settings is reused.
 
@@ -383,13 +410,14 @@ def build(
 
     Args:
         size: side of the square canvas in pixels.
+        skip_broken, classes: see `read_annotations`.
 
     Raises:
         DataError: everything wrong with the annotations, or all missing and broken images.
         OSError: not enough space.
     """
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
-    settings["skip_broken"] = skip_broken
+    settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
@@ -406,7 +434,7 @@ def build(
                 return pack
         except (DataError, FileNotFoundError):
             pass  # nothing usable there: build it
-        truth = read_annotations(annotations, skip_broken)
+        truth = read_annotations(annotations, skip_broken, classes)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(truth, images, temporary, settings, progress)
@@ -532,24 +560,30 @@ def _read_meta(path: Path) -> dict:
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
     keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
-    if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
+    if isinstance(meta, dict):
+        meta.setdefault("classes", [])  # older packs hold all
+    if not isinstance(meta, dict) or set(meta) != {*keys, "classes"} or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
     return meta
 
 
-def open_pack(path: Path, annotations: Path | None = None) -> Pack:
+def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, ...] = ()) -> Pack:
     """Maps a pack into memory.
 
     Args:
         annotations: the file that it must have been made from; None does not ask.
+        classes: and with which choice of its classes.
 
     Raises:
         FileNotFoundError: no pack, or a part of it is missing.
-        DataError: damaged, or made from other annotations.
+        DataError: damaged, or made from other annotations or classes.
     """
     path, meta, arrays = Path(path), _read_meta(Path(path)), {}
     if annotations is not None and file_hash(annotations) != meta["sha256"]:
         raise DataError(f"{path}: made from other annotations than {annotations}; {REPACK}")
+    if annotations is not None and sorted(classes) != meta["classes"]:
+        made, wanted = (", ".join(x) or "all" for x in (meta["classes"], sorted(classes)))
+        raise DataError(f"{path}: made with the classes {made}, not {wanted}; {REPACK}")
     for name in ARRAYS:
         file = path / f"{name}.npy"
         try:
@@ -592,7 +626,8 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
         wanted[pack_paths(config, "val", size)] = ("val", size)
     for path, (split, size) in wanted.items():
         annotations, images = split_paths(config, split)
-        pack = build(annotations, images, path, size, config.data.skip_broken, progress)
+        data = config.data
+        pack = build(annotations, images, path, size, data.skip_broken, progress, data.classes)
         categories = categories or pack.categories
         if pack.categories != categories:
             raise DataError(f"{annotations}: its categories differ from those of the train split")
@@ -613,7 +648,7 @@ def prepare_packs(configs: list, progress: Callable[[str], None] = print) -> Pat
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
-    parser.add_argument("--profile", required=True, help="demo, bccd, custom, coco or smoke")
+    parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
     profile = parser.parse_args(arguments).profile
     path = prepare_packs([load_config(run, profile) for run in all_runs(read_params())])
     print(f"wrote {path.relative_to(ROOT)}")

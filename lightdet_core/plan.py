@@ -7,7 +7,6 @@ It takes some steps with made-up images, so that it can be asked before anything
 
 import argparse
 import dataclasses
-import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterable
@@ -29,7 +28,13 @@ from lightdet_core.config import (
     read_params,
     run_cli,
 )
-from lightdet_core.datasets import COCO_FILES, COCO_IMAGES, DataError, split_paths
+from lightdet_core.datasets import (
+    COCO_IMAGES,
+    DataError,
+    coco_files,
+    minicoco_ids,
+    split_paths,
+)
 from lightdet_core.model import LightDet
 from lightdet_core.pack import open_pack, pack_paths, read_annotations
 from lightdet_core.precision import cpu_computes_in, exact
@@ -135,8 +140,10 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         DataError: neither packs nor a number in params.yaml, or unreadable annotations.
     """
     data, classes = config.data, config.model.num_classes
-    if data.source == "coco":
-        return COCO_IMAGES["train"], COCO_IMAGES["val"], COCO_CLASSES
+    if data.source in ("coco", "minicoco"):
+        listed = {split: len(ids) for split, ids in minicoco_ids().items()}
+        images = listed if data.source == "minicoco" else COCO_IMAGES
+        return images["train"], images["val"], len(data.classes) or COCO_CLASSES
     paths = [pack_paths(config, split, config.model.input_size) for split in ("train", "val")]
     if all(path.is_dir() for path in paths):
         train, val = (open_pack(path) for path in paths)
@@ -145,7 +152,7 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         return data.num_train, data.num_val, classes
     if data.source == "folder":
         paths = (split_paths(config, split)[0] for split in ("train", "val"))
-        train, val = (read_annotations(path, skip_broken=True) for path in paths)
+        train, val = (read_annotations(path, True, data.classes) for path in paths)
         return len(train.image_ids), len(val.image_ids), len(train.categories)
     raise DataError(
         f"{config.profile}: how many images there are is known once they are packed; run "
@@ -172,15 +179,15 @@ def pack_bytes(configs: list[Config], num_train: int, num_val: int) -> tuple[int
 
 def disk_line(configs: list[Config], packs: int) -> str:
     """What the data of a profile take on disk, `packs` bytes of them packed, and what is free."""
-    text, needed, parts = f"{packs / 1e9:.1f} GB of packs", packs, ["packs"]
-    if configs[0].data.source == "coco" and not os.environ.get("LIGHTDET_COCO"):
-        loaded, unpacked = (sum(about[i] for about in COCO_FILES.values()) for i in (1, 3))
+    text, needed, archives = f"{packs / 1e9:.1f} GB of packs", packs, coco_files(configs[0])
+    if archives:
+        loaded, unpacked = (sum(about[i] for about in archives.values()) for i in (1, 3))
         text = (
             f"{loaded / 1e9:.1f} GB to download, {unpacked / 1e9:.1f} GB when unpacked, and {text}"
         )
-        needed, parts = needed + unpacked, [*parts, *COCO_FILES]
-    data = ROOT / "data" / configs[0].profile
-    files = [path for part in parts for path in (data / part).rglob("*") if path.is_file()]
+        needed += unpacked
+    folders = [ROOT / "data" / configs[0].profile / "packs", *archives]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     there = sum(path.stat().st_size for path in files)  # it takes no more
     free = shutil.disk_usage(ROOT).free
     verdict = ", which is too little" if needed - there > free else ""

@@ -250,7 +250,9 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     folder, first = runs / config.run_name, processes.rank() == 0
     packs = {
         split: open_pack(
-            pack_paths(config, split, config.model.input_size), split_paths(config, split)[0]
+            pack_paths(config, split, config.model.input_size),
+            split_paths(config, split)[0],
+            config.data.classes,
         )
         for split in ("train", "val")
     }
@@ -704,7 +706,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and evaluate one experiment.")
     parser.add_argument("--experiment", required=True, help=f"of params.yaml: {experiments}")
     parser.add_argument(
-        "--profile", help="demo, bccd, custom, coco or smoke (default: params.yaml's)"
+        "--profile", help="of params.yaml, such as demo (default: the one that it names)"
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -12,6 +12,7 @@ from lightdet_core.config import (
     LIMITS,
     SECTIONS,
     ConfigError,
+    all_runs,
     find_root,
     load_config,
     profiles,
@@ -104,6 +105,20 @@ def test_profile_scales_input_and_cells():
         assert model.cell_scale == pytest.approx(8 * g2 / 416)
 
 
+def test_profiles_for_a_gpu():
+    """All rows of Table 2 in fp16 at the paper's input sizes, and the ladder as elsewhere."""
+    for profile, epochs in (("minicoco416", 15), ("bccd416", 60)):
+        for run in all_runs(PARAMS):
+            config = load_config(run, profile)
+            train, model = config.train, config.model
+            assert (train.precision, train.batch_size, train.epochs) == ("fp16", 32, epochs)
+            assert model.pretrained is True and config.data.classes == ()
+            assert model.input_size == (320 if run == "g1" else 416) and model.cell_scale in (5, 8)
+        mosaic = load_config("+mosaic", profile)
+        assert mosaic.augment.mosaic_off_epochs < epochs  # or there was none
+    assert len(load_config("g3", "minicoco").data.classes) == 9
+
+
 def test_later_layers_win_key_by_key():
     params = {
         "profile": "p",
@@ -125,6 +140,14 @@ def test_hash_covers_settings_and_not_the_seed():
     assert load_config("g1", "demo", seed=5).run_name == "g1-s5"
     rhythm = dataclasses.replace(config.train, checkpoint_steps=7, log_steps=7)
     assert dataclasses.replace(config, train=rhythm).hash == config.hash
+    some = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=("car",)))
+    assert some.settings["data"]["classes"] == ("car",) and some.hash != config.hash
+
+
+def test_a_new_setting_leaves_older_runs_comparable():
+    """Where it is not used: the committed results of the demo were made before `data.classes`."""
+    settings = yaml.safe_load((find_root() / "results/demo/runs/g3-s0.json").read_text())
+    assert load_config("g3", "demo").hash == settings["config_hash"] == "3fd499370198"
 
 
 @pytest.mark.parametrize(
@@ -177,6 +200,13 @@ def test_hash_covers_settings_and_not_the_seed():
         ("demo.distill", {"temperature": 0.0}, r"distill\.temperature: 0\.0: above 0"),
         ("demo.distill", {"kd_temperature": 0.0}, r"kd_temperature: 0\.0: above 0"),
         ("demo.distill", {"vlr_gamma": 1.5}, r"vlr_gamma: 1\.5: between 0 and 1"),
+        ("demo.data.classes", "car", r"demo\.data\.classes: 'car' is not of type tuple"),
+        (
+            "demo.data.classes",
+            ["car", "car"],
+            r"data\.classes: \('car', 'car'\): names of classes,",
+        ),
+        ("demo.data.classes", ["car", " "], r"data\.classes: \('car', ' '\): .* or \[\] for all"),
         ("demo.data.seed", -1, r"data\.seed: -1: at least 0"),
         ("demo.augment", {"mixup": 0.5, "cutmix": 0.6}, r"mixup: 0\.5: at most 1 together with"),
         ("demo.train.warmup_lr", 1.0, r"warmup_lr: 1\.0: between 0 and train\.lr 0\."),

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from lightdet_core import datasets, scenes
-from lightdet_core.config import UserError
+from lightdet_core.config import UserError, load_config
 from lightdet_core.datasets import DataError, prepare, split_paths
+from lightdet_core.pack import read_annotations
 
 
 def silent(line: str) -> None:
@@ -35,7 +36,7 @@ def make_config(source: str, profile: str = "p", **data: object) -> SimpleNamesp
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "ROOT", tmp_path)
-    for name in ("LIGHTDET_BCCD", "LIGHTDET_COCO"):
+    for name in ("LIGHTDET_BCCD", "LIGHTDET_COCO", "LIGHTDET_MINICOCO"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -270,7 +271,9 @@ def test_bccd_download(root, monkeypatch, server):
     assert not list((root / "data").rglob("README.md"))
     monkeypatch.setattr(datasets, "BCCD_URL", f"{server}/gone.zip")
     prepare(config, silent)  # intact: not downloaded again
-    (root / "data/p/raw/BCCD/JPEGImages/BloodImage_00001.jpg").unlink()
+    prepare(make_config("bccd", profile="q"), silent)  # nor for another profile
+    check_converted(make_config("bccd", profile="q"))
+    (root / "data/bccd/raw/BCCD/JPEGImages/BloodImage_00001.jpg").unlink()
     with pytest.raises(DataError, match=r"gone.zip: download failed: .*404.*LIGHTDET_BCCD"):
         prepare(config, silent)
 
@@ -329,15 +332,25 @@ def test_bccd_listed_but_missing(root):
 @pytest.fixture
 def coco(root, monkeypatch, server):
     """COCO in small on a web server; gives the archives' names and contents."""
+    return put_coco(root, monkeypatch, server, [1])
+
+
+def put_coco(root: Path, monkeypatch, server: str, val: list[int]) -> dict:
+    """Its archives with image 1 to train on and the images `val`, each with a box of its width."""
     picture = io.BytesIO()
     Image.new("RGB", (40, 30)).save(picture, "JPEG")
     files = {"annotations": {}}
-    for split in ("val2017", "train2017"):
-        image = {"id": 1, "file_name": "000000000001.jpg", "width": 40, "height": 30}
-        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20], "iscrowd": 0}
-        labels = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
+    for split, ids in (("val2017", val), ("train2017", [1])):
+        names = [f"{i:012d}.jpg" for i in ids]
+        size = {"width": 40, "height": 30}
+        box = {"category_id": 1, "iscrowd": 0, "segmentation": []}
+        labels = {
+            "images": [{"id": i, "file_name": n, **size} for i, n in zip(ids, names, strict=True)],
+            "annotations": [{"id": i, "image_id": i, "bbox": [1, 2, i, 20], **box} for i in ids],
+            "categories": [{"id": 1, "name": "a"}],
+        }
         files["annotations"][f"annotations/instances_{split}.json"] = json.dumps(labels).encode()
-        files[split] = {f"{split}/000000000001.jpg": picture.getvalue()}
+        files[split] = {f"{split}/{name}": picture.getvalue() for name in names}
     table = {}
     for name, content in files.items():
         buffer = io.BytesIO()
@@ -402,6 +415,161 @@ def test_coco_in_a_folder_of_ones_own(root, coco, monkeypatch):
     with pytest.raises(DataError, match=wanted):
         prepare(make_config("coco", profile="q"), silent)
     assert tree(root / "data") == {}  # the manifest of the copy that is gone
+
+
+# ------------------------------------------------------------------------------------ minicoco
+
+
+@pytest.fixture
+def minicoco(root, monkeypatch, server):
+    """COCO without train2017, of whose four images of val2017 two are to train on, one is val."""
+    table = put_coco(root, monkeypatch, server, [7, 5, 3, 9])
+    (root / "web/train2017.zip").unlink()
+    put_ids(root, monkeypatch, {"train": [3, 7], "val": [9]})
+    return table
+
+
+def put_ids(root: Path, monkeypatch, ids: dict[str, list[int]]) -> None:
+    (root / "ids.json").write_text(json.dumps(ids))
+    monkeypatch.setattr(datasets, "MINICOCO_IDS", root / "ids.json")
+
+
+def check_minicoco(profile: str) -> None:
+    for split, ids in {"train": [3, 7], "val": [9]}.items():
+        annotations, images = split_paths(make_config("minicoco", profile), split)
+        assert annotations == datasets.ROOT / f"data/{profile}/annotations/{split}.json"
+        coco = json.loads(annotations.read_text())
+        assert [i["id"] for i in coco["images"]] == ids  # in this order
+        assert all((images / i["file_name"]).is_file() for i in coco["images"])
+        assert {a["image_id"]: a["bbox"] for a in coco["annotations"]} == {
+            i: [1, 2, i, 20] for i in ids
+        }
+        assert coco["categories"] == [{"id": 1, "name": "a"}]
+
+
+def test_minicoco_download(root, minicoco, monkeypatch):
+    """Two archives, once for all profiles that have this source."""
+    lines = []
+    manifest = json.loads(prepare(make_config("minicoco"), lines.append).read_text())
+    check_minicoco("p")
+    assert manifest["splits"]["train"]["images"] == 2 and "Flickr" in manifest["licence"]
+    assert "to download into" in lines[0] and lines[-1] == "p val: 1 images, 1 boxes"
+    assert {path.name for path in (root / "data/minicoco/raw").iterdir()} == {
+        "annotations",
+        "val2017",
+    }
+    for name in ("annotations", "val2017"):
+        (root / f"web/{name}.zip").unlink()
+    prepare(make_config("minicoco", profile="q"), lines.append)
+    check_minicoco("q")
+    assert lines[-3:] == [
+        "COCO 2017 is there already",
+        "q train: 2 images, 2 boxes",
+        "q val: 1 images, 1 boxes",
+    ]
+    assert not list((root / "data/q").rglob("*.jpg"))
+
+
+def test_minicoco_of_a_damaged_archive(root, minicoco):
+    minicoco["val2017"] = (*minicoco["val2017"][:2], "0" * 32, 1000)
+    with pytest.raises(UserError, match=r"val2017\.zip: damaged: MD5.*instances_val2017\.json"):
+        prepare(make_config("minicoco"), silent)
+    assert not (root / "data/p/annotations").exists()
+
+
+def test_minicoco_out_of_a_coco_that_is_there(root, minicoco, monkeypatch):
+    prepare(make_config("minicoco"), silent)
+    before = tree(root / "data/p")
+    mine = root / "mine"
+    os.replace(root / "data/minicoco/raw", mine)
+    monkeypatch.setenv("LIGHTDET_COCO", str(mine))
+    prepare(make_config("minicoco", profile="q"), silent)
+    check_minicoco("q")
+    assert not (root / "data/minicoco/raw").exists()
+    del before["manifest.json"]
+    wanted = r"mine.annotations.instances_val2017\.json: not the 2 .* for train: 1 .* \(4, …\)"
+    put_ids(root, monkeypatch, {"train": [3, 4], "val": [9]})
+    with pytest.raises(DataError, match=wanted):
+        prepare(make_config("minicoco"), silent)
+    put_ids(root, monkeypatch, {"train": [3], "val": [9, 10]})
+    with pytest.raises(DataError, match="for val: 1 of them are missing"):
+        prepare(make_config("minicoco"), silent)
+    assert tree(root / "data/p") == before  # not even the split that would do
+    (mine / "annotations/instances_val2017.json").unlink()
+    wanted = r"instances_val2017\.json: not found; set LIGHTDET_COCO to a folder with annotations/i"
+    with pytest.raises(DataError, match=wanted):
+        prepare(make_config("minicoco"), silent)
+
+
+def test_minicoco_without_its_pictures(root, minicoco, monkeypatch):
+    prepare(make_config("minicoco"), silent)
+    monkeypatch.setenv("LIGHTDET_COCO", str(root / "data/minicoco/raw"))
+    os.replace(root / "data/minicoco/raw/val2017", root / "elsewhere")
+    with pytest.raises(DataError, match=r"not found: .*raw/val2017; set LIGHTDET_COCO to a folder"):
+        prepare(make_config("minicoco"), silent)
+
+
+def test_minicoco_in_a_folder_of_ones_own(root, minicoco, monkeypatch):
+    """Used where it is; its ids are those of the list, neither fewer nor others."""
+    prepare(make_config("minicoco"), silent)
+    mine = root / "mine"
+    mine.mkdir()
+    os.replace(root / "data/p/annotations", mine / "annotations")
+    os.replace(root / "data/minicoco/raw/val2017", mine / "images")
+    monkeypatch.setenv("LIGHTDET_MINICOCO", str(mine))
+    before, config = tree(mine), make_config("minicoco", profile="q")
+    manifest = json.loads(prepare(config, silent).read_text())
+    assert manifest["splits"]["train"]["images"] == 2 and str(root) not in json.dumps(manifest)
+    paths = mine / "annotations/val.json", mine / "images"
+    assert split_paths(config, "val") == paths
+    assert tree(mine) == before and list(tree(root / "data/q")) == ["manifest.json"]
+
+    path = mine / "annotations/train.json"
+    coco = json.loads(path.read_text())
+    coco["images"][0]["id"] = 8
+    path.write_text(json.dumps(coco))
+    wanted = r"train\.json: not the 2 .* for train: 1 of them are missing \(3, …\), 1 others are"
+    with pytest.raises(DataError, match=wanted):
+        prepare(config, silent)
+    coco["images"] = coco["images"][1:] * 2
+    path.write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=r"1 of them are missing \(3, …\), 0 others"):
+        prepare(config, silent)
+    path.unlink()
+    with pytest.raises(DataError, match=r"train\.json: not found; .*LIGHTDET_MINICOCO to one with"):
+        prepare(config, silent)
+    assert tree(root / "data/q") == {}
+
+
+def test_the_lists_of_minicoco():
+    ids = datasets.minicoco_ids()
+    assert {split: len(set(listed)) for split, listed in ids.items()} == {"train": 2161, "val": 300}
+    assert all(listed == sorted(listed) for listed in ids.values())
+    assert not set(ids["train"]) & set(ids["val"])
+
+
+REAL_MINICOCO = os.environ.get("LIGHTDET_MINICOCO")
+
+
+@pytest.mark.skipif(not REAL_MINICOCO, reason="LIGHTDET_MINICOCO names no folder")
+def test_minicoco_real(root, monkeypatch):
+    monkeypatch.setenv("LIGHTDET_MINICOCO", str(REAL_MINICOCO))
+    config = load_config("g3", "minicoco")
+    splits = json.loads(prepare(config, silent).read_text())["splits"]
+    assert (splits["train"]["images"], splits["val"]["images"]) == (2161, 300)
+    wanted = {  # boxes of each class, then what is not among them
+        "train": ([8785, 227, 1041, 225, 164, 78, 189, 297, 18], 9583, 4),
+        "val": ([1161, 30, 137, 50, 22, 6, 22, 38, 1], 1241, 0),
+    }
+    for split, (boxes, left_out, thin) in wanted.items():
+        annotations, images = split_paths(config, split)
+        truth = read_annotations(annotations, classes=config.data.classes)
+        assert [c["name"] for c in truth.categories] == list(config.data.classes)
+        assert np.bincount(truth.labels, minlength=9).tolist() == boxes
+        drops = {"boxes of other classes left out": left_out, "boxes under 1 px dropped": thin}
+        assert {k: n for k, n in truth.drops.items() if n} == {k: n for k, n in drops.items() if n}
+        assert splits[split]["boxes"] == sum(boxes) + left_out + thin
+        assert all((images / name).is_file() for name in truth.file_names)
 
 
 REAL = os.environ.get("LIGHTDET_BCCD")

@@ -64,6 +64,17 @@ def test_truth_holds_what_the_pack_holds(tmp_path):
     assert coco_metrics(truth, results()[:2])["AP"] == pytest.approx(1)
 
 
+def test_classes_that_are_left_out_are_not_missed(tmp_path):
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(TRUTH))
+    truth = truth_of(path, FakePack(None, None, np.array([7, 9, 11]), 416, TRUTH["categories"][:1]))
+    assert [image["id"] for image in truth["images"]] == [7, 9, 11]
+    cars = [found for found in results() if found["category_id"] == 3]
+    metrics = coco_metrics(truth, cars)
+    assert metrics["AP"] == pytest.approx(1) and metrics["per_class"] == pytest.approx({"car": 1})
+    assert coco_metrics(TRUTH, cars)["AP"] == pytest.approx(0.5)
+
+
 def test_no_detections_is_zero():
     metrics = coco_metrics(TRUTH, [])
     assert metrics["AP"] == 0 and metrics["per_class"]["car"] == 0 and metrics["AR100"] == 0

@@ -320,6 +320,26 @@ def test_skip_broken_drops_and_counts(tmp_path):
         read_annotations(write(tmp_path, coco), skip_broken=True)
 
 
+def test_some_classes_of_an_annotation_file(tmp_path):
+    """Image 20 never had an object, image 30 loses its own; a broken box counts as ever."""
+    path = write(tmp_path, make_coco())
+    truth = read_annotations(path, classes=("toothbrush",))
+    assert truth.categories == [{"id": 90, "name": "toothbrush"}]
+    assert truth.image_ids.tolist() == [30, 10, 20] and truth.counts.tolist() == [0, 1, 0]
+    assert truth.boxes.tolist() == [[2, 4, 10, 20]] and truth.labels.tolist() == [0]
+    wanted = {"boxes of other classes left out": 2, "images left without objects": 1}
+    assert {rule: n for rule, n in truth.drops.items() if n} == wanted
+    whole, both = read_annotations(path), read_annotations(path, classes=("toothbrush", "car"))
+    assert both.categories == whole.categories and both.labels.tolist() == [0, 1, 0]
+    assert not any(both.drops.values()) and not set(wanted) & set(whole.drops)
+    with pytest.raises(DataError, match=r"coco\.json: .*: cup: not in it; .* are car, toothbrush$"):
+        read_annotations(path, classes=("car", "cup"))
+    coco = make_coco()
+    coco["annotations"][1]["bbox"] = [0, 0, -1, 1]  # of a car
+    with pytest.raises(DataError, match="box of negative size: annotation 2"):
+        read_annotations(write(tmp_path, coco), classes=("toothbrush",))
+
+
 # -------------------------------------------------------------------------------------- build
 
 
@@ -377,6 +397,40 @@ def test_build_again_only_when_needed(made, monkeypatch):
     assert build(changed, images, out, 16, progress=silent).size == 16
     (out / "counts.npy").unlink()
     assert build(changed, images, out, 16, progress=silent).counts.tolist() == [1, 1, 0]
+
+
+def test_other_classes_make_another_pack(made):
+    annotations, images, out = made
+    pixels, lines = open_pack(out).pixels, []
+
+    def again(*classes):
+        return build(annotations, images, out, 32, progress=lines.append, classes=classes)
+
+    assert again("car").categories == [{"id": 3, "name": "car"}]
+    result = open_pack(out, annotations, ("car",))
+    assert result.gt_labels.tolist() == [[0], [0], [0]] and result.counts.tolist() == [1, 1, 0]
+    assert result.pixels == pixels and json.loads((out / "pack.json").read_text())["classes"] == [
+        "car"
+    ]
+    assert "  boxes of other classes left out: 1" in lines
+    assert not any("images left" in line for line in lines)  # each has a car, or had nothing
+    with pytest.raises(DataError, match=r"train-32: made with the classes car, not all; run `dvc"):
+        open_pack(out, annotations)
+    assert again("toothbrush", "car").counts.tolist() == [1, 2, 0]
+    lines.clear()
+    again("car", "toothbrush")  # their order does not matter
+    assert lines == ["train-32: 3 images, packed already"]
+
+
+def test_a_pack_from_before_there_was_a_choice_of_classes(made):
+    annotations, images, out = made
+    meta = json.loads((out / "pack.json").read_text())
+    assert meta.pop("classes") == []
+    (out / "pack.json").write_text(json.dumps(meta))
+    lines = []
+    build(annotations, images, out, 32, progress=lines.append)
+    assert lines == ["train-32: 3 images, packed already"]
+    assert len(open_pack(out, annotations).counts) == 3
 
 
 def test_more_images_than_workers(tmp_path):
@@ -506,7 +560,7 @@ def test_open_pack_errors(made, tmp_path):
 def make_config(profile: str, input_size: int) -> SimpleNamespace:
     data = SimpleNamespace(
         source="folder", images="images", train_annotations="coco.json",
-        val_annotations="val.json", pack_size=32, skip_broken=False,
+        val_annotations="val.json", pack_size=32, skip_broken=False, classes=(),
     )  # fmt: skip
     return SimpleNamespace(profile=profile, data=data, model=SimpleNamespace(input_size=input_size))
 
@@ -524,6 +578,10 @@ def test_prepare_packs(tmp_path, monkeypatch):
     assert summary["val-24"].items() >= wanted.items()
     assert pack_paths(configs[0], "val", 24) == tmp_path / "data/p/packs/val-24"
     assert open_pack(pack_paths(configs[0], "train", 24), tmp_path / "coco.json").size == 32
+    configs[0].data.classes = ("car",)
+    boxes = [p["boxes"] for p in json.loads(prepare_packs(configs, silent).read_text()).values()]
+    assert boxes == [2, 2, 2]
+    configs[0].data.classes = ()
     with pytest.raises(ValueError, match="one profile is needed"):
         prepare_packs([make_config("p", 16), make_config("q", 16)], silent)
 

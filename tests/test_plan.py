@@ -9,7 +9,7 @@ import torch
 from test_benchmark import CPU, config, write_files
 from torch import nn
 
-from lightdet_core import plan
+from lightdet_core import datasets, plan
 from lightdet_core.benchmark import learn, loss_at_once, untrained
 from lightdet_core.config import all_runs, load_config, read_params
 from lightdet_core.datasets import DataError
@@ -99,11 +99,25 @@ def test_packs_of_coco():
     assert "20.4 GB to download" in plan.disk_line(configs, sum(packs))
 
 
+def test_disk_and_counts_of_minicoco(monkeypatch):
+    for name in ("LIGHTDET_COCO", "LIGHTDET_MINICOCO"):
+        monkeypatch.delenv(name, raising=False)
+    few, all_classes = (load_config("g1", name) for name in ("minicoco", "minicoco416"))
+    assert plan.data_counts(few) == (2161, 300, 9)
+    assert plan.data_counts(all_classes) == (2161, 300, 80)
+    for name in ("LIGHTDET_COCO", "LIGHTDET_MINICOCO"):
+        assert "1.1 GB to download, 1.7 GB when unpacked, and 0.0" in plan.disk_line([few], 0)
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "somewhere")
+            assert "download" not in plan.disk_line([few], 0)
+
+
 def test_disk_counts_what_is_unpacked_and_what_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "ROOT", tmp_path)
+    for module in (plan, datasets):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.delenv("LIGHTDET_COCO", raising=False)
     configs = [load_config("g1", "coco")]
-    unpacked = sum(about[3] for about in plan.COCO_FILES.values())
+    unpacked = sum(about[3] for about in datasets.COCO_FILES.values())
     free = unpacked + 10**9
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
@@ -207,6 +221,12 @@ def test_plan_counts_a_folder_of_ones_own_before_it_is_packed(tmp_path):
     paths = {f"{split}_annotations": str(tmp_path / f"{split}.json") for split in ("train", "val")}
     data = dataclasses.replace(settings.data, images=str(tmp_path), **paths)
     assert plan.data_counts(dataclasses.replace(settings, data=data)) == (3, 1, 1)
+    some = dataclasses.replace(data, classes=("dog",))
+    with pytest.raises(DataError, match=r"train\.json: data\.classes: dog"):
+        plan.data_counts(dataclasses.replace(settings, data=some))
+    coco = load_config("c0", "coco")
+    data = dataclasses.replace(coco.data, classes=("dog",))
+    assert plan.data_counts(dataclasses.replace(coco, data=data)) == (118_287, 5_000, 1)
 
 
 def test_plan_counts_what_is_packed(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import functools
 import json
 import math
@@ -576,6 +577,9 @@ def test_classes_come_from_the_data_or_must_agree(here):
     assert run["config"]["model"]["num_classes"] == 7
     with pytest.raises(train.TrainError, match="num_classes is 3, but the annotations have 7"):
         train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
+    chosen = dataclasses.replace(tiny().data, classes=("person",))
+    with pytest.raises(UserError, match="train-96: made with the classes all, not person"):
+        train.fit(dataclasses.replace(tiny(), data=chosen), here, silent, "cpu")
 
 
 def test_compiled_network_trains_alike(here, monkeypatch):
