@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup plan repro seeds ladder controls latency test lint format lab site lock smoke soak memory clean
+.PHONY: help setup gpu plan repro seeds ladder controls latency test lint format lab site lock smoke soak memory clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,7 +30,7 @@ $(STAMP): requirements.txt pyproject.toml
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
 	python -m lightdet_core.plan --ladder --profile $(PROFILE)
 
-repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, custom or coco
+repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, minicoco, custom, coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
@@ -94,8 +94,11 @@ smoke: setup  ## the whole pipeline in small, in a copy (build/smoke)
 soak: setup  ## kill the pipeline twenty times and go on (build/soak, an hour or more)
 	./.ci/soak
 
+gpu: setup  ## build/gpu: what a GPU machine without a network needs, and the command for it
+	python -m lightdet_core.gpu_bundle
+
 memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB of disk)
 	./.ci/memory
 
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/site build/smoke build/soak build/memory build/stale runs/demo runs/smoke data/demo data/smoke
+	rm -rf build/source build/site build/smoke build/soak build/memory build/stale build/gpu build/gpu-rehearsal runs/demo runs/smoke* data/demo data/smoke*

@@ -31,8 +31,9 @@ from lightdet_core.pack import Annotations, read_annotations, read_image
 from lightdet_core.provenance import git_state
 
 PROFILES = ("minicoco416", "bccd416")
-# of AVIF. What is evaluated must cost no AP (tests/test_gpu_bundle.py): a public NanoDet-m at 416 px
-# finds 18.1 in the originals, 18.0 at 80, 17.7 at 70, 15.7 at 50; as WebP 17.8 at 85 and 16.7 at 75
+# of AVIF. What is evaluated must cost no AP (tests/test_gpu_bundle.py): of a public NanoDet-m at
+# 416 px it is 18.1 for the originals, 18.0 at 80, 17.7 at 70, 15.7 at 50; for WebP (quality 85, of
+# nearly as many bytes as 80 here) 17.8, and 15.5 at 45
 QUALITY = {"train": 50, "val": 80}
 LIMIT = 60 * 2**20  # bytes
 WHEELS = ("pycocotools",)  # what a machine with torch, torchvision and timm may lack

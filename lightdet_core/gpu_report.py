@@ -1,0 +1,100 @@
+"""results/gpu -> tables for the notebooks; what is not there is said to be absent.
+
+The files are those of `lightdet_core.gpu`; a machine with a GPU makes them.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from lightdet_core.config import ROOT
+from lightdet_core.report import ReportError
+
+ABSENT = (
+    "On a GPU: nothing was measured, for no machine with one was at hand ({file} is not there). "
+    "`make gpu` prepares it; the command that it prints then runs on such a machine."
+)
+
+
+def gpu_result(step: str, root: Path = ROOT) -> dict | None:
+    """What a step of `lightdet_core.gpu` wrote; None where no GPU was at hand.
+
+    Raises:
+        ReportError: unreadable.
+    """
+    path = root / "results" / "gpu" / f"{step}.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ReportError(f"{path}: not JSON: {error}; measure it again, or delete it") from None
+
+
+def gpu_line(step: str, root: Path = ROOT) -> str:
+    """Which machine measured it and when, or that it is absent."""
+    found = gpu_result(step, root)
+    if found is None:
+        return ABSENT.format(file=f"results/gpu/{step}.json")
+    keys = ("hardware", "torch", "date", "commit")
+    return "On a GPU: " + ", ".join(str(found[key]) for key in keys)
+
+
+def speed_table(root: Path = ROOT) -> pd.DataFrame | None:
+    """Images/s of training by precision and way; None where absent."""
+    found = gpu_result("speed", root)
+    return None if found is None else pd.DataFrame(found["images/s"]).T
+
+
+def latency_table(root: Path = ROOT) -> pd.DataFrame | None:
+    """Milliseconds of each network and its ratio to the reference's; None where absent."""
+    found = gpu_result("latency", root)
+    if found is None:
+        return None
+    rows = {
+        name: {"input, px": one["size"]}
+        | {
+            f"{kind} {key}": one.get(kind, {}).get(key, float("nan"))
+            for kind in ("fp32", "fp16")
+            for key in ("ms", "ratio")
+        }
+        for name, one in found["systems"].items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def sparse_table(root: Path = ROOT) -> pd.DataFrame | None:
+    """All pruned layers together: milliseconds dense and in 2:4 form; None where absent."""
+    found = gpu_result("sparse", root)
+    if found is None:
+        return None
+    table = pd.DataFrame(found["sums"])
+    for library in ("CUSPARSELT", "CUTLASS"):
+        if library in table:
+            table[f"{library} / dense"] = (table[library] / table["dense"]).round(3)
+    return table.rename(columns={"dense": "dense, ms", "CUSPARSELT": "CUSPARSELT, ms",
+                                 "CUTLASS": "CUTLASS, ms"})  # fmt: skip
+
+
+def training_table(experiment: str | None = None, root: Path = ROOT) -> pd.DataFrame | None:
+    """AP in percent by profile and run, mean and standard deviation over seeds; None where absent.
+
+    Args:
+        experiment: this one's rows only.
+    """
+    found = gpu_result("training", root)
+    if found is None:
+        return None
+    metrics = ["AP", "AP50", "AP75", "person"]
+    rows = [
+        {key: run[key] for key in ("profile", "experiment", "seed", "images_per_second")}
+        | {key: 100 * run[key] for key in metrics[:3]}
+        | {"person": 100 * run["per_class"].get("person", float("nan"))}
+        for run in found["runs"]
+        if experiment in (None, run["experiment"])
+    ]
+    columns = ["profile", "experiment", "seed", "images_per_second", *metrics]
+    groups = pd.DataFrame(rows, columns=columns).groupby(["profile", "experiment"], sort=False)
+    table = groups[metrics].mean().join(groups["AP"].std(ddof=1).rename("AP std"))
+    return table.assign(seeds=groups.size(), **{"images/s": groups["images_per_second"].mean()})

@@ -1,0 +1,70 @@
+"""Tables of what a GPU measured, on made-up files; and that what is absent is said to be."""
+
+import pandas as pd
+import pytest
+
+from lightdet_core import gpu_report
+from lightdet_core.config import ROOT
+from lightdet_core.files import write_json
+from lightdet_core.report import ReportError
+
+MADE = {"hardware": "one GPU", "torch": "2.11.0", "date": "2026-01-02", "commit": "abc"}
+
+
+def write(root, step, **found):
+    write_json(root / "results" / "gpu" / f"{step}.json", MADE | found)
+
+
+@pytest.mark.parametrize("step", ["speed", "latency", "sparse", "training"])
+def test_what_is_absent_is_said_to_be(tmp_path, step):
+    assert getattr(gpu_report, f"{step}_table")(root=tmp_path) is None
+    line = gpu_report.gpu_line(step, tmp_path)
+    assert f"nothing was measured, for no machine with one was at hand (results/gpu/{step}" in line
+
+
+def test_it_is_said_which_machine_measured(tmp_path):
+    write(tmp_path, "speed", **{"images/s": {"fp16": {"images/s": 5.0, "batch": 2}}})
+    assert gpu_report.gpu_line("speed", tmp_path) == "On a GPU: one GPU, 2.11.0, 2026-01-02, abc"
+    assert gpu_report.speed_table(tmp_path).loc["fp16", "images/s"] == 5
+    (tmp_path / "results" / "gpu" / "speed.json").write_text("{")
+    with pytest.raises(ReportError, match=r"speed\.json: not JSON"):
+        gpu_report.speed_table(tmp_path)
+
+
+def test_latency_has_ratios_and_gaps(tmp_path):
+    systems = {
+        "g5": {"size": 416, "fp32": {"ms": 2.0, "ratio": 2.0}, "fp16": {"error": "no kernel"}},
+        "yolov4_tiny": {"size": 416, "fp32": {"ms": 1.0, "ratio": 1.0}},
+    }
+    write(tmp_path, "latency", systems=systems)
+    table = gpu_report.latency_table(tmp_path)
+    assert table.loc["g5", "fp32 ratio"] == 2 and pd.isna(table.loc["g5", "fp16 ms"])
+
+
+def test_sparse_products_are_compared_with_dense_ones(tmp_path):
+    sums = [{"images": 1, "kind": "fp16", "layers": 46, "dense": 4.0, "CUSPARSELT": 3.0}]
+    write(tmp_path, "sparse", sums=sums)
+    (row,) = gpu_report.sparse_table(tmp_path).to_dict("records")
+    assert row["CUSPARSELT / dense"] == 0.75 and row["dense, ms"] == 4
+
+
+def test_runs_are_averaged_over_seeds(tmp_path):
+    def run(experiment, seed, ap, **per_class):
+        shared = {"profile": "minicoco416", "AP50": 0.5, "AP75": 0.25, "images_per_second": 100.0}
+        return shared | {"experiment": experiment, "seed": seed, "AP": ap, "per_class": per_class}
+
+    runs = [run("g1", 0, 0.1, person=0.2), run("g1", 1, 0.3, person=0.4), run("g2", 0, 0.5)]
+    write(tmp_path, "training", runs=runs)
+    table = gpu_report.training_table(root=tmp_path)
+    row = table.loc["minicoco416", "g1"]
+    assert row["AP"] == pytest.approx(20) and row["AP std"] == pytest.approx(200**0.5)
+    assert row["person"] == pytest.approx(30) and row["seeds"] == 2 and row["images/s"] == 100
+    assert pd.isna(table.loc["minicoco416", "g2"]["AP std"])
+    assert list(gpu_report.training_table("g2", tmp_path).index) == [("minicoco416", "g2")]
+
+
+def test_full_scale_says_what_the_folder_holds():
+    """Numbers of a GPU stand in FULL_SCALE.md as soon as there are some, and not before."""
+    text = (ROOT / "FULL_SCALE.md").read_text()
+    absent = "No GPU has run any of this yet" in text
+    assert absent == (gpu_report.gpu_result("speed") is None)
