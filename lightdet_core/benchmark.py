@@ -120,6 +120,7 @@ def cuda_graph(model: nn.Module, images: Tensor) -> Callable[[Tensor], list[Tens
         torch.cuda.synchronize()
         return outputs
 
+    network.model = model  # the graph reads its weights, but does not keep them
     return network
 
 

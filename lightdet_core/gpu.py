@@ -5,8 +5,8 @@
     python -m lightdet_core.gpu --rehearse       # all of it in small, on a CPU
 
 Every step is a process of its own with its time; one that breaks or hangs ends nothing but itself.
-steps.json says how each went. (Only rehearsed so far: no number here comes from a GPU until
-results/gpu/ has some.)
+steps.json says how each went. A rehearsal leaves out what a CPU has not: CUDA graphs, fp16, the 2:4
+libraries, torch.compile.
 """
 
 import argparse
@@ -16,8 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +30,7 @@ from lightdet_core import gpu_steps, train
 from lightdet_core.config import ROOT, run_cli
 from lightdet_core.files import write_json
 from lightdet_core.gpu_bundle import bundle
-from lightdet_core.gpu_steps import RUNS, GpuError, Job, config_of, configs_of, params_of, read
+from lightdet_core.gpu_steps import RUNS, GpuError, Job, config_of, params_of, profiles_of, read
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import hardware
 
@@ -42,6 +44,7 @@ STEPS = {  # seconds that a step may take; training has what the others leave
     "training": None,
     "compiled": 75.0,
 }
+STARTING = 8.0  # seconds until torch is loaded
 SIDE_BY_SIDE = 6  # trainings: small batches leave most of a GPU idle
 
 
@@ -49,46 +52,53 @@ SIDE_BY_SIDE = 6  # trainings: small batches leave most of a GPU idle
 
 
 def training(job: Job) -> None:
-    """The groups and their teacher, seed by seed; a row is written when all of it is there."""
-    began, found, took, seed = time.monotonic(), {"runs": [], "left out": []}, {}, 0
+    """The groups and their teacher, seed by seed; each run is written when it has ended.
+
+    A profile of which a run has failed is not tried again; a row that would not be finished is not
+    begun. (`gpu_report.training_table` shows whole rows only.)
+    """
+    began, found, took = time.monotonic(), {"runs": [], "left out": []}, {}
     found["side by side"] = 2 if job.small else SIDE_BY_SIDE
-    profiles = list(configs_of(job, ("g1",)))
-    while True:
-        for profile_ in profiles:
-            left = job.seconds - (time.monotonic() - began)
-            row = f"{profile_} seed {seed}"
-            if left < 1.15 * took.get(profile_, 0):
-                found["left out"].append(
-                    f"{row}: a row took {took[profile_]:.0f} s, {left:.0f} left"
-                )
-                job.keep(found)
-                return
-            start = time.monotonic()
-            try:
-                found["runs"] += train_row(job, profile_, seed, found["side by side"])
-            except GpuError as error:
-                found["left out"].append(f"{row}: {error}")
-            took[profile_] = time.monotonic() - start
-            job.keep(found)
-        seed += 1
-        if job.small:
-            return
+    found["runs of a row"] = ("teacher", "g1", "g5") if job.small else RUNS
+    waiting = [(seed, name) for seed in range(1 if job.small else 100) for name in profiles_of(job)]
+    while waiting:
+        seed, name = waiting.pop(0)
+        start = time.monotonic()
+        left = job.seconds - (start - began)
+        try:
+            if left < 1.15 * took.get(name, 0):
+                raise GpuError(f"a row takes {took[name]:.0f} s, {left:.0f} s are left")
+            train_row(job, name, seed, found)
+            took[name] = time.monotonic() - start
+        except GpuError as error:
+            found["left out"].append(f"{name} from seed {seed} on: {error}")
+            waiting = [row for row in waiting if row[1] != name]
+        job.keep(found)
 
 
-def train_row(job: Job, profile_: str, seed: int, side_by_side: int) -> list[dict]:
+def train_row(job: Job, profile_: str, seed: int, found: dict) -> None:
     """All runs of a profile and a seed. g5 learns from the teacher of seed 0, which must be there.
 
     Raises:
-        GpuError: a run has failed.
+        GpuError: a run has failed; the others are in `found`.
     """
-    runs = ("teacher", "g1", "g5") if job.small else RUNS
+    side_by_side, lock = found["side by side"], threading.Lock()
+    threads = max(1, (os.cpu_count() or 1) // side_by_side)
+
+    def one(run: str) -> None:
+        result = _train_apart(job, profile_, seed, threads, run)
+        with lock:
+            found["runs"].append(result)
+            job.keep(found)
+
+    *first, last = found["runs of a row"]
     with ThreadPoolExecutor(side_by_side) as pool:
-        start = partial(_train_apart, job, profile_, seed, max(1, os.cpu_count() // side_by_side))
-        waiting = [pool.submit(start, run) for run in runs[:-1]]
+        waiting = [pool.submit(one, run) for run in first]
         if seed == 0:
             waiting[0].result()
-        waiting.append(pool.submit(start, runs[-1]))
-        return [one.result() for one in waiting]
+        waiting.append(pool.submit(one, last))
+        for run in waiting:
+            run.result()
 
 
 def _train_apart(job: Job, profile_: str, seed: int, threads: int, run: str) -> dict:
@@ -110,6 +120,7 @@ def _train_apart(job: Job, profile_: str, seed: int, threads: int, run: str) -> 
         "per_class": metrics["per_class"],
         **{key: about[key] for key in ("images_per_second", "train_seconds", "steps")},
         **{key: about[key] for key in ("skipped_steps", "pruned_layers", "input_size")},
+        "pack_hash": about["pack_hash"],
     }
 
 
@@ -141,18 +152,20 @@ def about(folder: Path, device: torch.device) -> dict:
 
 
 def run_step(name: str, folder: Path, out: Path, seconds: float, small: bool) -> None:
-    """One step, in this process."""
+    """One step, in this process, which needs some of its seconds to begin."""
     device = best_device()
+    if device.type == "cuda":  # a thread that makes batches is told which one
+        device = torch.device("cuda", torch.cuda.current_device())
     facts = about(folder, device)
     keep = lambda found: write_json(out / f"{name}.json", facts | found, indent=1)  # noqa: E731
     train.keep_memory()
-    job = Job(folder, out, device, small, seconds, keep)
+    job = Job(folder, out, device, small, seconds - STARTING, keep)
     step = training if name == "training" else getattr(gpu_steps, name)
     step(job)
 
 
 def drive(folder: Path, out: Path, budget: float, small: bool) -> list[dict]:
-    """All steps, one after the other, each in its own process group.
+    """All steps, one after the other, each in a process group of its own.
 
     Returns:
         Per step its name, "done", or what became of it, and seconds; also in steps.json.
@@ -187,16 +200,18 @@ def _apart(name: str, folder: Path, out: Path, seconds: float, small: bool) -> s
         log.write(f"== {name}\n")
         log.flush()
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, process_group=0
         )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            if process.poll() is None:
+            with suppress(ProcessLookupError):  # what it has started, too, and if it has crashed
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+            for unfinished in out.glob(".partial-*"):
+                unfinished.unlink()
     if code is None:
         return f"ended after {seconds:.0f} s; what it had written is kept"
     return "done" if code == 0 else f"failed with exit code {code}; see log.txt"
@@ -213,11 +228,17 @@ def rehearse() -> None:
     for finished in ("data", "runs"):  # of the rehearsal before
         shutil.rmtree(ROOT / finished / "smoke_gpu", ignore_errors=True)
     bundle(folder, ("smoke",), wheels=False)
-    steps = drive(folder, out, budget=300, small=True)
-    failed = [step for step in steps if step["outcome"] != "done"]
-    if failed:
+    try:
+        check(drive(folder, out, budget=300, small=True))
+    except GpuError:
         print((out / "log.txt").read_text()[-6000:])
-        raise GpuError("; ".join(f"{s['step']}: {s['outcome']}" for s in failed))
+        raise
+
+
+def check(steps: list[dict]) -> None:
+    """`GpuError` with the steps that are not done."""
+    if failed := [step for step in steps if step["outcome"] != "done"]:
+        raise GpuError("; ".join(f"{step['step']}: {step['outcome']}" for step in failed))
 
 
 def main() -> None:
@@ -244,7 +265,7 @@ def main() -> None:
     elif args.step:
         run_step(args.step, folder, out, args.budget, args.rehearse)
     else:
-        drive(folder, out, args.budget, small=False)
+        check(drive(folder, out, args.budget, small=False))
 
 
 if __name__ == "__main__":

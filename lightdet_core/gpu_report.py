@@ -3,13 +3,12 @@
 The files are those of `lightdet_core.gpu`; a machine with a GPU makes them.
 """
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from lightdet_core.config import ROOT
-from lightdet_core.report import ReportError
+from lightdet_core.report import read_result
 
 ABSENT = (
     "On a GPU: nothing was measured, for no machine with one was at hand ({file} is not there). "
@@ -17,19 +16,17 @@ ABSENT = (
 )
 
 
+KEYS = {"speed": "images/s", "latency": "systems", "sparse": "sums", "training": "runs"}
+
+
 def gpu_result(step: str, root: Path = ROOT) -> dict | None:
     """What a step of `lightdet_core.gpu` wrote; None where no GPU was at hand.
 
     Raises:
-        ReportError: unreadable.
+        ReportError: unreadable, or without what the step is for.
     """
     path = root / "results" / "gpu" / f"{step}.json"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ReportError(f"{path}: not JSON: {error}; measure it again, or delete it") from None
+    return read_result(path, (KEYS[step],), "make gpu") if path.is_file() else None
 
 
 def gpu_line(step: str, root: Path = ROOT) -> str:
@@ -80,21 +77,27 @@ def sparse_table(root: Path = ROOT) -> pd.DataFrame | None:
 def training_table(experiment: str | None = None, root: Path = ROOT) -> pd.DataFrame | None:
     """AP in percent by profile and run, mean and standard deviation over seeds; None where absent.
 
+    Only seeds of which every run of the row has ended.
+
     Args:
         experiment: this one's rows only.
     """
     found = gpu_result("training", root)
     if found is None:
         return None
-    metrics = ["AP", "AP50", "AP75", "person"]
+    metrics, speed = ["AP", "AP50", "AP75", "person"], "images_per_second"
+    ended = pd.DataFrame(found["runs"], columns=["profile", "seed", "experiment"])
+    sizes = ended.groupby(["profile", "seed"])["experiment"].nunique()
+    whole = set(sizes.index[sizes == len(found["runs of a row"])])
     rows = [
-        {key: run[key] for key in ("profile", "experiment", "seed", "images_per_second")}
+        {key: run[key] for key in ("profile", "experiment", "seed", speed)}
         | {key: 100 * run[key] for key in metrics[:3]}
         | {"person": 100 * run["per_class"].get("person", float("nan"))}
         for run in found["runs"]
-        if experiment in (None, run["experiment"])
+        if experiment in (None, run["experiment"]) and (run["profile"], run["seed"]) in whole
     ]
-    columns = ["profile", "experiment", "seed", "images_per_second", *metrics]
+    columns = ["profile", "experiment", "seed", speed, *metrics]
     groups = pd.DataFrame(rows, columns=columns).groupby(["profile", "experiment"], sort=False)
     table = groups[metrics].mean().join(groups["AP"].std(ddof=1).rename("AP std"))
-    return table.assign(seeds=groups.size(), **{"images/s": groups["images_per_second"].mean()})
+    beside = f"images/s, {found['side by side']} side by side"
+    return table.assign(seeds=groups.size(), **{beside: groups[speed].mean()})

@@ -7,6 +7,7 @@ of a block.
 """
 
 import hashlib
+import io
 import pickle
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -153,7 +154,7 @@ def _read_package(path: Path, backbone: str) -> dict[str, Tensor]:
             f"{FILES[backbone][:16]}; {again}"
         )
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a file of weights ({str(error)[:100]}); {again}") from None
     with torch.device("meta"):  # for its names: no memory, no random numbers

@@ -45,8 +45,8 @@ def provenance(
 
 
 def _weights_from(config: Config) -> dict:
-    """Where the backbone's ImageNet weights come from; nothing for a run from scratch."""
-    source = config.model.pretrained
+    """Where the backbone's ImageNet weights come from; nothing for a run that begins otherwise."""
+    source = None if config.train.init else config.model.pretrained
     return {"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}
 
 

@@ -98,7 +98,11 @@ def test_weights_travel_in_half_precision(made):
 
 def test_too_large_a_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_bundle, "LIMIT", 2**20)
-    with pytest.raises(BundleError, match=r"gpu: 2\d\.\d MiB, 1 MiB are the limit; lower QUALITY"):
+    with pytest.raises(BundleError, match=r"gpu: 2\d\.\d MiB, with .*at most 1 and 64 MiB may"):
+        gpu_bundle.bundle(tmp_path / "gpu", (), wheels=False, progress=silent)
+    monkeypatch.undo()
+    monkeypatch.setattr(gpu_bundle, "checkout_bytes", lambda: 50 * 2**20)
+    with pytest.raises(BundleError, match=r"gpu: 2\d\.\d MiB, with the checkout 7\d\.\d MiB"):
         gpu_bundle.bundle(tmp_path / "gpu", (), wheels=False, progress=silent)
 
 

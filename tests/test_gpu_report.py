@@ -29,6 +29,9 @@ def test_it_is_said_which_machine_measured(tmp_path):
     (tmp_path / "results" / "gpu" / "speed.json").write_text("{")
     with pytest.raises(ReportError, match=r"speed\.json: not JSON"):
         gpu_report.speed_table(tmp_path)
+    write(tmp_path, "sparse", products=[])
+    with pytest.raises(ReportError, match=r"sparse\.json: without sums; `make gpu`"):
+        gpu_report.sparse_table(tmp_path)
 
 
 def test_latency_has_ratios_and_gaps(tmp_path):
@@ -53,18 +56,29 @@ def test_runs_are_averaged_over_seeds(tmp_path):
         shared = {"profile": "minicoco416", "AP50": 0.5, "AP75": 0.25, "images_per_second": 100.0}
         return shared | {"experiment": experiment, "seed": seed, "AP": ap, "per_class": per_class}
 
-    runs = [run("g1", 0, 0.1, person=0.2), run("g1", 1, 0.3, person=0.4), run("g2", 0, 0.5)]
-    write(tmp_path, "training", runs=runs)
+    runs = [run("g1", 0, 0.1, person=0.2), run("g1", 1, 0.3, person=0.4)]
+    runs += [run("g2", 1, 0.5), run("g2", 0, 0.6), run("g1", 2, 0.9)]  # no g2 of seed 2
+    row = {"runs of a row": ["g1", "g2"], "side by side": 6}
+    write(tmp_path, "training", runs=runs, **row)
     table = gpu_report.training_table(root=tmp_path)
-    row = table.loc["minicoco416", "g1"]
-    assert row["AP"] == pytest.approx(20) and row["AP std"] == pytest.approx(200**0.5)
-    assert row["person"] == pytest.approx(30) and row["seeds"] == 2 and row["images/s"] == 100
-    assert pd.isna(table.loc["minicoco416", "g2"]["AP std"])
+    first = table.loc["minicoco416", "g1"]
+    assert first["AP"] == pytest.approx(20) and first["AP std"] == pytest.approx(200**0.5)
+    assert first["person"] == pytest.approx(30) and first["seeds"] == 2
+    assert first["images/s, 6 side by side"] == 100
+    assert table.loc["minicoco416", "g2"]["AP"] == pytest.approx(55)
     assert list(gpu_report.training_table("g2", tmp_path).index) == [("minicoco416", "g2")]
 
 
-def test_full_scale_says_what_the_folder_holds():
-    """Numbers of a GPU stand in FULL_SCALE.md as soon as there are some, and not before."""
-    text = (ROOT / "FULL_SCALE.md").read_text()
-    absent = "No GPU has run any of this yet" in text
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("FULL_SCALE.md", "No GPU has run any of this yet"),
+        ("FULL_SCALE.md", "They are absent: no\nGPU was at hand"),
+        ("results/gpu/README.md", "Nothing yet"),
+        ("README.md", "or on a GPU**"),
+    ],
+)
+def test_pages_say_what_the_folder_holds(page, words):
+    """Numbers of a GPU stand there as soon as there are some, and not before."""
+    absent = words in (ROOT / page).read_text()
     assert absent == (gpu_report.gpu_result("speed") is None)

@@ -2,6 +2,7 @@
 is run by a test or by .ci/smoke; and its links and those of its neighbours lead somewhere."""
 
 import io
+import json
 import re
 import subprocess
 from urllib.parse import unquote
@@ -141,6 +142,12 @@ def test_the_differences_are_those_of_the_table():
         assert table.loc[f"{name} - c0", "verdict"] == "none shown"
     costs = [-table.loc[f"{name} - c0", "difference"] for name in ("+mosaic", "+mixup", "+cutmix")]
     assert f"cost {min(costs):.1f} to {max(costs):.1f}" in text
+
+
+def test_the_photographs_are_those_of_the_run():
+    found = json.loads((ROOT / "results/minicoco/metrics/g1-s0.json").read_text())
+    words = f"g1 reaches AP {100 * found['AP']:.1f}, and {100 * found['per_class']['person']:.1f}"
+    assert words in re.sub(r"\s+", " ", TEXT["README.md"])
 
 
 def test_the_times_are_those_of_the_table():
