@@ -32,7 +32,7 @@ from lightdet_core.files import write_json
 from lightdet_core.gpu_bundle import bundle
 from lightdet_core.gpu_steps import RUNS, GpuError, Job, config_of, params_of, profiles_of, read
 from lightdet_core.processes import best_device
-from lightdet_core.provenance import hardware
+from lightdet_core.provenance import git_state, hardware
 
 BUDGET = 560.0  # seconds of everything
 STEPS = {  # seconds that a step may take; training has what the others leave
@@ -137,11 +137,13 @@ def train_one(folder: Path, run: str, profile_: str, seed: int, small: bool) -> 
 
 def about(folder: Path, device: torch.device) -> dict:
     """Where a result comes from: bundle, machine, versions."""
-    manifest = read(folder / "manifest.json")
+    manifest, own = read(folder / "manifest.json"), git_state()
+    code = own if own["commit"] else manifest  # what travelled may be no git checkout
     return {
         "command": "make gpu; bash build/gpu/run results/gpu",
-        "commit": manifest["commit"],
-        "dirty": manifest["dirty"],
+        "commit": code["commit"],
+        "dirty": code["dirty"],
+        "bundle": manifest["commit"],
         "hardware": hardware(device),
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -253,7 +255,7 @@ def main() -> None:
     if args.rehearse and not args.bundle:
         return rehearse()
     if not args.bundle or not args.out:
-        parser.error("--bundle and --out are needed, or --rehearse")
+        parser.error("--bundle and --out, as build/gpu/run gives them, or --rehearse alone")
     if not (args.bundle / "manifest.json").is_file():
         raise GpuError(f"{args.bundle}: no manifest.json in it; `make gpu` makes such a folder")
     if not args.rehearse and best_device().type != "cuda":

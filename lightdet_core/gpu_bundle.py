@@ -43,15 +43,23 @@ RUN = """\
 #!/usr/bin/env bash
 # bash build/gpu/run OUT [SECONDS]: every step of lightdet_core.gpu, results into the folder OUT.
 set -euo pipefail
-mkdir -p "$1" && out="$(cd "$1" && pwd)"
-here="$(cd "$(dirname "$0")" && pwd)" && cd "$here/../.."
-site="$(mktemp -d)"
+: "${1:?usage: bash build/gpu/run OUT [SECONDS]}"
+here="$(cd "$(dirname "$0")" && pwd)"
 python3 -c 'from PIL import features as f; exit(not f.check("avif"))' || {
   echo "error: Pillow reads no AVIF here; 11.3 or newer is needed"; exit 1; }
-options="--quiet --no-index --no-deps --no-compile"
-python3 -m pip install $options --target "$site" "$here"/wheels/*.whl
-export PYTHONPATH="$site" PYTHONUNBUFFERED=1
-exec python3 -m lightdet_core.gpu --bundle "$here" --out "$out" ${2:+--budget "$2"}
+mkdir -p "$1" && out="$(cd "$1" && pwd)"
+cd "$here/../.."
+export PYTHONUNBUFFERED=1
+if ! python3 -c 'import pycocotools' 2> /dev/null; then
+  site="$(mktemp -d)"
+  trap 'rm -rf "$site"' EXIT
+  options="--quiet --no-index --no-deps --no-compile"
+  python3 -m pip install $options --target "$site" "$here"/wheels/*.whl || {
+    echo "error: the wheel is for Python 3.12 or newer on Linux, x86-64;" \
+      "elsewhere install pycocotools first"; exit 1; }
+  export PYTHONPATH="$site"
+fi
+python3 -m lightdet_core.gpu --bundle "$here" --out "$out" ${2:+--budget "$2"}
 """
 
 
