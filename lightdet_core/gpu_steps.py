@@ -88,6 +88,11 @@ def configs_of(job: Job, names: tuple[str, ...] = RUNS) -> dict[str, list[Config
     }
 
 
+def measured_config(job: Job, run: str) -> Config:
+    """A run of the bundle's last profile, the largest: its classes are COCO's."""
+    return config_of(job.bundle, run, profiles_of(job)[-1], 0, params_of(job.bundle))
+
+
 def config_of(folder: Path, run: str, profile: str, seed: int, params: dict) -> Config:
     """The settings of one run, from ImageNet by the weights in the bundle."""
     config = load_config(run, profile, seed, params)
@@ -114,7 +119,7 @@ def checks(job: Job) -> None:
     Raises:
         GpuError: a test has failed or was skipped, or the device computes something else.
     """
-    config, pack = _with_pack(next(iter(configs_of(job, ("g4",)).values()))[0])
+    config, pack = _with_pack(measured_config(job, "g4"))
     with exact():
         found = {"one batch": compare_devices(config, pack, job.device)}
     job.keep(found)
@@ -220,7 +225,7 @@ def speed(job: Job, ways: tuple[Way, ...] = WAYS) -> None:
     No way is begun when three quarters of the time are over.
     """
     began = time.monotonic()
-    _, pack = _with_pack(next(iter(configs_of(job, ("g3",)).values()))[0])
+    _, pack = _with_pack(measured_config(job, "g3"))
     pack, _ = on_device(pack, job.device)
     found = {"network": "Lite1, SGD, Mosaic in every second image, packs on the device"}
     found["images/s"] = {}
@@ -266,7 +271,7 @@ def _timed_config(job: Job, way: Way) -> Config:
     (On COCO itself the packs are larger and lie in files.) A rehearsal takes small batches, and
     float32, for which CPUs are made.
     """
-    config, pack = _with_pack(next(iter(configs_of(job, (way.run,)).values()))[0])
+    config, pack = _with_pack(measured_config(job, way.run))
     changes = {"optimizer": "sgd", "lr": 0.01, "warmup_lr": 0.0, "ema_decay": 0.0, "grad_clip": 0.0}
     changes |= {"batch_size": 2 if job.small else way.batch, "epochs": 10**4}
     changes |= {"precision": "fp32" if job.small else way.precision}

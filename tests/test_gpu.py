@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from lightdet_core import gpu, gpu_steps
+from lightdet_core import gpu, gpu_bundle, gpu_steps
 from lightdet_core.config import UserError, load_config
 from lightdet_core.files import write_json
 from lightdet_core.gpu_steps import GpuError, Product
@@ -149,6 +149,15 @@ def test_the_data_of_a_profile_are_those_of_the_bundle(folder):
     assert config.model.pretrained == str(folder / "imagenet" / "lite1.safetensors")
     assert dataclasses.replace(config.model, pretrained=False) == wanted.model
     assert config.train == wanted.train and config.distill == wanted.distill
+
+
+def test_speed_is_that_of_all_classes_of_coco(folder):
+    """With few classes the head is smaller, with few images a batch shows some twice."""
+    data = {name: {} for name in gpu_bundle.PROFILES}
+    write_json(folder / "manifest.json", {"commit": "c", "dirty": False, "data": data})
+    job = job_of(folder, 60.0, None)
+    assert gpu_steps.profiles_of(job) == ["bccd416_gpu", "minicoco416_gpu"]  # the quick one first
+    assert gpu_steps.measured_config(job, "g3").profile == "minicoco416_gpu"
 
 
 def test_a_step_that_breaks_or_hangs_ends_nothing_else(folder, tmp_path, monkeypatch):
