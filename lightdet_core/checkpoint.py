@@ -21,10 +21,6 @@ from lightdet_core.config import UserError
 from lightdet_core.model import LightDet
 
 
-class CheckpointError(UserError):
-    """A checkpoint or its log cannot be used or written; the message says what to do."""
-
-
 @dataclass
 class State:
     """Everything that a step reads and changes."""
@@ -41,12 +37,12 @@ def save(path: Path, step: int, state: State) -> None:
     """The state after `step` steps, as .safetensors; the checkpoint before stays beside it.
 
     Raises:
-        CheckpointError: a weight is not finite, or the file cannot be written or does not hold
+        UserError: a weight is not finite, or the file cannot be written or does not hold
             what was written; the checkpoint before stays in place.
     """
     weights = state.model.state_dict()
     if not all(torch.isfinite(v).all() for v in weights.values()):
-        raise CheckpointError(
+        raise UserError(
             f"{path}: a weight is not finite after step {step}; lower train.lr. The checkpoint "
             "before, if any, is kept there; delete it to start again"
         )
@@ -68,7 +64,7 @@ def save(path: Path, step: int, state: State) -> None:
             raise SafetensorError("it reads back as other numbers")
     except (SafetensorError, OSError) as error:  # the first also for a full disk
         aside.unlink(missing_ok=True)
-        raise CheckpointError(
+        raise UserError(
             f"{aside}: cannot be written ({error}); the checkpoint before, if any, is kept"
         ) from None
     if path.is_file():
@@ -90,7 +86,7 @@ def read(
         None: there is no checkpoint.
 
     Raises:
-        CheckpointError: there are some, but none can be read.
+        UserError: there are some, but none can be read.
     """
     damage = []
     for one in (path, previous_path(path)):
@@ -109,7 +105,7 @@ def read(
         return step, tensors
     if damage:
         them = "it" if len(damage) == 1 else "them"
-        raise CheckpointError(f"{'; '.join(damage)}; delete {them} to start again")
+        raise UserError(f"{'; '.join(damage)}; delete {them} to start again")
     return None
 
 
@@ -173,7 +169,7 @@ def log_writer(
             with path.open(newline="") as file:
                 rows = list(csv.reader(file))[1:]
         except FileNotFoundError:
-            raise CheckpointError(
+            raise UserError(
                 f"{path}: the log beside the checkpoint is gone; delete the checkpoint, too, to "
                 "start again"
             ) from None

@@ -38,7 +38,6 @@ from lightdet_core.darknet import build_yolo, load_darknet_weights
 from lightdet_core.datasets import file_hash
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.files import write_json
-from lightdet_core.model import WeightsError
 from lightdet_core.nanodet import build_nanodet, load_nanodet, ncnn_forward
 from lightdet_core.pack import build as build_pack
 from lightdet_core.provenance import git_state, hardware, rounded
@@ -46,10 +45,6 @@ from lightdet_core.provenance import git_state, hardware, rounded
 NUM_IDS = 91  # 0, the background, and COCO's 1..90
 NO_CLASS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids without boxes in COCO's files
 COCO_IDS = [i for i in range(NUM_IDS) if i not in NO_CLASS]  # by label
-
-
-class ComparatorError(UserError):
-    """A comparator that does not exist, or an input that it cannot take."""
 
 
 class Normalize(nn.Module):
@@ -65,11 +60,11 @@ class Normalize(nn.Module):
 
 
 def _check(images: Tensor, net: nn.Module, sides: range) -> None:
-    """Raises ComparatorError unless height and width are among the sides."""
+    """Raises UserError unless height and width are among the sides."""
     height, width = map(int, images.shape[-2:])
     if height not in sides or width not in sides:
         name, rule = type(net).__name__, f"multiples of {sides.step}"
-        raise ComparatorError(
+        raise UserError(
             f"{name}: an input of {width} x {height} pixels; "
             f"both sides must be {sides[0] if len(sides) == 1 else rule}"
         )
@@ -101,7 +96,7 @@ class Torchvision(DetectionNetwork):
         """images (B, 3, H, W) RGB 0..255 -> class logits (B, P, 91), box deltas (B, P, 4).
 
         Raises:
-            ComparatorError: the network's anchors are not defined at this size.
+            UserError: the network's anchors are not defined at this size.
         """
         _check(images, self.net, self.sides)
         features = self.net.backbone(self.normalize(images))
@@ -178,7 +173,7 @@ class EfficientDet(DetectionNetwork):
         """images (B, 3, S, S) RGB 0..255 -> class logits (B, P, 90), box deltas (B, P, 4).
 
         Raises:
-            ComparatorError: S is not the size that the network was built for.
+            UserError: S is not the size that the network was built for.
         """
         size = self.net.config.image_size[0]
         _check(images, self.net, range(size, size + 1))
@@ -279,7 +274,7 @@ def detr_r50(weights: Path | None = None) -> Detr:
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{weights}: cannot be read ({error})") from None
+        raise UserError(f"{weights}: cannot be read ({error})") from None
     # the library knows the names that it gave its layers when the file was made
     net, about = DetrForObjectDetection.from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True,
@@ -287,7 +282,7 @@ def detr_r50(weights: Path | None = None) -> Detr:
     )  # fmt: skip
     wrong = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
     if wrong:
-        raise WeightsError(f"{weights}: not DETR's: {len(wrong)} tensors do not fit: {wrong[0]}, …")
+        raise UserError(f"{weights}: not DETR's: {len(wrong)} tensors do not fit: {wrong[0]}, …")
     return Detr(net)
 
 
@@ -312,10 +307,10 @@ def _load_state(net: nn.Module, path: Path) -> None:
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (EOFError, pickle.UnpicklingError, RuntimeError, TypeError) as error:
         about = f"the weights of torchvision's or effdet's {type(net).__name__}"
-        raise WeightsError(f"{path}: damaged, or not {about}: {str(error)[:300]}") from None
+        raise UserError(f"{path}: damaged, or not {about}: {str(error)[:300]}") from None
 
 
 class Comparator(NamedTuple):
@@ -378,16 +373,16 @@ def build(name: str, weights: Path | str | None = None) -> nn.Module:
         weights: the folder of official weights (data/weights); nothing is ever downloaded.
 
     Raises:
-        ComparatorError: there is no such comparator, or nobody publishes weights that fit it.
-        WeightsError, DarknetError: a file is missing, damaged or of another network.
+        UserError: there is no such comparator, or nobody publishes weights that fit it.
+        UserError: a file is missing, damaged or of another network.
     """
     if name not in COMPARATORS:
-        raise ComparatorError(f"{name}: no such comparator; take one of {', '.join(COMPARATORS)}")
+        raise UserError(f"{name}: no such comparator; take one of {', '.join(COMPARATORS)}")
     comparator = COMPARATORS[name]
     if weights is None:
         return comparator.make().eval()
     if not comparator.weights:
-        raise ComparatorError(f"{name}: there are no official weights that fit this network")
+        raise UserError(f"{name}: there are no official weights that fit this network")
     return comparator.make(*(Path(weights, file) for file in comparator.weights)).eval()
 
 
@@ -434,7 +429,7 @@ def measure_accuracy(
     with tempfile.TemporaryDirectory() as folder:
         pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
         if [category["id"] for category in pack.categories] != COCO_IDS:
-            raise ComparatorError(f"{annotations}: COCO's 80 categories are needed")
+            raise UserError(f"{annotations}: COCO's 80 categories are needed")
         truth = truth_of(annotations, pack)
         progress(f"{name}: {len(pack.images)} images of {comparator.size} px")
         metrics = coco_metrics(truth, detect_pack(model, pack, limits))
@@ -475,7 +470,7 @@ def main(arguments: list[str] | None = None) -> None:
         if all((args.weights / file).is_file() for file in COMPARATORS[name].weights)
     ]
     if not names:
-        raise ComparatorError(f"{args.weights}: no official weights in it; its README lists them")
+        raise UserError(f"{args.weights}: no official weights in it; its README lists them")
     args.out.mkdir(parents=True, exist_ok=True)
     for name in names:
         found = measure_accuracy(name, args.weights, args.annotations, args.images, print)

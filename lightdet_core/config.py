@@ -33,6 +33,10 @@ class ConfigError(UserError):
     """A mistake in params.yaml; the message names the key, the value and the remedy."""
 
 
+class DataError(UserError):
+    """Unusable data; the message names files, ids and values."""
+
+
 SMALLEST_INPUT = 64  # px
 
 

@@ -35,10 +35,6 @@ ACTIVATIONS = {"leaky": partial(nn.LeakyReLU, 0.1), "mish": nn.Mish}
 MAX_STRIDE = 32
 
 
-class DarknetError(UserError):
-    """A network or a weights file that cannot be used; the message says which and why."""
-
-
 def conv(filters: int, size: int = 3, stride: int = 1, activation: str = "leaky") -> Row:
     """A row of a table, with what most convolutions have."""
     return ("conv", filters, size, stride, activation)
@@ -195,11 +191,11 @@ class Yolo(DetectionNetwork):
         They come in the order of the cfg: YOLOv4's finest first, the others' coarsest first.
 
         Raises:
-            DarknetError: H or W is no multiple of 32.
+            UserError: H or W is no multiple of 32.
         """
         height, width = images.shape[-2:]
         if height % MAX_STRIDE or width % MAX_STRIDE:
-            raise DarknetError(
+            raise UserError(
                 f"{self.name}: an input of {width} x {height} pixels; "
                 f"both sides must be multiples of {MAX_STRIDE}"
             )
@@ -245,10 +241,10 @@ def build_yolo(name: str, num_classes: int = 80) -> Yolo:
     """One of yolov3, yolov3-tiny, yolov4 and yolov4-tiny, with random weights.
 
     Raises:
-        DarknetError: there is no network of this name.
+        UserError: there is no network of this name.
     """
     if name not in TABLES:
-        raise DarknetError(f"{name}: no such network; take one of {', '.join(TABLES)}")
+        raise UserError(f"{name}: no such network; take one of {', '.join(TABLES)}")
     return Yolo(name, num_classes)
 
 
@@ -272,24 +268,24 @@ def load_darknet_weights(model: Yolo, path: Path | str) -> None:
     since version 0.2 and an int32 before.
 
     Raises:
-        DarknetError: the file cannot be read, or is not of this network and number of classes.
+        UserError: the file cannot be read, or is not of this network and number of classes.
     """
     path, tensors = Path(path), _stored(model)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DarknetError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     major, minor = struct.unpack_from("<2i", data) if len(data) >= 8 else (0, 2)
     header = 20 if major * 10 + minor >= 2 else 16
     expected = header + 4 * sum(tensor.numel() for tensor in tensors)
     about = f"the weights of {model.name} with {model.num_classes} classes"
     if len(data) != expected:
-        raise DarknetError(
+        raise UserError(
             f"{path}: {len(data):,} bytes, but {about} are {expected:,}; "
             "it is incomplete, or of another network or number of classes"
         )
     values = torch.from_numpy(np.frombuffer(data, "<f4", offset=header).astype(np.float32))
     if not values.isfinite().all():
-        raise DarknetError(f"{path}: holds values that are not finite, so not {about}")
+        raise UserError(f"{path}: holds values that are not finite, so not {about}")
     for tensor, part in zip(tensors, values.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from lightdet_core import scenes
-from lightdet_core.config import ROOT, UserError, load_config, run_cli
-from lightdet_core.download import DownloadError, fetch, need_space, unpack
+from lightdet_core.config import ROOT, DataError, UserError, load_config, run_cli
+from lightdet_core.download import fetch, need_space, unpack
 from lightdet_core.files import write_json
 
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
@@ -58,10 +58,6 @@ LICENCES = {
     "minicoco": "of COCO 2017: annotations CC BY 4.0, images under a licence each (Flickr)",
     "folder": "as stated by whoever supplies the folder",
 }
-
-
-class DataError(UserError):
-    """Unusable data; the message names files, ids and values."""
 
 
 def file_hash(path: Path) -> str:
@@ -334,7 +330,7 @@ def _make_bccd(folder: Path, progress: Callable[[str], None]) -> None:
             shutil.rmtree(root.parent, ignore_errors=True)
             (temporary / "bccd.zip").unlink()
             os.replace(temporary, root.parent)
-        except DownloadError as error:
+        except UserError as error:
             raise DataError(f"{error}; or set LIGHTDET_BCCD to a local copy") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -448,7 +444,7 @@ def _get_coco(
             fetch(f"{COCO_URL}/{address}", archives[folder], progress, size, md5)
             unpack(archives[folder], folder, progress, inside=folder.name)
             archives[folder].unlink()
-    except DownloadError as error:
+    except UserError as error:
         raise DataError(f"{error}; or {local}") from None
 
 

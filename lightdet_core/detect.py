@@ -28,8 +28,7 @@ from torch import Tensor
 
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
-from lightdet_core.config import UserError, run_cli
-from lightdet_core.datasets import DataError
+from lightdet_core.config import DataError, UserError, run_cli
 from lightdet_core.files import replacing, write_json
 from lightdet_core.pack import boxes_on_image, coco_results, letterbox, read_image
 from lightdet_core.runtime import Exported, open_exported
@@ -40,10 +39,6 @@ RESULT = "detections.json"
 TOLD_EVERY = 5.0  # seconds between two lines about a video
 
 Find = Callable[..., Detections]  # canvas (S, S, 3) uint8, three limits -> boxes on the canvas
-
-
-class DetectError(UserError):
-    """Something that cannot be detected on, or results that have no place to go."""
 
 
 # ---------------------------------------------------------------------------------- a detector
@@ -69,13 +64,13 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
             files: a second thread of torch would wait for those of the other runtime.
 
     Raises:
-        DetectError, WeightsError, NetworkFileError: missing, damaged, or not written by LightDet.
-        From `detect`, DetectError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
+        UserError: missing, damaged, or not written by LightDet.
+        From `detect`, UserError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
     """
     path = Path(path)
     refuse_run_folder(path)
     if threads < 1:
-        raise DetectError(f"threads {threads}: at least 1 is needed")
+        raise UserError(f"threads {threads}: at least 1 is needed")
     if path.suffix == ".safetensors":
         find, categories, config = _torch_detector(path)
         torch.set_num_threads(threads)
@@ -85,7 +80,7 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
         categories, config = (exported.about[key] for key in ("categories", "config"))
         torch.set_num_threads(1)
     else:
-        raise DetectError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
+        raise UserError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
 
     size = config["model"]["input_size"]
     limits = [config["evaluate"][key] for key in ("iou_threshold", "max_detections")]
@@ -93,7 +88,7 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
         check_share("score_threshold", score_threshold)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise DetectError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
+            raise UserError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
         found = find(letterbox(image, size, quick=True), score_threshold, *limits)
         height, width = image.shape[:2]
         xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
@@ -103,16 +98,16 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
 
 
 def check_share(name: str, value: float) -> None:
-    """Raises a DetectError unless the value is in 0..1."""
+    """Raises a UserError unless the value is in 0..1."""
     if not 0 <= value <= 1:
-        raise DetectError(f"{name} {value}: a number from 0 to 1 is needed")
+        raise UserError(f"{name} {value}: a number from 0 to 1 is needed")
 
 
 def refuse_run_folder(path: Path) -> None:
-    """Raises a DetectError, which names the weights, for a folder that has some."""
+    """Raises a UserError, which names the weights, for a folder that has some."""
     weights = path / "weights.safetensors"
     if weights.is_file():
-        raise DetectError(f"{path}: is a folder; the weights are {weights}")
+        raise UserError(f"{path}: is a folder; the weights are {weights}")
 
 
 def _torch_detector(path: Path) -> tuple[Find, list[dict], dict]:
@@ -185,7 +180,7 @@ def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Pa
     name is called name-2. Images in `out` itself, from an earlier call, are left out of folders.
 
     Raises:
-        DetectError: nothing there, no images in a folder, a video without OpenCV, or a file that
+        UserError: nothing there, no images in a folder, a video without OpenCV, or a file that
             would be overwritten: never an input, others only if `overwrite`.
     """
     named = [pair for source in sources for pair in _images(source, out)]
@@ -204,11 +199,11 @@ def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Pa
     existing = [path for path in (out / RESULT, *(t for _, t in jobs)) if path.exists()]
     if existing and not overwrite:
         more = f" (and {len(existing) - 1} more)" if existing[1:] else ""
-        raise DetectError(f"{existing[0]}: exists{more}; choose another --out or add --overwrite")
+        raise UserError(f"{existing[0]}: exists{more}; choose another --out or add --overwrite")
     inputs = {file.stat()[1:3] for file, _ in jobs}  # inode and device, whatever the name
     for path in existing:
         if path.stat()[1:3] in inputs:
-            raise DetectError(f"{path}: is an input and would be lost; choose another --out")
+            raise UserError(f"{path}: is an input and would be lost; choose another --out")
     return jobs
 
 
@@ -217,7 +212,7 @@ def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
     if source.is_file():
         return [(source, Path(source.name))]
     if not source.is_dir():
-        raise DetectError(f"{source}: not found; an image, a folder of images or a video is needed")
+        raise UserError(f"{source}: not found; an image, a folder of images or a video is needed")
     out = out.resolve()
     own = out if source.resolve() in out.parents else None
     files = sorted(
@@ -229,7 +224,7 @@ def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
         and own not in file.resolve().parents
     )
     if not files:
-        raise DetectError(f"{source}: no images in it; known are {', '.join(PICTURES)}")
+        raise UserError(f"{source}: no images in it; known are {', '.join(PICTURES)}")
     return [(file, file.relative_to(source)) for file in files]
 
 
@@ -241,7 +236,7 @@ def _opencv(path: Path) -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise DetectError(
+        raise UserError(
             f"{path}: videos need OpenCV: pip install opencv-python-headless ({error})"
         ) from None
     return cv2
@@ -291,7 +286,7 @@ def detect_files(
         that cannot be read.
 
     Raises:
-        DetectError: a drawing cannot be written.
+        UserError: a drawing cannot be written.
     """
     coco = {"images": [], "annotations": [], "categories": detector.categories}
     names, times = [category["name"] for category in detector.categories], []
@@ -352,7 +347,7 @@ def _draw_video(
                     code = cv2.VideoWriter_fourcc(*"mp4v")
                     writer = cv2.VideoWriter(str(aside), code, rate, picture.size)
                     if not writer.isOpened():
-                        raise DetectError(
+                        raise UserError(
                             f"{target}: OpenCV cannot write {picture.size} pixels at {rate:g} "
                             "frames/s; convert the video with ffmpeg first"
                         )
@@ -385,7 +380,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DetectError(f"{args.out}: cannot be a folder ({error.strerror})") from None
+        raise UserError(f"{args.out}: cannot be a folder ({error.strerror})") from None
     coco, times, damaged = detect_files(
         detector, jobs, args.score, lambda line: print(line, flush=True)
     )
@@ -398,7 +393,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if damaged:
         head = f"{len(damaged)} of {len(jobs)} cannot be read; repair them or leave them out:"
-        raise DetectError("\n  ".join([head, *damaged]))
+        raise UserError("\n  ".join([head, *damaged]))
 
 
 if __name__ == "__main__":

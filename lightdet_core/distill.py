@@ -22,10 +22,6 @@ from lightdet_core.model import LightDet, load_weights
 from lightdet_core.processes import total
 
 
-class DistillError(UserError):
-    """A teacher or a setting that cannot serve; the message names the value and the remedy."""
-
-
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 x mean over the last dimension of the terms of KL(teacher || student): (…, K) -> (…,).
 
@@ -167,12 +163,12 @@ def check_teacher(
         path: of the teacher, for the message.
 
     Raises:
-        DistillError: other bins, input size (and with it other cells), or classes.
+        UserError: other bins, input size (and with it other cells), or classes.
     """
     for key in ("reg_max", "input_size", "num_classes"):
         wanted, found = getattr(student, key), getattr(teacher, key)
         if wanted != found:
-            raise DistillError(
+            raise UserError(
                 f"{path}: the teacher's model.{key} is {found}, the student's {wanted}; "
                 f"train a teacher with model.{key} {wanted}"
             )
@@ -180,7 +176,7 @@ def check_teacher(
     if wanted != found:
         pairs = enumerate(zip_longest(wanted, found))
         label, (ours, theirs) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        raise DistillError(
+        raise UserError(
             f"{path}: label {label} (id, name) is {theirs} to the teacher, but {ours} in the data; "
             "train a teacher on data with the same categories"
         )
@@ -198,8 +194,8 @@ def load_teacher(
         device: where the student trains.
 
     Raises:
-        WeightsError: missing, damaged, or not written by training.
-        DistillError: does not fit the student; see `check_teacher`.
+        UserError: missing, damaged, or not written by training.
+        UserError: does not fit the student; see `check_teacher`.
     """
     teacher, config, teacher_categories = load_weights(path)
     check_teacher(student, ModelConfig(**config["model"]), categories, teacher_categories, path)

@@ -25,10 +25,6 @@ PIECE = 1 << 20
 TELL_EVERY = 5.0  # seconds between two lines of progress
 
 
-class DownloadError(UserError):
-    """A file that cannot be had; the message says what is there and what to do."""
-
-
 def fetch(
     url: str,
     path: Path,
@@ -46,7 +42,7 @@ def fetch(
         limit: bytes; more are refused, for a file whose size is not known beforehand.
 
     Raises:
-        DownloadError: no connection after TRIES attempts, too little disk, or another file than
+        UserError: no connection after TRIES attempts, too little disk, or another file than
             the one that is meant.
     """
     if path.is_file() and (size is None or path.stat().st_size == size):
@@ -67,7 +63,7 @@ def fetch(
             if error.code == 416:  # the server's file is shorter than what is here
                 part.unlink(missing_ok=True)
             elif error.code < 500:
-                raise DownloadError(f"{url}: download failed: {error}") from None
+                raise UserError(f"{url}: download failed: {error}") from None
             reason: object = error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)  # urllib wraps what the system says
@@ -76,7 +72,7 @@ def fetch(
         have = now
         if failures == TRIES:
             kept = f"{have:,} bytes are kept in {part}, " if have else ""
-            raise DownloadError(
+            raise UserError(
                 f"{url}: download failed: {reason}; {kept}the same command goes on from there"
             )
         progress(f"{path.name}: {reason}; going on at {have / 1e6:.1f} MB")
@@ -103,7 +99,7 @@ def _append(
         length = int(response.headers.get("Content-Length") or 0)
         stated = have + length if length else None
         if size is not None and stated is not None and stated != size:
-            raise DownloadError(f"{url}: has {stated:,} bytes, {size:,} are expected")
+            raise UserError(f"{url}: has {stated:,} bytes, {size:,} are expected")
         total = size or stated
         done, start, told = have, time.monotonic(), time.monotonic()
         with open(part, "ab" if have else "wb") as file:
@@ -111,7 +107,7 @@ def _append(
                 file.write(piece)
                 done += len(piece)
                 if limit is not None and done > limit:
-                    raise DownloadError(f"{url}: more than {limit / 1e6:.0f} MB; not what is meant")
+                    raise UserError(f"{url}: more than {limit / 1e6:.0f} MB; not what is meant")
                 if (now := time.monotonic()) - told > TELL_EVERY:
                     told = now
                     text = _progress(done, total, (done - have) / (now - start))
@@ -128,7 +124,7 @@ def _progress(done: int, total: int | None, speed: float) -> str:
 
 
 def _check(url: str, part: Path, size: int, md5: str | None, progress: Callable) -> None:
-    """Raises a DownloadError, without the file, unless it is the right one."""
+    """Raises a UserError, without the file, unless it is the right one."""
     found, wanted = f"{part.stat().st_size:,} bytes", f"{size:,} bytes"
     if md5 is not None and found == wanted:
         progress(f"{part.stem}: checking its MD5")
@@ -136,17 +132,17 @@ def _check(url: str, part: Path, size: int, md5: str | None, progress: Callable)
             found, wanted = f"MD5 {hashlib.file_digest(file, 'md5').hexdigest()}", f"MD5 {md5}"
     if found != wanted:
         part.unlink()
-        raise DownloadError(
+        raise UserError(
             f"{url}: damaged: {found} instead of {wanted}; it was deleted, the same command "
             "downloads it again"
         )
 
 
 def need_space(folder: Path, bytes_needed: int, what: str) -> None:
-    """Raises a DownloadError when the disk of the folder has less."""
+    """Raises a UserError when the disk of the folder has less."""
     free = shutil.disk_usage(folder).free
     if bytes_needed > free:
-        raise DownloadError(
+        raise UserError(
             f"{what}: {bytes_needed / 1e9:.2f} GB are needed in {folder}, "
             f"{free / 1e9:.2f} GB are free"
         )
@@ -167,7 +163,7 @@ def unpack(
         limit: bytes that it may unpack to.
 
     Raises:
-        DownloadError: no zip, damaged, or with paths that leave the folder; nothing is written
+        UserError: no zip, damaged, or with paths that leave the folder; nothing is written
             outside of it.
     """
     aside = folder.with_name(f".{folder.name}.unpacking")
@@ -177,9 +173,9 @@ def unpack(
             entries = [(entry, target) for entry, target in entries if target is not None]
             total = sum(entry.file_size for entry, _ in entries)
             if not entries:
-                raise DownloadError(f"{archive}: nothing in it under {inside or '/'}")
+                raise UserError(f"{archive}: nothing in it under {inside or '/'}")
             if limit is not None and total > limit:
-                raise DownloadError(f"{archive}: unpacks to over {limit / 1e6:.0f} MB")
+                raise UserError(f"{archive}: unpacks to over {limit / 1e6:.0f} MB")
             aside.mkdir(parents=True, exist_ok=True)
             there = sum(file.stat().st_size for file in aside.rglob("*") if file.is_file())
             need_space(aside, total - there, f"{archive}: unpacking")
@@ -196,7 +192,7 @@ def unpack(
                     told = time.monotonic()
                     progress(f"{archive.name}: unpacked {number:,} of {len(entries):,} files")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DownloadError(f"{archive}: not a usable zip archive: {error}") from None
+        raise UserError(f"{archive}: not a usable zip archive: {error}") from None
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.replace(aside, folder)
     progress(f"unpacked {len(entries):,} files to {folder}")
@@ -207,7 +203,7 @@ def _target(archive: Path, entry: zipfile.ZipInfo, inside: str) -> PurePosixPath
     path = PurePosixPath(entry.filename.replace("\\", "/"))
     link = stat.S_ISLNK(entry.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]) or link:
-        raise DownloadError(f"{archive}: unsafe path in it: {entry.filename}")
+        raise UserError(f"{archive}: unsafe path in it: {entry.filename}")
     if entry.is_dir() or not path.is_relative_to(inside):
         return None
     return path.relative_to(inside)

@@ -57,10 +57,6 @@ QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "
 CALIBRATION = 64  # images that int8 learns its ranges from
 
 
-class ExportError(UserError):
-    """A run that cannot be exported."""
-
-
 # ----------------------------------------------------------------------------------- network
 
 
@@ -198,7 +194,7 @@ def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx
         outputs: names, in the order of the module's results.
 
     Raises:
-        ExportError: an operation that ONNX lacks.
+        UserError: an operation that ONNX lacks.
     """
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -216,7 +212,7 @@ def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx
                 dynamic_axes={name: {0: "B"} for name in ("images", *outputs)},
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise ExportError(f"ONNX: cannot be converted: {first_line(error)}") from None
+            raise UserError(f"ONNX: cannot be converted: {first_line(error)}") from None
     return onnx.load_from_string(buffer.getvalue())
 
 
@@ -310,7 +306,7 @@ def convert_ncnn(
         example: an input; its batch of one becomes ncnn's tensor without a batch.
 
     Raises:
-        ExportError: pnnx fails, or leaves an operation that ncnn lacks.
+        UserError: pnnx fails, or leaves an operation that ncnn lacks.
     """
     shape = f"inputshape={list(example.shape)}".replace(" ", "")
     found = {}
@@ -328,13 +324,13 @@ def convert_ncnn(
                 Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
             except FileNotFoundError:
                 last = (done.stderr.strip() or "no message").splitlines()[-1]
-                raise ExportError(f"pnnx: ended with code {done.returncode}: {last}") from None
+                raise UserError(f"pnnx: ended with code {done.returncode}: {last}") from None
             found[precision] = param, weights
     layers = {line.split()[0] for line in found[precision][0].splitlines()[2:]}
     # what it cannot translate keeps the name that torch or pnnx gave it
     unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)
     if unknown:
-        raise ExportError(f"ncnn: has no layer for {', '.join(unknown)}")
+        raise UserError(f"ncnn: has no layer for {', '.join(unknown)}")
     return found
 
 
@@ -366,8 +362,8 @@ def to_onnx(
         (of `check_pattern`).
 
     Raises:
-        WeightsError: the weights are missing, damaged or of another architecture.
-        ExportError: the folder cannot be written, or the exported network is not the same.
+        UserError: the weights are missing, damaged or of another architecture.
+        UserError: the folder cannot be written, or the exported network is not the same.
     """
     job, example = _prepare(weights, folder, decoded, precision, progress, uint8=uint8)
     progress("converting to ONNX")
@@ -412,7 +408,7 @@ def to_ncnn(
     … Its input is float32 RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
     """
     if precision == "int8":
-        raise ExportError("int8: for ONNX only; take fp32 or fp16 for ncnn")
+        raise UserError("int8: for ONNX only; take fp32 or fp16 for ncnn")
     job, example = _prepare(weights, folder, decoded, precision, progress, mish=nn.Mish)
     progress("converting to ncnn, in fp32 and fp16")
     about = job.about
@@ -456,7 +452,7 @@ def _prepare(
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ExportError(f"{folder}: cannot be written to ({error.strerror})") from None
+        raise UserError(f"{folder}: cannot be written to ({error.strerror})") from None
     module = deployable(model, config["model"]["input_size"], decoded, **forms)
     flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
@@ -555,14 +551,14 @@ def compare(
     """Largest absolute difference by output.
 
     Raises:
-        ExportError: larger than rounding explains, or not a number.
+        UserError: larger than rounding explains, or not a number.
     """
     parity = {}
     for name, a, b in zip(names, found, wanted, strict=True):
         parity[name] = float(np.abs(a - b).max())
         limit = TOLERANCE[precision] * max(1.0, float(np.abs(b).max()))
         if not parity[name] <= limit:  # NaN is no good either
-            raise ExportError(
+            raise UserError(
                 f"{name}: the exported network in {precision} differs from torch by "
                 f"{parity[name]:.3g}, more than {limit:.3g}; nothing was written"
             )
@@ -580,7 +576,7 @@ def check_pattern(trained: dict[str, Tensor], exported: dict[str, Tensor]) -> di
         Numbers of layers: eligible, trained with the pattern, exported with the pattern.
 
     Raises:
-        ExportError: fewer exported than trained ones.
+        UserError: fewer exported than trained ones.
     """
     counts = {
         "eligible": sum(sparsity.eligible(name, weight) for name, weight in exported.items()),
@@ -588,7 +584,7 @@ def check_pattern(trained: dict[str, Tensor], exported: dict[str, Tensor]) -> di
         "exported": _sparse_layers(exported),
     }
     if counts["exported"] < counts["trained"]:
-        raise ExportError(
+        raise UserError(
             f"2:4 pattern: trained in {counts['trained']} layers, exported in "
             f"{counts['exported']}; nothing was written"
         )
@@ -670,7 +666,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.format == "onnx":
         report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.precision, told)
     elif args.uint8:
-        raise ExportError(
+        raise UserError(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
         )
     else:

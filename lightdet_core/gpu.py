@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 
 from lightdet_core import gpu_steps, train
-from lightdet_core.config import ROOT, run_cli
+from lightdet_core.config import ROOT, UserError, run_cli
 from lightdet_core.files import write_json
 from lightdet_core.gpu_bundle import bundle
-from lightdet_core.gpu_steps import RUNS, GpuError, Job, config_of, params_of, profiles_of, read
+from lightdet_core.gpu_steps import RUNS, Job, config_of, params_of, profiles_of, read
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import git_state, hardware
 
@@ -67,10 +67,10 @@ def training(job: Job) -> None:
         left = job.seconds - (start - began)
         try:
             if left < 1.15 * took.get(name, 0):
-                raise GpuError(f"a row takes {took[name]:.0f} s, {left:.0f} s are left")
+                raise UserError(f"a row takes {took[name]:.0f} s, {left:.0f} s are left")
             train_row(job, name, seed, found)
             took[name] = time.monotonic() - start
-        except GpuError as error:
+        except UserError as error:
             found["left out"].append(f"{name} from seed {seed} on: {error}")
             waiting = [row for row in waiting if row[1] != name]
         job.keep(found)
@@ -80,7 +80,7 @@ def train_row(job: Job, profile_: str, seed: int, found: dict) -> None:
     """All runs of a profile and a seed. g5 learns from the teacher of seed 0, which must be there.
 
     Raises:
-        GpuError: a run has failed; the others are in `found`.
+        UserError: a run has failed; the others are in `found`.
     """
     side_by_side, lock = found["side by side"], threading.Lock()
     threads = max(1, (os.cpu_count() or 1) // side_by_side)
@@ -109,7 +109,7 @@ def _train_apart(job: Job, profile_: str, seed: int, threads: int, run: str) -> 
     print("\n".join(done.stdout.splitlines()[-2:]), flush=True)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise GpuError(f"{run} failed: {' '.join(reason)[:300]}")
+        raise UserError(f"{run} failed: {' '.join(reason)[:300]}")
     folder = ROOT / "runs" / profile_ / f"{run}-s{seed}"
     metrics, about = (read(folder / f"{name}.json") for name in ("metrics", "run"))
     return {
@@ -223,7 +223,7 @@ def rehearse() -> None:
     """Everything in small: a bundle of drawn scenes, then every step on this machine.
 
     Raises:
-        GpuError: a step that is not done.
+        UserError: a step that is not done.
     """
     folder = ROOT / "build" / "gpu-rehearsal"
     out = folder / "results"
@@ -232,15 +232,15 @@ def rehearse() -> None:
     bundle(folder, ("smoke",), wheels=False)
     try:
         check(drive(folder, out, budget=300, small=True))
-    except GpuError:
+    except UserError:
         print((out / "log.txt").read_text()[-6000:])
         raise
 
 
 def check(steps: list[dict]) -> None:
-    """`GpuError` with the steps that are not done."""
+    """`UserError` with the steps that are not done."""
     if failed := [step for step in steps if step["outcome"] != "done"]:
-        raise GpuError("; ".join(f"{step['step']}: {step['outcome']}" for step in failed))
+        raise UserError("; ".join(f"{step['step']}: {step['outcome']}" for step in failed))
 
 
 def main() -> None:
@@ -257,9 +257,9 @@ def main() -> None:
     if not args.bundle or not args.out:
         parser.error("--bundle and --out, as build/gpu/run gives them, or --rehearse alone")
     if not (args.bundle / "manifest.json").is_file():
-        raise GpuError(f"{args.bundle}: no manifest.json in it; `make gpu` makes such a folder")
+        raise UserError(f"{args.bundle}: no manifest.json in it; `make gpu` makes such a folder")
     if not args.rehearse and best_device().type != "cuda":
-        raise GpuError("torch sees no GPU here; --rehearse tries everything in small on a CPU")
+        raise UserError("torch sees no GPU here; --rehearse tries everything in small on a CPU")
     folder, out = args.bundle.resolve(), args.out.resolve()
     if args.train:
         run, profile_, seed = args.train

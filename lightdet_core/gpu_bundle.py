@@ -63,10 +63,6 @@ python3 -m lightdet_core.gpu --bundle "$here" --out "$out" ${2:+--budget "$2"}
 """
 
 
-class BundleError(UserError):
-    """The folder cannot be made, or would be too large; the message says what to do."""
-
-
 def bundle(
     out: Path,
     profiles: tuple[str, ...] = PROFILES,
@@ -84,7 +80,7 @@ def bundle(
         `out`, with manifest.json, imagenet/, wheels/, run and a folder per profile.
 
     Raises:
-        BundleError: no wheels to be had, or more than LIMIT bytes.
+        UserError: no wheels to be had, or more than LIMIT bytes.
         DataError: the data of a profile cannot be had.
     """
     shutil.rmtree(out, ignore_errors=True)
@@ -110,7 +106,7 @@ def bundle(
     tree = size + checkout_bytes()
     progress(f"{out.name}: {size / 2**20:.1f} MiB, with the checkout {tree / 2**20:.1f} MiB")
     if size > LIMIT or tree > TREE_LIMIT:
-        raise BundleError(
+        raise UserError(
             f"{out}: {size / 2**20:.1f} MiB, with the checkout {tree / 2**20:.1f} MiB; at most "
             f"{LIMIT / 2**20:.0f} and {TREE_LIMIT / 2**20:.0f} MiB may travel; lower QUALITY in "
             "gpu_bundle.py, or take fewer images"
@@ -188,7 +184,7 @@ def fetch_wheels(folder: Path) -> None:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:]
-        raise BundleError(f"{folder}: no wheels of {', '.join(pinned)}: {' '.join(reason)}")
+        raise UserError(f"{folder}: no wheels of {', '.join(pinned)}: {' '.join(reason)}")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def gpu_result(step: str, root: Path = ROOT) -> dict | None:
     """What a step of `lightdet_core.gpu` wrote; None where no GPU was at hand.
 
     Raises:
-        ReportError: unreadable, or without what the step is for.
+        UserError: unreadable, or without what the step is for.
     """
     path = root / "results" / "gpu" / f"{step}.json"
     return read_result(path, (KEYS[step],), "make gpu") if path.is_file() else None

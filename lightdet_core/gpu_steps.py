@@ -41,10 +41,6 @@ WARM_UP, MEASURED = 10, 50  # steps: the first batch or two of these are made be
 LIBRARIES = ("CUSPARSELT", "CUTLASS")  # that know the 2:4 form, as torch calls them
 
 
-class GpuError(UserError):
-    """A step cannot be done as asked, or its result is wrong; the message says which."""
-
-
 class Job(NamedTuple):
     """What a step is given."""
 
@@ -117,7 +113,7 @@ def checks(job: Job) -> None:
     The device may err by CLOSE, or by five times what float32 on the CPU errs.
 
     Raises:
-        GpuError: a test has failed or was skipped, or the device computes something else.
+        UserError: a test has failed or was skipped, or the device computes something else.
     """
     config, pack = _with_pack(measured_config(job, "g4"))
     with exact():
@@ -131,10 +127,10 @@ def checks(job: Job) -> None:
         or wanted not in found["tests"]
         or len(re.findall("passed|skipped", found["tests"])) > 1
     ):
-        raise GpuError(f"tests: exit code {code}, {found['tests']}")
+        raise UserError(f"tests: exit code {code}, {found['tests']}")
     device, cpu = found["one batch"]["device"], found["one batch"]["cpu"]
     if wrong := [key for key, off in device.items() if not off <= max(CLOSE, 5 * cpu[key])]:
-        raise GpuError(f"{', '.join(wrong)} differ too much from float64: {found['one batch']}")
+        raise UserError(f"{', '.join(wrong)} differ too much from float64: {found['one batch']}")
 
 
 def run_tests() -> tuple[int, str]:

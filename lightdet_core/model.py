@@ -21,8 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
-from lightdet_core.config import Config, ModelConfig
-from lightdet_core.imagenet import WeightsError, load_imagenet, read_safetensors
+from lightdet_core.config import Config, ModelConfig, UserError
+from lightdet_core.imagenet import load_imagenet, read_safetensors
 
 
 class _FastMish(torch.autograd.Function):
@@ -240,7 +240,7 @@ def build(config: Config) -> LightDet:
     """The network of a run, with ImageNet weights in the backbone when `pretrained` is set.
 
     Raises:
-        WeightsError: the ImageNet weights cannot be had or do not fit.
+        UserError: the ImageNet weights cannot be had or do not fit.
         ValueError: `model.num_classes` is null; the data decide it (`train.fit` fills it in).
     """
     settings = config.model
@@ -282,18 +282,18 @@ def save_weights(
     try:
         save_file(state, path, metadata=metadata)
     except SafetensorError as error:  # its name for a full disk, among others
-        raise WeightsError(f"{path}: cannot be written ({error})") from None
+        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
     """A trained network in eval mode, its config (nested dict) and its categories (id, name).
 
     Raises:
-        WeightsError: missing, damaged, or not written by `save_weights`.
+        UserError: missing, damaged, or not written by `save_weights`.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(
+        raise UserError(
             f"{path}: no trained run there; `dvc repro`, or python -m lightdet_core.train with its "
             "--experiment, --profile and --seed, makes it"
         )
@@ -301,12 +301,12 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
     if "lightdet" not in metadata:
-        raise WeightsError(f"{path}: has no LightDet config; it is not a file that training wrote")
+        raise UserError(f"{path}: has no LightDet config; it is not a file that training wrote")
     try:
         about = json.loads(metadata["lightdet"])
         config, categories = about["config"], about["categories"]
         model = LightDet(ModelConfig(**config["model"]))
         model.load_state_dict(state)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
+        raise UserError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
     return model.eval(), config, categories

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torchvision.models import shufflenet_v2_x1_0
 
 from lightdet_core.boxes import STRIDES
-from lightdet_core.config import ModelConfig
-from lightdet_core.model import ACTIVATIONS, PAN, GFLHead, LightDet, WeightsError
+from lightdet_core.config import ModelConfig, UserError
+from lightdet_core.model import ACTIVATIONS, PAN, GFLHead, LightDet
 from lightdet_core.runtime import load_ncnn
 
 SETTINGS = ModelConfig(  # of the published network; `backbone` does not apply
@@ -97,7 +97,7 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
     fit the .param and that is an error.
 
     Raises:
-        WeightsError: a file is missing, is no ncnn file, is damaged, or one does not fit the other.
+        UserError: a file is missing, is no ncnn file, is damaged, or one does not fit the other.
     """
     layers = _read_param(Path(param_path))
     data, start = _bytes(Path(bin_path)), 0
@@ -106,7 +106,7 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
         nonlocal start
         size = count * np.dtype(dtype).itemsize
         if size > len(data) - start:
-            raise WeightsError(
+            raise UserError(
                 f"{bin_path}: ends within the weights of {name}: {len(data) - start} bytes left, "
                 f"{size} expected; is it whole, and the partner of {param_path}?"
             )
@@ -119,7 +119,7 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
         for shape, tagged in _stored(layer, Path(param_path)):
             (storage,) = take("<u4", 1, layer.name).tolist() if tagged else (FLOAT32,)
             if storage not in (FLOAT32, FLOAT16):
-                raise WeightsError(
+                raise UserError(
                     f"{bin_path}: {layer.name} is stored as {storage:#010x}, expected 0 (32 bits) "
                     f"or {FLOAT16:#010x} (16 bits); is it the partner of {param_path}?"
                 )
@@ -128,7 +128,7 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
             tensors.append(torch.tensor(values).float().view(shape))
         layers[i] = layer._replace(**dict(zip(("weight", "bias"), tensors, strict=False)))
     if start < len(data):
-        raise WeightsError(
+        raise UserError(
             f"{bin_path}: {len(data)} bytes, but the layers of {param_path} have {start}"
         )
     return layers
@@ -140,14 +140,14 @@ def load_nanodet(param_path: Path | str, bin_path: Path | str) -> NanoDet:
     ncnn has batch norm folded into the convolutions: here it is left adding their bias.
 
     Raises:
-        WeightsError: see `read_ncnn`; also when the network in the files is another one.
+        UserError: see `read_ncnn`; also when the network in the files is another one.
     """
     model = build_nanodet().eval()
     modules = [x for x in model.modules() if isinstance(x, (nn.Conv2d, nn.BatchNorm2d))]
     ours = [i for i, x in enumerate(modules) if isinstance(x, nn.Conv2d)]
     theirs = [x for x in read_ncnn(param_path, bin_path) if x.kind in CONVOLUTIONS]
     if len(theirs) != len(ours):
-        raise WeightsError(
+        raise UserError(
             f"{param_path}: not NanoDet-m: {len(theirs)} convolutions, expected {len(ours)}"
         )
     with torch.no_grad():
@@ -157,7 +157,7 @@ def load_nanodet(param_path: Path | str, bin_path: Path | str) -> NanoDet:
             found = (*layer.weight.shape, *geometry, layer.bias is not None)
             wanted = (*conv.weight.shape, conv.stride[0], conv.padding[0], conv.groups, True)
             if found != wanted:
-                raise WeightsError(
+                raise UserError(
                     f"{param_path}: not NanoDet-m: {layer.name} has shape, stride, padding, groups "
                     f"and bias {found}, expected {wanted}"
                 )
@@ -203,7 +203,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
 
 
 def _read_param(path: Path) -> list[Layer]:
@@ -211,16 +211,16 @@ def _read_param(path: Path) -> list[Layer]:
     lines = _bytes(path).decode(errors="replace").splitlines()
     if lines[:1] != [MAGIC]:
         found = lines[0][:20] if lines else ""
-        raise WeightsError(f"{path}: begins with {found!r}, expected {MAGIC}: no ncnn .param file")
+        raise UserError(f"{path}: begins with {found!r}, expected {MAGIC}: no ncnn .param file")
     layers = []
     for number, line in enumerate(lines[2:], start=3):
         try:
             layers.append(_layer(line))
         except ValueError:
-            raise WeightsError(f"{path}: damaged: line {number} is {line[:60]!r}") from None
+            raise UserError(f"{path}: damaged: line {number} is {line[:60]!r}") from None
     stated = " ".join(lines[1:2]).split(" ")[0]
     if stated != str(len(layers)):
-        raise WeightsError(f"{path}: damaged: {len(layers)} layers, expected {stated or 'some'}")
+        raise UserError(f"{path}: damaged: {len(layers)} layers, expected {stated or 'some'}")
     return layers
 
 
@@ -255,7 +255,7 @@ def _stored(layer: Layer, path: Path) -> list[tuple[tuple[int, ...], bool]]:
     else:
         return []
     if not all(isinstance(x, int) and x > 0 for shape, _ in stored for x in shape):
-        raise WeightsError(f"{path}: damaged: {layer.name} has shapes {[s for s, _ in stored]}")
+        raise UserError(f"{path}: damaged: {layer.name} has shapes {[s for s, _ in stored]}")
     return stored
 
 
@@ -265,7 +265,7 @@ def _weight_shape(layer: Layer, path: Path) -> tuple[int, int, int, int]:
     sides = (outputs, layer.params.get(11, width), width)
     whole = all(isinstance(x, int) and x > 0 for x in (*sides, size))
     if not whole or size % math.prod(sides):
-        raise WeightsError(
+        raise UserError(
             f"{path}: damaged: {layer.name} has {size} weights, expected a multiple of outputs, "
             f"height and width {sides}"
         )

@@ -32,29 +32,25 @@ METADATA = {
 }
 
 
-class NotebookError(UserError):
-    """A notebook breaks a rule or one of its cells fails; the message says which and where."""
-
-
 def read(path: Path) -> nbformat.NotebookNode:
-    """The notebook at `path`; `NotebookError` when it is missing or no notebook."""
+    """The notebook at `path`; `UserError` when it is missing or no notebook."""
     try:
         return nbformat.read(path, as_version=4)
     except FileNotFoundError:
-        raise NotebookError(f"{path}: not found; the sources are notebooks/*.ipynb") from None
+        raise UserError(f"{path}: not found; the sources are notebooks/*.ipynb") from None
     except Exception as error:  # nbformat raises several unrelated types
-        raise NotebookError(f"{path}: not a notebook: {error}") from error
+        raise UserError(f"{path}: not a notebook: {error}") from error
 
 
 def parameters(notebook: nbformat.NotebookNode) -> dict[str, object]:
     """Names and default values in the first code cell, which must be tagged `parameters`.
 
     Raises:
-        NotebookError: another cell comes first, or something but `name = literal` stands in it.
+        UserError: another cell comes first, or something but `name = literal` stands in it.
     """
     cell = next((cell for cell in notebook.cells if cell.cell_type == "code"), None)
     if cell is None or "parameters" not in cell.metadata.get("tags", []):
-        raise NotebookError("the first code cell needs the tag `parameters`")
+        raise UserError("the first code cell needs the tag `parameters`")
     values = {}
     for statement in ast.parse(cell.source).body:
         try:
@@ -62,7 +58,7 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, object]:
             values[target.id] = ast.literal_eval(statement.value)
         except (AttributeError, ValueError):
             line = ast.unparse(statement)
-            raise NotebookError(f"parameters: `{line}` is not a plain `name = literal`") from None
+            raise UserError(f"parameters: `{line}` is not a plain `name = literal`") from None
     return values
 
 
@@ -71,7 +67,7 @@ def check(path: Path) -> list[str]:
     try:
         notebook = read(path)
         names = parameters(notebook)
-    except (NotebookError, SyntaxError) as error:
+    except (UserError, SyntaxError) as error:
         return [str(error)]
     problems = []
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
@@ -175,7 +171,7 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
         given: parameter -> text; read as a Python literal where the default is not text.
 
     Raises:
-        NotebookError: unknown parameter, value of the wrong type, failing cell.
+        UserError: unknown parameter, value of the wrong type, failing cell.
     """
     import papermill  # here, for `extract` must stay quick
     from papermill.exceptions import PapermillExecutionError
@@ -197,7 +193,7 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
         )
     except PapermillExecutionError as error:
         cell = error.cell_index - bool(values)  # papermill inserts a cell for given parameters
-        raise NotebookError(
+        raise UserError(
             f"{source}: cell {cell} failed with {error.ename}: {error.evalue}\n"
             + "\n".join(f"    {line}" for line in error.source.splitlines())
         ) from None
@@ -223,7 +219,7 @@ def _moved_links(text: str, source: Path, out: Path) -> str:
 
 def _typed(name: str, text: str, defaults: dict[str, object]) -> object:
     if name not in defaults:
-        raise NotebookError(f"parameter {name!r}: unknown; known are {', '.join(defaults)}")
+        raise UserError(f"parameter {name!r}: unknown; known are {', '.join(defaults)}")
     kind = type(defaults[name])
     if kind is str:
         return text
@@ -232,7 +228,7 @@ def _typed(name: str, text: str, defaults: dict[str, object]) -> object:
     except (ValueError, SyntaxError):
         value = None
     if type(value) is not kind:
-        raise NotebookError(f"parameter {name}: {text!r} is no {kind.__name__}")
+        raise UserError(f"parameter {name}: {text!r} is no {kind.__name__}")
     return value
 
 
@@ -292,7 +288,7 @@ def main() -> None:
     else:
         found = [f"{path.name}: {problem}" for path in sources for problem in check(path)]
         if found:
-            raise NotebookError("\n".join(found))
+            raise UserError("\n".join(found))
         print(f"{len(sources)} notebooks are in order")
 
 

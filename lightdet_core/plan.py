@@ -28,13 +28,7 @@ from lightdet_core.config import (
     read_params,
     run_cli,
 )
-from lightdet_core.datasets import (
-    COCO_IMAGES,
-    DataError,
-    coco_files,
-    minicoco_ids,
-    split_paths,
-)
+from lightdet_core.datasets import COCO_IMAGES, DataError, coco_files, minicoco_ids, split_paths
 from lightdet_core.model import LightDet
 from lightdet_core.pack import open_pack, pack_paths, read_annotations
 from lightdet_core.precision import cpu_computes_in, exact

@@ -18,10 +18,6 @@ from lightdet_core.model import LightDet
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class PrecisionError(UserError):
-    """A device cannot compute in the precision that is asked for."""
-
-
 def forward(model: LightDet, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """The network in a precision of `TrainConfig`; its logits in float32, as the losses need."""
     dtype, device = AUTOCAST.get(precision), images.device.type
@@ -46,10 +42,10 @@ def cpu_computes_in(half: str) -> bool:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """`PrecisionError` where the device cannot compute in it."""
+    """`UserError` where the device cannot compute in it."""
     half = precision.removesuffix("-pure")
     if half in AUTOCAST and device.type == "cpu" and not cpu_computes_in(half):
-        raise PrecisionError(
+        raise UserError(
             f"train.precision {precision}: this {device.type} does not compute in it; take fp32"
         )
 

@@ -32,10 +32,6 @@ LONGEST = 900  # characters of a line: below the 4,096 bytes that a pipe takes a
 CPU = torch.device("cpu")  # objects and flags travel through gloo: no wait for the GPU
 
 
-class ProcessError(UserError):
-    """The processes cannot start or go on together; the message says what to do."""
-
-
 def count() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -52,7 +48,7 @@ def wanted(device: torch.device, batch_size: int) -> int:
     By itself no more than give each GPU WORTH_A_GPU images of a batch.
 
     Raises:
-        ProcessError: the variable is no number from 1 up, or there are fewer GPUs or images.
+        UserError: the variable is no number from 1 up, or there are fewer GPUs or images.
     """
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     text = os.environ.get("LIGHTDET_PROCESSES", "")
@@ -61,16 +57,16 @@ def wanted(device: torch.device, batch_size: int) -> int:
     if not text:
         return max(1, min(gpus, batch_size // WORTH_A_GPU))
     if not text.isdecimal() or int(text) < 1:
-        raise ProcessError(f"LIGHTDET_PROCESSES={text}: a whole number from 1 up is needed")
+        raise UserError(f"LIGHTDET_PROCESSES={text}: a whole number from 1 up is needed")
     if device.type == "cuda" and int(text) > max(1, gpus):
-        raise ProcessError(f"LIGHTDET_PROCESSES={text}: only {gpus} GPUs are visible")
+        raise UserError(f"LIGHTDET_PROCESSES={text}: only {gpus} GPUs are visible")
     _check_number(int(text), batch_size)
     return int(text)
 
 
 def _check_number(processes: int, batch_size: int) -> None:
     if batch_size < processes:
-        raise ProcessError(
+        raise UserError(
             f"train.batch_size {batch_size} is less than {processes} processes: start fewer, with "
             "LIGHTDET_PROCESSES or CUDA_VISIBLE_DEVICES"
         )
@@ -80,7 +76,7 @@ def own_rows(batch_size: int) -> range:
     """The rows of the global batch that this process computes.
 
     Raises:
-        ProcessError: fewer images than processes.
+        UserError: fewer images than processes.
     """
     place, processes = rank(), count()
     _check_number(processes, batch_size)
@@ -149,13 +145,13 @@ def gather(value: object) -> list:
 
 
 def check_agreement(value: str, advice: str) -> None:
-    """`ProcessError` with the advice where processes (machines) hold different values."""
+    """`UserError` with the advice where processes (machines) hold different values."""
     if count() == 1:
         return
     values = [None] * count()
     dist.all_gather_object(values, value)
     if len(set(values)) > 1:
-        raise ProcessError(f"the {count()} processes differ ({', '.join(values)}): {advice}")
+        raise UserError(f"the {count()} processes differ ({', '.join(values)}): {advice}")
 
 
 # ---------------------------------------------------------------- layers that look at the batch
@@ -226,12 +222,12 @@ def connect(model: nn.Module, train: TrainConfig) -> nn.Module:
     norm over processes waits once per layer for the count of values.)
 
     Raises:
-        ProcessError: batch norm over processes in half precision, which torch does not compute.
+        UserError: batch norm over processes in half precision, which torch does not compute.
     """
     if count() == 1:
         return model
     if train.sync_bn and train.precision == "fp16-pure":
-        raise ProcessError(
+        raise UserError(
             "train.precision fp16-pure: batch norm over processes needs float32; set train.sync_bn "
             "to false, or take fp16"
         )
@@ -265,7 +261,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda":
         if torch.cuda.device_count() < local:
-            raise ProcessError(
+            raise UserError(
                 f"{local} processes, but {torch.cuda.device_count()} GPUs on this machine: start "
                 "one per GPU"
             )
@@ -307,7 +303,7 @@ def launch(
     reports, and mistakes of any, come back to here.
 
     Raises:
-        ProcessError: a user's mistake in a process, in its words, or a process was lost.
+        UserError: a user's mistake in a process, in its words, or a process was lost.
         RuntimeError: any other error of a process, with where it came from.
         KeyboardInterrupt: stopped, in the words of the processes.
     """
@@ -355,7 +351,7 @@ def launch(
         reader.close()
         writer.close()
     if "mistake" in ended:
-        raise ProcessError(ended["mistake"])
+        raise UserError(ended["mistake"])
     if "stopped" in ended or isinstance(failure, SignalException):
         raise KeyboardInterrupt(ended.get("stopped", "stopped; run the same command to continue"))
     if failure:
@@ -364,7 +360,7 @@ def launch(
         if isinstance(first.message, dict):  # an exception, with its text
             trace = first.message.get("extraInfo", {}).get("py_callstack", "")
             raise RuntimeError(f"{which}: {first.message['message']}\n{trace}")
-        raise ProcessError(
+        raise UserError(
             f"{which} was lost (exit code {first.exitcode}); the others were ended, too. Run the "
             "same command to continue from the last checkpoint"
         )

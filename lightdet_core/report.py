@@ -58,10 +58,6 @@ CHANGES = {  # the ladder in words, by contrast
 }
 
 
-class ReportError(UserError):
-    """A result is missing or does not fit; the message names the file and the command."""
-
-
 # --- tables ----------------------------------------------------------------------------------
 
 
@@ -86,7 +82,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
         one seed); NaN where the images have no such objects.
 
     Raises:
-        ReportError: a run has no results, or unreadable ones.
+        UserError: a run has no results, or unreadable ones.
     """
     printed = load_paper()["table2"]
     runs = all_runs(read_params()) if runs is None else runs
@@ -131,7 +127,7 @@ def seed_table(
         runs: None takes `runs`, `taught` and `ladder` of params.yaml.
 
     Raises:
-        ReportError: unreadable results.
+        UserError: unreadable results.
     """
     params = read_params()
     if runs is None:
@@ -240,7 +236,7 @@ def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
         for seed, path in _files(results, run).items()
     }
     if not found:
-        raise ReportError(
+        raise UserError(
             f"{results / 'metrics'}: nothing of {run} there; "
             f"`{train_command(run, profile, 0)}` or `dvc repro` makes it"
         )
@@ -260,7 +256,7 @@ def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -
     keys = ("config", "config_hash", "input_size", "num_params", "key")
     provenance = read_result(path, keys, command)
     if provenance["config_hash"] != config:
-        raise ReportError(
+        raise UserError(
             f"{path}: describes settings {provenance['config_hash']}, but the metrics are of "
             f"{config}; `{command}` writes both anew"
         )
@@ -274,15 +270,15 @@ def _common_key(provenance: dict) -> str:
 
 
 def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
-    """A file of results; `ReportError` names `command` if it is missing, damaged or incomplete."""
+    """A file of results; `UserError` names `command` if it is missing, damaged or incomplete."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ReportError(f"{path}: not found; `{command}` makes it") from None
+        raise UserError(f"{path}: not found; `{command}` makes it") from None
     except ValueError as error:
-        raise ReportError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
+        raise UserError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
     if missing := [key for key in keys if key not in content]:
-        raise ReportError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
+        raise UserError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
     return content
 
 

@@ -20,15 +20,11 @@ from lightdet_core.files import replacing
 from lightdet_core.pack import Pack
 
 
-class RunError(UserError):
-    """A run cannot begin; the message says what to do first."""
-
-
 def sources_of(config: Config, runs: Path) -> dict[str, Path]:
     """Weights from elsewhere that a run learns from or starts with, by the setting that asks.
 
     Raises:
-        RunError: a run is not there; the message names the setting.
+        UserError: a run is not there; the message names the setting.
     """
     sources = {}
     for setting, run in (
@@ -39,7 +35,7 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
             sources[setting] = runs / run / "weights.safetensors"
             if not sources[setting].is_file():
                 experiment, seed = run.rsplit("-s", 1)
-                raise RunError(
+                raise UserError(
                     f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
                     f"{train_command(experiment, config.profile, seed)}"
                 )
@@ -79,14 +75,14 @@ def move_aside(folder: Path) -> Path:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """`RunError` while another process trains the same run; the lock ends with its holder."""
+    """`UserError` while another process trains the same run; the lock ends with its holder."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise RunError(
+            raise UserError(
                 f"{lock.stem}: {file.read().strip() or 'another process'} trains this run now; "
                 f"wait until it has ended, or stop it (lock: {lock})"
             ) from None

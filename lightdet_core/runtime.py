@@ -25,10 +25,6 @@ NEEDED = {"form", "input", "outputs", "quality", "categories", "config"}  # in a
 AGAIN = "export the run again"
 
 
-class NetworkFileError(UserError):
-    """An exported file that cannot be used; the message names the file and the reason."""
-
-
 class Exported(NamedTuple):
     """An exported network."""
 
@@ -44,11 +40,11 @@ def open_exported(path: Path | str, threads: int = 1) -> Exported:
         threads: that it may use.
 
     Raises:
-        NetworkFileError: missing, damaged, or not written by `export`; from `run`: other images.
+        UserError: missing, damaged, or not written by `export`; from `run`: other images.
     """
     path = Path(path)
     if path.suffix not in (".onnx", ".param"):
-        raise NetworkFileError(f"{path}: an .onnx or ncnn's .param file is needed")
+        raise UserError(f"{path}: an .onnx or ncnn's .param file is needed")
     about, outputs_of = (_open_onnx if path.suffix == ".onnx" else _open_ncnn)(path, threads)
     wanted = (about["input"]["size"], about["input"]["size"], 3)
     stated = [tuple(shape) for shape in about["outputs"].values()]
@@ -56,13 +52,11 @@ def open_exported(path: Path | str, threads: int = 1) -> Exported:
     def run(images: np.ndarray) -> list[np.ndarray]:
         if images.dtype != np.uint8 or images.shape[1:] != wanted:
             found = f"{images.dtype} {images.shape}"
-            raise NetworkFileError(f"{path}: images are {found}, uint8 (B, {wanted}) are needed")
+            raise UserError(f"{path}: images are {found}, uint8 (B, {wanted}) are needed")
         outputs = outputs_of(images)
         shapes = [output.shape[1:] for output in outputs]
         if shapes != stated:
-            raise NetworkFileError(
-                f"{path}: gives {shapes}, but its description says {stated}; {AGAIN}"
-            )
+            raise UserError(f"{path}: gives {shapes}, but its description says {stated}; {AGAIN}")
         return outputs
 
     return Exported(about, run)
@@ -79,12 +73,12 @@ def onnx_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSess
 
 def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
     if not path.is_file():
-        raise NetworkFileError(f"{path}: not found; check the path")
+        raise UserError(f"{path}: not found; check the path")
     try:
         session = onnx_session(path, threads)
     except Exception as error:  # its errors have no common class
         reason = first_line(error)
-        raise NetworkFileError(f"{path}: not a usable ONNX file: {reason}") from None
+        raise UserError(f"{path}: not a usable ONNX file: {reason}") from None
     about = _parse(path, session.get_modelmeta().custom_metadata_map.get(KEY, "null"))
 
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -104,7 +98,7 @@ def load_ncnn(param: Path, values: Path, threads: int) -> ncnn.Net:
     """A network on the CPU in fp32 from its .param and .bin.
 
     Raises:
-        NetworkFileError: ncnn cannot load them.
+        UserError: ncnn cannot load them.
     """
     import ncnn
 
@@ -114,7 +108,7 @@ def load_ncnn(param: Path, values: Path, threads: int) -> ncnn.Net:
         setattr(net.opt, f"use_fp16_{option}", False)
     net.opt.use_bf16_storage = False
     if net.load_param(str(param)) or net.load_model(str(values)):
-        raise NetworkFileError(f"{param}: ncnn cannot load it and {values.name}")
+        raise UserError(f"{param}: ncnn cannot load it and {values.name}")
     return net
 
 
@@ -128,7 +122,7 @@ def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat],
         From pixels of `ncnn_pixels` to its outputs, without an axis for the batch.
 
     Raises:
-        NetworkFileError: ncnn cannot load it; when it is called: an output is not there.
+        UserError: ncnn cannot load it; when it is called: an output is not there.
     """
     net = load_ncnn(path, path.with_suffix(".bin"), threads)
 
@@ -137,7 +131,7 @@ def ncnn_network(path: Path, outputs: int, threads: int) -> Callable[[ncnn.Mat],
         extractor.input("in0", pixels)
         found = [extractor.extract(f"out{i}") for i in range(outputs)]
         if any(code for code, _ in found):  # what came with it must not be touched
-            raise NetworkFileError(f"{path}: does not have {outputs} outputs; {AGAIN}")
+            raise UserError(f"{path}: does not have {outputs} outputs; {AGAIN}")
         return [np.array(values) for _, values in found]
 
     return run
@@ -156,9 +150,7 @@ def _open_ncnn(path: Path, threads: int) -> tuple[dict, Callable]:
     description = path.with_suffix(".json")
     for file in (path, path.with_suffix(".bin"), description):
         if not file.is_file():
-            raise NetworkFileError(
-                f"{file}: not found; ncnn needs .param, .bin and .json side by side"
-            )
+            raise UserError(f"{file}: not found; ncnn needs .param, .bin and .json side by side")
     about = _parse(description, description.read_text(errors="replace"))
     network = ncnn_network(path, len(about["outputs"]), threads)
 
@@ -175,11 +167,11 @@ def _parse(path: Path, text: str) -> dict:
     except ValueError:
         about = None
     if not isinstance(about, dict):
-        raise NetworkFileError(
+        raise UserError(
             f"{path}: has no LightDet description; it is not a file of lightdet_core.export"
         )
     if missing := sorted(NEEDED.difference(about)):
-        raise NetworkFileError(f"{path}: its description lacks {', '.join(missing)}; {AGAIN}")
+        raise UserError(f"{path}: its description lacks {', '.join(missing)}; {AGAIN}")
     return about
 
 

@@ -23,10 +23,6 @@ from lightdet_core.config import UserError
 APEX_BUFFER = "__weight_mma_mask"
 
 
-class SparsityError(UserError):
-    """Pruning cannot be done as asked; the message says what to do."""
-
-
 def mask_2to4(weight: Tensor) -> Tensor:
     """Which weights stay: the two of largest magnitude in each four consecutive input channels.
 
@@ -95,7 +91,7 @@ def apply_masks(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> N
         masks: of `make_masks`.
 
     Raises:
-        SparsityError: a mask has no tensor of its name and shape; nothing was changed.
+        UserError: a mask has no tensor of its name and shape; nothing was changed.
     """
     for tensor, mask in _paired(tensors, masks):
         tensor.masked_fill_(~mask.to(tensor.device), 0.0)  # a product would leave -0.0 and NaN
@@ -107,7 +103,7 @@ def _paired(
     for name, mask in masks.items():
         shape = tuple(tensors[name].shape) if name in tensors else "missing"
         if shape != tuple(mask.shape):
-            raise SparsityError(
+            raise UserError(
                 f"{name}: the mask is {tuple(mask.shape)}, the weight {shape}; "
                 "the masks belong to another network, make them from this one"
             )
@@ -157,7 +153,7 @@ def attach(
         Handles; `remove()` on each ends it.
 
     Raises:
-        SparsityError: a mask has no parameter of its name and shape.
+        UserError: a mask has no parameter of its name and shape.
     """
     if not masks:
         return []
@@ -248,11 +244,11 @@ def stored_bytes(state: Mapping[str, Tensor], bits: int) -> int:
 
 
 def nvidia_asp() -> type:
-    """NVIDIA apex's ASP class, or a `SparsityError` that says how to come by it."""
+    """NVIDIA apex's ASP class, or a `UserError` that says how to come by it."""
     try:
         from apex.contrib.sparsity import ASP
     except ImportError as error:
-        raise SparsityError(
+        raise UserError(
             f"backend apex: NVIDIA apex cannot be imported ({error}); build it from source, "
             "github.com/NVIDIA/apex (PyPI's `apex` is another project), or set backend: own, "
             "which gives the same masks"
@@ -270,7 +266,7 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         The masks, by the parameter's name; the weights are pruned, the optimizer is patched.
 
     Raises:
-        SparsityError: NVIDIA apex is not installed, or was used in this process already.
+        UserError: NVIDIA apex is not installed, or was used in this process already.
     """
     asp = nvidia_asp()
     try:
@@ -284,7 +280,7 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         )
         asp.init_optimizer_for_pruning(optimizer)
     except AssertionError as error:
-        raise SparsityError(
+        raise UserError(
             f"backend apex: {error} It prunes one network per process; start a new one, "
             "or set backend: own"
         ) from error

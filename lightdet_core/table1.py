@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT
-from lightdet_core.report import COLORS, PRINTED_COLOR, ReportError, read_result
+from lightdet_core.config import ROOT, UserError
+from lightdet_core.report import COLORS, PRINTED_COLOR, read_result
 
 LINE = 0.058  # height of a line of labels, as a share of the axes
 AUDIT_NOTE = (
@@ -28,13 +28,13 @@ def read_latency(path: Path) -> dict:
     """What `python -m lightdet_core.latency` wrote.
 
     Raises:
-        ReportError: it is not there, or is something else.
+        UserError: it is not there, or is something else.
     """
     try:
         found = json.loads(path.read_text())
         found["systems"], found["latency"], found["not_possible"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ReportError(
+        raise UserError(
             f"{path}: not there or not readable; python -m lightdet_core.latency writes it"
         ) from None
     return found

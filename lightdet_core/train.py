@@ -77,10 +77,6 @@ TRAINING_CODE = (  # modules that a resumed run must share with its beginning
 )
 
 
-class TrainError(UserError):
-    """Training cannot start or go on; the message says what to do."""
-
-
 class Run(NamedTuple):
     """What the training of one run is given."""
 
@@ -218,13 +214,13 @@ def fit(
         The run folder.
 
     Raises:
-        TrainError: classes that do not fit, or a loss that is not finite.
-        RunError: weights that it starts from are missing, or another process trains this run now.
+        UserError: classes that do not fit, or a loss that is not finite.
+        UserError: weights that it starts from are missing, or another process trains this run now.
         FileNotFoundError, DataError: no packs, or damaged ones.
-        PrecisionError, SparsityError: what the device or apex cannot do.
-        WeightsError, DistillError: a teacher, or weights to start from, that do not fit.
-        CheckpointError: none that can be read, or no room to write one.
-        ProcessError: one of many processes failed; see `processes.launch`.
+        UserError: what the device or apex cannot do.
+        UserError: a teacher, or weights to start from, that do not fit.
+        UserError: none that can be read, or no room to write one.
+        UserError: one of many processes failed; see `processes.launch`.
     """
     runs = runs or ROOT / "runs" / config.profile
     wanted = torch.device(device) if device else processes.best_device()
@@ -235,7 +231,7 @@ def fit(
         if many == 1:
             return _fit(config, runs, progress if processes.rank() == 0 else _silent, own)
     if wanted.index is not None:
-        raise TrainError(f"device {device}: one GPU, but {many} processes; leave its number out")
+        raise UserError(f"device {device}: one GPU, but {many} processes; leave its number out")
     progress(f"{config.run_name}: starting {many} processes")
     processes.launch(partial(fit, config, runs, device=wanted.type), many, progress)
     return runs / config.run_name
@@ -353,7 +349,7 @@ def _start(run: Run) -> tuple[State, int]:
             model.load_state_dict(init)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise TrainError(
+            raise UserError(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(run.device, memory_format=torch.channels_last).train()
@@ -583,12 +579,12 @@ def _evaluations(checkpoint: Path) -> list[dict]:
 
 
 def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: Path) -> None:
-    """`TrainError` when a run has diverged; in fp16 also when no loss scale is small enough."""
+    """`UserError` when a run has diverged; in fp16 also when no loss scale is small enough."""
     scale = state.scaler.get_scale()
     if math.isfinite(loss) and scale >= SMALLEST_SCALE:
         return
     found = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss scale is {scale}"
-    raise TrainError(
+    raise UserError(
         f"{name}: {found} at step {step}, after {int(state.skipped)} steps without a finite "
         "gradient; lower train.lr, raise train.warmup_steps or take another train.precision. The "
         f"last good checkpoint, if any, is kept at {checkpoint}; delete it to start again"
@@ -621,7 +617,7 @@ def with_classes(config: Config, pack: Pack) -> Config:
     found = len(pack.categories)
     wanted = config.model.num_classes
     if wanted not in (None, found):
-        raise TrainError(
+        raise UserError(
             f"{config.profile}: model.num_classes is {wanted}, but the annotations have {found} "
             f"categories; set it to {found} or null"
         )

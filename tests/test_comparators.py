@@ -16,9 +16,8 @@ from transformers import DetrImageProcessor
 
 from lightdet_core import comparators as c
 from lightdet_core import darknet
-from lightdet_core.config import ROOT, load_config, yaml
-from lightdet_core.darknet import DarknetError
-from lightdet_core.model import LightDet, WeightsError
+from lightdet_core.config import ROOT, UserError, load_config, yaml
+from lightdet_core.model import LightDet
 
 TABLE1 = yaml.safe_load((ROOT / "paper.yaml").read_text())["table1"]
 SSD_META = SSD300_VGG16_Weights.COCO_V1.meta
@@ -179,14 +178,14 @@ def test_labels_are_cocos_classes_in_the_order_of_ids():
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(c.ComparatorError, match="yolov9: no such comparator; take one of ssd, "):
+    with pytest.raises(c.UserError, match="yolov9: no such comparator; take one of ssd, "):
         c.build("yolov9")
-    with pytest.raises(c.ComparatorError, match="retinanet_r101: there are no official weights"):
+    with pytest.raises(c.UserError, match="retinanet_r101: there are no official weights"):
         c.build("retinanet_r101", tmp_path)
     for name, file in (("efficientdet_d0", "f3276ba8.pth"), ("detr", "detr-resnet-50.safetensors")):
-        with pytest.raises(WeightsError, match=f"{file}: cannot be read"):
+        with pytest.raises(UserError, match=f"{file}: cannot be read"):
             c.build(name, tmp_path)
-    with pytest.raises(DarknetError, match=r"yolov4-tiny\.weights: cannot be read"):
+    with pytest.raises(UserError, match=r"yolov4-tiny\.weights: cannot be read"):
         c.build("yolov4_tiny", tmp_path)
     for name, size, rule in (
         ("ssd", 320, "SSD: an input of 320 x 320 pixels; both sides must be 300"),
@@ -195,7 +194,7 @@ def test_mistakes_are_named(tmp_path):
     ):
         model, images = on_meta(name), torch.empty(1, 3, size, size, device="meta")
         for use in (model, model.detect):
-            with pytest.raises(c.ComparatorError, match=rule):
+            with pytest.raises(c.UserError, match=rule):
                 use(images)
 
 
@@ -317,7 +316,7 @@ def test_official_files_are_read_or_refused(tmp_path):
     torch.save({"conv_stem.weight": torch.zeros(1)}, path)
     for damage in (lambda data: data, lambda data: data[:100], lambda data: b""):
         path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(WeightsError, match=r"f3276ba8\.pth: damaged, or not the weights of"):
+        with pytest.raises(UserError, match=r"f3276ba8\.pth: damaged, or not the weights of"):
             c.build("efficientdet_d0", tmp_path)
 
 
@@ -336,7 +335,7 @@ def test_detr_reads_the_names_of_the_published_file(tmp_path, monkeypatch):
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
     del old["bbox_predictor.layers.2.bias"]
     old["class_labels_classifier.bias"] = torch.zeros(3)
-    with pytest.raises(WeightsError, match=r"detr-resnet-50\.safetensors: not DETR's: 2 tensors"):
+    with pytest.raises(UserError, match=r"detr-resnet-50\.safetensors: not DETR's: 2 tensors"):
         c.build("detr", tmp_path)
 
 
@@ -351,9 +350,9 @@ def test_accuracy_needs_weights_and_the_classes_of_coco(tmp_path, capsys):
     }
     annotations.write_text(json.dumps(truth))
     common = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path)]
-    with pytest.raises(c.ComparatorError, match="no official weights in it"):
+    with pytest.raises(c.UserError, match="no official weights in it"):
         c.main([*common, "--weights", str(tmp_path)])
-    with pytest.raises(WeightsError, match=r"nanodet-m\.param: cannot be read"):
+    with pytest.raises(UserError, match=r"nanodet-m\.param: cannot be read"):
         c.main(["nanodet_m", *common, "--weights", str(tmp_path)])
     net = c.build("yolov4_tiny")
     tensors = [t.flatten() for t in darknet._stored(net)]
@@ -361,6 +360,6 @@ def test_accuracy_needs_weights_and_the_classes_of_coco(tmp_path, capsys):
     (tmp_path / "yolov4-tiny.weights").write_bytes(
         header + torch.cat(tensors).detach().numpy().tobytes()
     )
-    with pytest.raises(c.ComparatorError, match=r"val\.json: COCO's 80 categories are needed"):
+    with pytest.raises(c.UserError, match=r"val\.json: COCO's 80 categories are needed"):
         c.main([*common, "--weights", str(tmp_path)])
     assert not list(tmp_path.glob("*/yolov4_tiny.json"))

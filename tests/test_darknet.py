@@ -286,9 +286,9 @@ def test_images_are_scaled_inside(monkeypatch):
 
 
 def test_what_cannot_be_built_or_run():
-    with pytest.raises(darknet.DarknetError, match=r"yolov5: no such .* yolov3, yolov3-tiny, yol"):
+    with pytest.raises(darknet.UserError, match=r"yolov5: no such .* yolov3, yolov3-tiny, yol"):
         darknet.build_yolo("yolov5")
-    with pytest.raises(darknet.DarknetError, match=r"yolov3-tiny: .*400 x 416.* multiples of 32"):
+    with pytest.raises(darknet.UserError, match=r"yolov3-tiny: .*400 x 416.* multiples of 32"):
         on_meta("yolov3-tiny")(torch.zeros(1, 3, 416, 400, device="meta"))
 
 
@@ -313,16 +313,16 @@ def test_files_that_do_not_fit(tmp_path, monkeypatch):
     ):
         path.write_bytes(data)
         message = rf"some\.weights: {len(data):,} bytes, but .*yolov4-tiny with 2 .* {expected:,};"
-        with pytest.raises(darknet.DarknetError, match=message):
+        with pytest.raises(darknet.UserError, match=message):
             darknet.load_darknet_weights(net, path)
     path.write_bytes(good)
-    with pytest.raises(darknet.DarknetError, match=f"{size:,} bytes, but .* with 3 classes"):
+    with pytest.raises(darknet.UserError, match=f"{size:,} bytes, but .* with 3 classes"):
         darknet.load_darknet_weights(darknet.build_yolo("yolov4-tiny", 3), path)
     path.write_bytes(good[:-4] + np.array(np.nan, "<f4").tobytes())
-    with pytest.raises(darknet.DarknetError, match=r"some\.weights: .*not finite"):
+    with pytest.raises(darknet.UserError, match=r"some\.weights: .*not finite"):
         darknet.load_darknet_weights(net, path)
     for missing in (tmp_path / "none.weights", tmp_path):  # and a folder
-        with pytest.raises(darknet.DarknetError, match=f"{missing}: cannot be read"):
+        with pytest.raises(darknet.UserError, match=f"{missing}: cannot be read"):
             darknet.load_darknet_weights(net, missing)
     for key, value in net.state_dict().items():
         assert torch.equal(value, before[key])  # none of them has touched the network

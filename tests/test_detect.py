@@ -15,8 +15,8 @@ from torch import nn
 
 from lightdet_core import detect, export
 from lightdet_core.boxes import Detections
-from lightdet_core.config import EvaluateConfig, load_config, run_cli
-from lightdet_core.detect import DetectError, Detector, open_detector
+from lightdet_core.config import EvaluateConfig, UserError, load_config, run_cli
+from lightdet_core.detect import Detector, open_detector
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.model import PAN, LightDet, save_weights
 from lightdet_core.pack import Pack, coco_results, letterbox
@@ -184,12 +184,12 @@ def test_a_run_is_a_detector(weights):
     for a, b in zip(detector.detect(image, 0.1), net.detect(batch, 0.1)[0], strict=True):
         assert len(a) > 5
         torch.testing.assert_close(a, b)
-    with pytest.raises(DetectError, match=r"score_threshold 1\.5: a number from 0 to 1"):
+    with pytest.raises(UserError, match=r"score_threshold 1\.5: a number from 0 to 1"):
         detector.detect(image, 1.5)
-    with pytest.raises(DetectError, match=r"score_threshold nan"):
+    with pytest.raises(UserError, match=r"score_threshold nan"):
         detector.detect(image, float("nan"))
     for wrong in (image / 255, image[..., 0], image[:0], image[..., :2]):
-        with pytest.raises(DetectError, match=r"image: .*, uint8 \(H, W, 3\) is needed"):
+        with pytest.raises(UserError, match=r"image: .*, uint8 \(H, W, 3\) is needed"):
             detector.detect(wrong, 0.3)
 
 
@@ -207,9 +207,9 @@ def test_weights_that_cannot_be_used(weights, tmp_path):
     }.items():
         with pytest.raises(ERRORS, match=f"{name}: .*{message}"):
             open_detector(tmp_path / name)
-    with pytest.raises(DetectError, match=r"is a folder; the weights are .*/weights\.safetensors"):
+    with pytest.raises(UserError, match=r"is a folder; the weights are .*/weights\.safetensors"):
         open_detector(weights[0].parent)
-    with pytest.raises(DetectError, match="threads 0: at least 1"):
+    with pytest.raises(UserError, match="threads 0: at least 1"):
         open_detector(weights[0], threads=0)
 
 
@@ -338,16 +338,16 @@ def test_nothing_is_overwritten(command, tmp_path):
     command("a.png")
     save(tmp_path / "a.png", picture(10, 20))
     before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
-    with pytest.raises(DetectError, match=r"out/detections\.json: exists \(and 1 more\).*--overw"):
+    with pytest.raises(UserError, match=r"out/detections\.json: exists \(and 1 more\).*--overw"):
         command("a.png")
     (tmp_path / "out" / "detections.json").unlink()
-    with pytest.raises(DetectError, match=r"out/a\.png: exists; choose another --out or add"):
+    with pytest.raises(UserError, match=r"out/a\.png: exists; choose another --out or add"):
         command("a.png")
     assert (tmp_path / "out" / "a.png").read_bytes() == before["a.png"]
     assert command("a.png", "--overwrite")["images"][0]["width"] == 10
     assert Image.open(tmp_path / "out" / "a.png").size == (10, 20)
     for folder in ("out", "."):  # an input by whatever name, even if asked to
-        with pytest.raises(DetectError, match=r"a\.png: is an input and would be lost"):
+        with pytest.raises(UserError, match=r"a\.png: is an input and would be lost"):
             detect.main(["x.onnx", str(tmp_path / folder), "--out", folder, "--overwrite"])
 
 
@@ -364,20 +364,20 @@ def test_what_cannot_be_read(command, tmp_path):
         "empty": "no images in it; known are .jpg, ",
         "texts": "no images in it; known are .jpg, ",
     }.items():
-        with pytest.raises(DetectError, match=f"^{name}: {message}"):
+        with pytest.raises(UserError, match=f"^{name}: {message}"):
             command(name)
-    with pytest.raises(DetectError) as caught:
+    with pytest.raises(UserError) as caught:
         command("cut.png", "text.jpg")
     first, *rest = str(caught.value).splitlines()
     assert first == "2 of 2 cannot be read; repair them or leave them out:"
     assert [line.split(": ")[:2] for line in rest] == [
         ["  cut.png", "unreadable image"], ["  text.jpg", "unreadable image"]
     ]  # fmt: skip
-    with pytest.raises(DetectError, match=r"--score 30\.0: a number from 0 to 1"):
+    with pytest.raises(UserError, match=r"--score 30\.0: a number from 0 to 1"):
         command("good.png", "--score", "30")
     assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(DetectError, match=r"file: cannot be a folder \(File exists\)"):
+    with pytest.raises(UserError, match=r"file: cannot be a folder \(File exists\)"):
         detect.main(["x.onnx", "good.png", "--out", "file"])
 
 
@@ -446,7 +446,7 @@ def test_videos_need_opencv(command, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     save(tmp_path / "a.png")
     (tmp_path / "b.MP4").write_bytes(b"")
-    with pytest.raises(DetectError, match=r"b\.MP4: .*pip install opencv-python-headless"):
+    with pytest.raises(UserError, match=r"b\.MP4: .*pip install opencv-python-headless"):
         command("a.png", "b.MP4")
     assert not (tmp_path / "out").exists()
 
@@ -475,6 +475,6 @@ def test_videos(command, tmp_path):
     assert video.get(cv2.CAP_PROP_FPS) == 12.5 and video.get(cv2.CAP_PROP_FRAME_COUNT) == 4
     np.testing.assert_allclose(video.read()[1].mean((0, 1)), [0, 0, shades[0]], atol=8)
     (tmp_path / "b.mkv").write_bytes(b"no video")
-    with pytest.raises(DetectError, match=r"b\.mkv: no frame can be read"):
+    with pytest.raises(UserError, match=r"b\.mkv: no frame can be read"):
         command("b.mkv")
     assert files(tmp_path / "out") == ["a.mp4"]

@@ -10,7 +10,7 @@ from lightdet_core.assign import atss, valuable_region
 from lightdet_core.boxes import level_grid
 from lightdet_core.config import DistillConfig, ModelConfig, UserError, load_config
 from lightdet_core.losses import detection_loss
-from lightdet_core.model import LightDet, WeightsError, save_weights
+from lightdet_core.model import LightDet, save_weights
 
 TERMS = ("loss_ld", "loss_ld_vlr", "loss_kd")
 GRID = level_grid(96, 96)
@@ -304,7 +304,7 @@ CATEGORIES = [{"id": 1, "name": "car"}, {"id": 4, "name": "bus"}]
 def test_teachers_that_do_not_fit(changes, categories, message):
     student = ModelConfig(reg_max=7, input_size=64, num_classes=2)
     teacher = dataclasses.replace(student, **changes)
-    with pytest.raises(distill.DistillError, match=message) as error:
+    with pytest.raises(distill.UserError, match=message) as error:
         distill.check_teacher(student, teacher, CATEGORIES, categories, "runs/big/w.safetensors")
     assert isinstance(error.value, UserError)
     assert "runs/big/w.safetensors" in str(error.value) and "train a teacher" in str(error.value)
@@ -317,13 +317,13 @@ def test_load_teacher(tmp_path):
         student, backbone="lite0", channels=24, stacked_convs=2, activation="mish", head="gflv2"
     )
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(WeightsError, match=r"weights\.safetensors: no trained run there"):
+    with pytest.raises(UserError, match=r"weights\.safetensors: no trained run there"):
         distill.load_teacher(path, student, CATEGORIES, "cpu")
     config = dataclasses.replace(load_config("g1", "demo"), model=teacher)
     trained = LightDet(teacher).eval()
     extended = [c | {"supercategory": "vehicle"} for c in CATEGORIES]
     save_weights(path, trained.state_dict(), config, extended)
-    with pytest.raises(distill.DistillError, match=r"weights\.safetensors: .*reg_max"):
+    with pytest.raises(distill.UserError, match=r"weights\.safetensors: .*reg_max"):
         distill.load_teacher(path, dataclasses.replace(student, reg_max=8), CATEGORIES, "cpu")
 
     loaded = distill.load_teacher(path, student, CATEGORIES, torch.device("cpu"))

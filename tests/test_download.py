@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lightdet_core import download
-from lightdet_core.download import DownloadError, fetch, unpack
+from lightdet_core.config import UserError
+from lightdet_core.download import fetch, unpack
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -87,7 +88,7 @@ def test_cut_connections_are_taken_up_where_they_broke(web, tmp_path):
 def test_a_stopped_download_goes_on_in_the_next_call(web, tmp_path):
     path = tmp_path / "file.bin"
     web.cuts = [120_000] + [0] * download.TRIES
-    with pytest.raises(DownloadError, match=r"closed early; 120,000 bytes are kept in .*\.part"):
+    with pytest.raises(UserError, match=r"closed early; 120,000 bytes are kept in .*\.part"):
         fetch(web.url, path, silent, len(CONTENT), MD5)
     assert not path.exists()
     web.asked.clear()
@@ -108,28 +109,28 @@ def test_errors_of_the_server(web, tmp_path):
     fetch(web.url, tmp_path / "a.bin", silent)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     web.codes = [404]
-    with pytest.raises(DownloadError, match=r"file\.bin: download failed: .*404"):
+    with pytest.raises(UserError, match=r"file\.bin: download failed: .*404"):
         fetch(web.url, tmp_path / "b.bin", silent)
     (tmp_path / "c.bin.part").write_bytes(bytes(len(CONTENT) + 5))
     fetch(web.url, tmp_path / "c.bin", silent)
     assert (tmp_path / "c.bin").read_bytes() == CONTENT
-    with pytest.raises(DownloadError, match=r"download failed: .*refused; the same command"):
+    with pytest.raises(UserError, match=r"download failed: .*refused; the same command"):
         fetch("http://127.0.0.1:1/x", tmp_path / "d.bin", silent)
 
 
 def test_another_file_is_refused(web, tmp_path):
     path = tmp_path / "file.bin"
-    with pytest.raises(DownloadError, match="has 300,000 bytes, 5 are expected"):
+    with pytest.raises(UserError, match="has 300,000 bytes, 5 are expected"):
         fetch(web.url, path, silent, 5)
-    with pytest.raises(DownloadError, match="more than 0 MB"):
+    with pytest.raises(UserError, match="more than 0 MB"):
         fetch(web.url, path, silent, limit=100_000)
     path.with_name("file.bin.part").unlink()
     web.content = CONTENT[:-1] + b"x"
-    with pytest.raises(DownloadError, match=rf"damaged: MD5 \w+ instead of MD5 {MD5}; .*deleted"):
+    with pytest.raises(UserError, match=rf"damaged: MD5 \w+ instead of MD5 {MD5}; .*deleted"):
         fetch(web.url, path, silent, len(CONTENT), MD5)
     assert not [*tmp_path.iterdir()]
     path.write_bytes(b"old")  # of another size: replaced, but only by the right one
-    with pytest.raises(DownloadError):
+    with pytest.raises(UserError):
         fetch(web.url, path, silent, len(CONTENT), MD5)
     assert path.read_bytes() == b"old"
 
@@ -137,11 +138,11 @@ def test_another_file_is_refused(web, tmp_path):
 def test_no_space(web, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**6, 0, 200_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DownloadError, match=r"0\.00 GB are needed in .*, 0\.00 GB are free"):
+    with pytest.raises(UserError, match=r"0\.00 GB are needed in .*, 0\.00 GB are free"):
         fetch(web.url, tmp_path / "file.bin", silent, len(CONTENT))
     assert web.asked == []
     file = pack(tmp_path, {"in/a": CONTENT})
-    with pytest.raises(DownloadError, match=r"unpacking: .* are needed"):
+    with pytest.raises(UserError, match=r"unpacking: .* are needed"):
         unpack(file, tmp_path / "out", silent)
     assert not (tmp_path / "out").exists()
 
@@ -161,7 +162,7 @@ def test_unpack_takes_one_folder(tmp_path):
     unpack(file, tmp_path / "deep/out", silent, inside="in/")
     found = {p.relative_to(tmp_path / "deep").as_posix() for p in (tmp_path / "deep").rglob("*.*")}
     assert found == {"out/a/1.txt", "out/2.txt"}
-    with pytest.raises(DownloadError, match="nothing in it under nowhere/"):
+    with pytest.raises(UserError, match="nothing in it under nowhere/"):
         unpack(file, tmp_path / "other", silent, inside="nowhere/")
 
 
@@ -192,7 +193,7 @@ def test_unpacking_goes_on(tmp_path, monkeypatch):
 def test_unpack_stays_in_its_folder(tmp_path, name):
     (tmp_path / "deep").mkdir()
     file = pack(tmp_path / "deep", {"good.txt": "x", name: "bad"})
-    with pytest.raises(DownloadError, match="unsafe path in it"):
+    with pytest.raises(UserError, match="unsafe path in it"):
         unpack(file, tmp_path / "deep/out", silent)
     assert [p.name for p in tmp_path.rglob("*")] == ["deep", "x.zip"]
 
@@ -205,16 +206,16 @@ def test_unpack_refuses_links_bombs_and_damage(tmp_path):
         archive.writestr(link, "/etc/passwd")
     file = tmp_path / "x.zip"
     file.write_bytes(content.getvalue())
-    with pytest.raises(DownloadError, match="unsafe path"):
+    with pytest.raises(UserError, match="unsafe path"):
         unpack(file, tmp_path / "out", silent)
     file = pack(tmp_path, {"a": CONTENT})
-    with pytest.raises(DownloadError, match="unpacks to over 0 MB"):
+    with pytest.raises(UserError, match="unpacks to over 0 MB"):
         unpack(file, tmp_path / "out", silent, limit=1000)
     whole = file.read_bytes()
     file.write_bytes(whole[:5000] + b"?" + whole[5001:])
-    with pytest.raises(DownloadError, match=r"x\.zip: not a usable zip archive: Bad CRC"):
+    with pytest.raises(UserError, match=r"x\.zip: not a usable zip archive: Bad CRC"):
         unpack(file, tmp_path / "out", silent)
     file.write_bytes(whole[:5000])
-    with pytest.raises(DownloadError, match="not a usable zip archive"):
+    with pytest.raises(UserError, match="not a usable zip archive"):
         unpack(file, tmp_path / "out", silent)
     assert not (tmp_path / "out").exists()

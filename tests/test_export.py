@@ -16,10 +16,10 @@ from PIL import Image
 from torch import nn
 
 from lightdet_core import boxes, detect, export, sparsity
-from lightdet_core.config import load_config, run_cli
+from lightdet_core.config import UserError, load_config, run_cli
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.export import ExportError, deployable
-from lightdet_core.model import LightDet, WeightsError, save_weights
+from lightdet_core.export import deployable
+from lightdet_core.model import LightDet, save_weights
 from lightdet_core.pack import build
 from lightdet_core.runtime import open_exported
 
@@ -288,17 +288,17 @@ def test_a_lost_pattern_is_an_error(net):
     name = next(n for n, w in state.items() if sparsity.eligible(n, w))
     filled = state | {name: torch.ones_like(state[name])}
     assert export.check_pattern(filled, state)["trained"] == counts["trained"] - 1
-    with pytest.raises(ExportError, match=f"trained in {counts['trained']} layers, exported in"):
+    with pytest.raises(UserError, match=f"trained in {counts['trained']} layers, exported in"):
         export.check_pattern(state, filled)
 
 
 def test_a_difference_is_an_error():
     a = np.linspace(-10, 10, 50, dtype=np.float32)
     assert export.compare([a + 0.0005], [a], ["x"], "fp32")["x"] == pytest.approx(5e-4, rel=0.01)
-    with pytest.raises(ExportError, match=r"x: .* differs from torch by 0\.01"):
+    with pytest.raises(UserError, match=r"x: .* differs from torch by 0\.01"):
         export.compare([a + 0.01], [a], ["x"], "fp32")
     assert export.compare([a + 0.01], [a], ["x"], "fp16")["x"] == pytest.approx(0.01, rel=0.01)
-    with pytest.raises(ExportError, match="differs from torch by nan"):
+    with pytest.raises(UserError, match="differs from torch by nan"):
         export.compare([a * np.nan], [a], ["x"], "fp16")
 
 
@@ -313,9 +313,9 @@ class Bessel(nn.Module):
 
 
 def test_operations_that_a_format_lacks():
-    with pytest.raises(ExportError, match=r"ncnn: has no layer for .*topk"):
+    with pytest.raises(UserError, match=r"ncnn: has no layer for .*topk"):
         export.convert_ncnn(TopK(), torch.rand(1, 3, 8, 8))
-    with pytest.raises(ExportError, match=r"ONNX: cannot be converted: .*bessel"):
+    with pytest.raises(UserError, match=r"ONNX: cannot be converted: .*bessel"):
         export.convert_onnx(Bessel(), torch.rand(1, 3), ["y"])
 
 
@@ -334,7 +334,7 @@ def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
     other = copy.deepcopy(net)
     with torch.no_grad():
         other.head.towers[0][-1].bias[0] += 0.1
-    with pytest.raises(ExportError, match=r"cls_logits: .* differs from torch by 0\.1"):
+    with pytest.raises(UserError, match=r"cls_logits: .* differs from torch by 0\.1"):
         finish(model=other)
     assert names(tmp_path) == ["g5-s4-uint8.onnx"]
     assert (tmp_path / "g5-s4-uint8.onnx").read_bytes() == b"old"
@@ -358,14 +358,14 @@ def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
 
 def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(export, "deployable", None)
-    with pytest.raises(WeightsError, match="no trained run there"):
+    with pytest.raises(UserError, match="no trained run there"):
         export.to_onnx(tmp_path / "none.safetensors", tmp_path)
-    with pytest.raises(WeightsError, match="not a readable"):
+    with pytest.raises(UserError, match="not a readable"):
         (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])
         export.to_ncnn(tmp_path / "cut.safetensors", tmp_path)
-    with pytest.raises(detect.DetectError, match=f"is a folder; the weights are {weights}"):
+    with pytest.raises(detect.UserError, match=f"is a folder; the weights are {weights}"):
         export.to_onnx(weights.parent, tmp_path)
-    with pytest.raises(ExportError, match=r"cut\.safetensors: cannot be written to"):
+    with pytest.raises(UserError, match=r"cut\.safetensors: cannot be written to"):
         export.to_onnx(weights, tmp_path / "cut.safetensors")
 
 
@@ -441,7 +441,7 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
 
 def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
     lines = []
-    with pytest.raises(ExportError, match="int8: for ONNX only"):
+    with pytest.raises(UserError, match="int8: for ONNX only"):
         export.to_ncnn(weights, tmp_path, precision="int8")
     monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
@@ -463,7 +463,7 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
-    with pytest.raises(ExportError, match=r"--uint8: .*from_pixels"):
+    with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):
         export.main([*common, "--format", "ncnn", "--uint8"])
 
 

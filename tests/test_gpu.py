@@ -14,7 +14,7 @@ from conftest import tiny
 from lightdet_core import gpu, gpu_bundle, gpu_steps
 from lightdet_core.config import UserError, load_config
 from lightdet_core.files import write_json
-from lightdet_core.gpu_steps import GpuError, Product
+from lightdet_core.gpu_steps import Product
 from lightdet_core.pack import open_pack, pack_paths
 
 CPU = torch.device("cpu")
@@ -75,15 +75,15 @@ def test_tests_that_fail_or_do_not_run_fail_the_step(
     kept = []
     job = job_of(folder, 60.0, kept.append)._replace(device=torch.device(device))
     if found:
-        with pytest.raises(GpuError, match=found):
+        with pytest.raises(UserError, match=found):
             gpu_steps.checks(job)
     else:
         gpu_steps.checks(job)
         off["device"] = close | {"gradient": 6e-4}  # five times the CPU's own would be 5e-4
-        with pytest.raises(GpuError, match="gradient differ too much"):
+        with pytest.raises(UserError, match="gradient differ too much"):
             gpu_steps.checks(job)
         off["device"] = close | {"loss_qfl": float("nan")}
-        with pytest.raises(GpuError, match="loss_qfl differ too much"):
+        with pytest.raises(UserError, match="loss_qfl differ too much"):
             gpu_steps.checks(job)
     assert kept[-1]["tests"] == last.strip("= ")
 
@@ -181,7 +181,7 @@ def test_a_step_that_breaks_or_hangs_ends_nothing_else(folder, tmp_path, monkeyp
     for pid in (tmp_path / "pid").read_text().split():  # what a step has started goes with it
         assert not is_running(int(pid)), pid
     with pytest.raises(
-        GpuError, match=r"^checks: failed with exit code 1; see log\.txt; speed: ended"
+        UserError, match=r"^checks: failed with exit code 1; see log\.txt; speed: ended"
     ):
         gpu.check(steps)
     log = (tmp_path / "out" / "log.txt").read_text()
@@ -210,7 +210,7 @@ def test_what_failed_is_not_tried_again(folder, monkeypatch):
     def train_apart(job, profile, seed, threads, run):
         tried.append((seed, run))
         if seed == 1 and run == "g3":
-            raise GpuError("g3 failed: no luck")
+            raise UserError("g3 failed: no luck")
         return {"experiment": run, "seed": seed}
 
     monkeypatch.setattr(gpu, "_train_apart", train_apart)

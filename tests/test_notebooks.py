@@ -173,6 +173,6 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
 )
 def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, problem):
     source = write(tmp_path / "a.ipynb", "name, count")
-    with pytest.raises(notebook.NotebookError, match=problem):
+    with pytest.raises(notebook.UserError, match=problem):
         notebook.execute(source, tmp_path / "out.ipynb", given)
     assert not (tmp_path / "out.ipynb").exists()

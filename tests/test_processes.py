@@ -18,11 +18,10 @@ from torch import nn
 
 from lightdet_core import augment, datasets, pack, processes, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import ROOT, TrainConfig
+from lightdet_core.config import ROOT, TrainConfig, UserError
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.model import build
 from lightdet_core.pack import open_pack, pack_paths
-from lightdet_core.processes import ProcessError
 
 CPU = torch.device("cpu")
 # everything that looks at a whole batch: normalisers, batch norm, stochastic depth, mixed images
@@ -89,7 +88,7 @@ def test_how_many(monkeypatch):
         ("5", "batch_size 4 is less than 5 processes"),
     ):
         monkeypatch.setenv("LIGHTDET_PROCESSES", text)
-        with pytest.raises(ProcessError, match=message):
+        with pytest.raises(UserError, match=message):
             processes.wanted(torch.device("cuda"), 4)
 
 
@@ -187,7 +186,7 @@ def together(root, out, progress):
         val = open_pack(pack_paths(config, "val", config.model.input_size))
         try:
             processes.own_rows(2)
-        except ProcessError as error:
+        except UserError as error:
             mistake = str(error)
         found = {
             "count": processes.count(),
@@ -210,7 +209,7 @@ IMAGES = torch.randn(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))  # 
 
 def test_what_processes_exchange(here, data_root, tmp_path):
     lines = []
-    with pytest.raises(ProcessError, match=r"3 processes differ \(data 0, data 0, data 1\): copy"):
+    with pytest.raises(UserError, match=r"3 processes differ \(data 0, data 0, data 1\): copy"):
         processes.launch(partial(together, data_root, tmp_path), 3, lines.append)
     found = [torch.load(tmp_path / f"{place}.pt") for place in range(3)]
     assert lines == ["together"] * 3
@@ -297,6 +296,6 @@ def lost(progress):
 
 def test_a_lost_process_ends_the_others():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ProcessError, match=r"process 1 of 2 was lost \(exit code -9\)"):
+    with pytest.raises(UserError, match=r"process 1 of 2 was lost \(exit code -9\)"):
         processes.launch(lost, 2, silent)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -98,23 +98,23 @@ def test_names_that_begin_alike_are_other_runs(tmp_path):
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
     command = "python -m lightdet_core.train --experiment g3 --profile demo --seed 0"
-    with pytest.raises(report.ReportError, match=command):
+    with pytest.raises(report.UserError, match=command):
         report.run_table("demo", ["g3"], tmp_path)
     add_result(tmp_path, "g3", 1, 0.3)
     (tmp_path / "results/demo/runs/g3-s1.json").unlink()
-    with pytest.raises(report.ReportError, match=r"g3-s1\.json: not found.*--seed 1"):
+    with pytest.raises(report.UserError, match=r"g3-s1\.json: not found.*--seed 1"):
         report.run_table("demo", ["g3"], tmp_path)
 
 
 def test_results_that_do_not_belong_together_are_refused(tmp_path):
     add_result(tmp_path, "g2", 0, 0.3, provenance_config="c" * 12)
-    with pytest.raises(report.ReportError, match="settings cccccccccccc, but the metrics are of a"):
+    with pytest.raises(report.UserError, match="settings cccccccccccc, but the metrics are of a"):
         row(tmp_path)
     (tmp_path / "results/demo/metrics/g2-s0.json").write_text('{"AP": 0.3')
-    with pytest.raises(report.ReportError, match=r"g2-s0\.json: not JSON"):
+    with pytest.raises(report.UserError, match=r"g2-s0\.json: not JSON"):
         row(tmp_path)
     (tmp_path / "results/demo/metrics/g2-s0.json").write_text('{"config": "a"}')
-    with pytest.raises(report.ReportError, match="without AP, AP50"):
+    with pytest.raises(report.UserError, match="without AP, AP50"):
         row(tmp_path)
 
 

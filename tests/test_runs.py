@@ -4,7 +4,7 @@ import pytest
 from conftest import silent, tiny
 
 from lightdet_core import runs, train
-from lightdet_core.runs import RunError
+from lightdet_core.config import UserError
 
 
 def finished(folder, key):
@@ -16,7 +16,7 @@ def finished(folder, key):
 
 def test_a_run_that_another_process_trains_is_refused(here):
     lock = here / ".checkpoints" / "g1-s0.lock"
-    with runs.alone(lock), pytest.raises(RunError, match=r"process \d+ on .* trains"):
+    with runs.alone(lock), pytest.raises(UserError, match=r"process \d+ on .* trains"):
         train.fit(tiny(), here, silent, "cpu")
     train.fit(tiny(epochs=1), here, silent, "cpu")  # the lock is free again
 

@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from lightdet_core.runtime import KEY, NetworkFileError, open_exported
+from lightdet_core.config import UserError
+from lightdet_core.runtime import KEY, open_exported
 
 SIZE = 3
 DESCRIPTION = {
@@ -80,28 +81,28 @@ def test_ncnn_gets_rgb_image_by_image(tmp_path):
 def test_other_images_are_refused(tmp_path):
     run = open_exported(write_onnx(tmp_path / "x.onnx")).run
     for images in (IMAGES[:, 1:], IMAGES.astype(np.float32), IMAGES[0]):
-        with pytest.raises(NetworkFileError, match=r"x\.onnx: images are .*uint8 \(B, \(3, 3, 3\)"):
+        with pytest.raises(UserError, match=r"x\.onnx: images are .*uint8 \(B, \(3, 3, 3\)"):
             run(images)
 
 
 def test_damaged_onnx_files_are_named(tmp_path):
     path = tmp_path / "x.onnx"
-    with pytest.raises(NetworkFileError, match=r"x\.onnx: not found"):
+    with pytest.raises(UserError, match=r"x\.onnx: not found"):
         open_exported(path)
     whole = write_onnx(path).read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"a picture"):
         path.write_bytes(content)
-        with pytest.raises(NetworkFileError, match=r"x\.onnx: not a usable ONNX file"):
+        with pytest.raises(UserError, match=r"x\.onnx: not a usable ONNX file"):
             open_exported(path)
     older = {key: value for key, value in DESCRIPTION.items() if key != "quality"}
     write_onnx(path, about=older)
-    with pytest.raises(NetworkFileError, match=r"x\.onnx: .* lacks quality; export the run again"):
+    with pytest.raises(UserError, match=r"x\.onnx: .* lacks quality; export the run again"):
         open_exported(path)
     for about in (None, {}, ["form", "input"]):
         write_onnx(path, about=about)
-        with pytest.raises(NetworkFileError, match=r"x\.onnx: has no LightDet description"):
+        with pytest.raises(UserError, match=r"x\.onnx: has no LightDet description"):
             open_exported(path)
-    with pytest.raises(NetworkFileError, match=r"x\.pt: an \.onnx or ncnn's \.param"):
+    with pytest.raises(UserError, match=r"x\.pt: an \.onnx or ncnn's \.param"):
         open_exported(tmp_path / "x.pt")
 
 
@@ -111,11 +112,11 @@ def test_damaged_ncnn_files_are_named(tmp_path):
         file = entry.with_suffix(suffix)
         content = file.read_bytes()
         file.unlink()
-        with pytest.raises(NetworkFileError, match=rf"x\{suffix}: not found; ncnn needs"):
+        with pytest.raises(UserError, match=rf"x\{suffix}: not found; ncnn needs"):
             open_exported(entry)
         file.write_bytes(content[: len(content) // 2])
         message = r"json: has no LightDet" if suffix == ".json" else r"param: ncnn cannot load it"
-        with pytest.raises(NetworkFileError, match=rf"x\.{message}"):
+        with pytest.raises(UserError, match=rf"x\.{message}"):
             open_exported(entry)
         file.write_bytes(content)
     open_exported(entry).run(IMAGES)
@@ -124,8 +125,8 @@ def test_damaged_ncnn_files_are_named(tmp_path):
 def test_another_networks_description_is_noticed(tmp_path):
     outputs = DESCRIPTION["outputs"]
     entry = write_ncnn(tmp_path, outputs=outputs | {"third": [1, 1]})
-    with pytest.raises(NetworkFileError, match=r"x\.param: does not have \d outputs"):
+    with pytest.raises(UserError, match=r"x\.param: does not have \d outputs"):
         open_exported(entry).run(IMAGES)
     entry = write_ncnn(tmp_path, outputs=outputs | {"negative": [3, 4, 4]})
-    with pytest.raises(NetworkFileError, match=r"gives .*but its description says .*\(3, 4, 4\)"):
+    with pytest.raises(UserError, match=r"gives .*but its description says .*\(3, 4, 4\)"):
         open_exported(entry).run(IMAGES)

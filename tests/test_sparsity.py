@@ -353,10 +353,10 @@ def test_masks_of_another_network_are_refused(shape):
     masks = sparsity.make_masks(net)
     dense = net[1].weight.detach().clone()
     wrong = masks | {"6.weight": torch.zeros(shape, dtype=torch.bool)}
-    with pytest.raises(sparsity.SparsityError, match=r"6\.weight: .*another network"):
+    with pytest.raises(sparsity.UserError, match=r"6\.weight: .*another network"):
         sparsity.apply_masks(net.state_dict(), wrong)
     assert torch.equal(net[1].weight, dense)
-    with pytest.raises(sparsity.SparsityError, match=r"7\.weight: .*missing"):
+    with pytest.raises(sparsity.UserError, match=r"7\.weight: .*missing"):
         sparsity.attach(
             torch.optim.SGD(net.parameters()), net, {"7.weight": torch.ones(8, 16).bool()}
         )
@@ -403,7 +403,7 @@ def test_unrelated_apex_is_told_apart(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
     net = small_net()
-    with pytest.raises(sparsity.SparsityError, match=r"build it from source.*backend: own"):
+    with pytest.raises(sparsity.UserError, match=r"build it from source.*backend: own"):
         sparsity.prune_with_apex(net, torch.optim.SGD(net.parameters()))
 
 
@@ -449,7 +449,7 @@ def test_apex_is_called_as_it_wants_to_be(monkeypatch):
     assert masks.keys() == expected.keys()
     assert all(torch.equal(mask, expected[name]) for name, mask in masks.items())
     assert list(net.state_dict()) == names and sparsity.check_2to4(net.state_dict()) == []
-    with pytest.raises(sparsity.SparsityError, match=r"(?s)initialized already.*new one"):
+    with pytest.raises(sparsity.UserError, match=r"(?s)initialized already.*new one"):
         sparsity.prune_with_apex(net, optimizer)
 
 

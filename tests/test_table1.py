@@ -111,8 +111,8 @@ def test_figures_show_every_point(found):
 
 def test_missing_measurements_are_an_error(tmp_path):
     path = tmp_path / "latency.json"
-    with pytest.raises(report.ReportError, match=r"latency\.json: not there .* lightdet_core\.lat"):
+    with pytest.raises(report.UserError, match=r"latency\.json: not there .* lightdet_core\.lat"):
         table1.read_latency(path)
     path.write_text(json.dumps({"systems": []}))
-    with pytest.raises(report.ReportError, match="not there or not readable"):
+    with pytest.raises(report.UserError, match="not there or not readable"):
         table1.read_latency(path)
