@@ -26,13 +26,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lightdet_core import train
+from lightdet_core.annotations import Annotations, read_annotations
 from lightdet_core.augment import Batch, batch_indices, on_device, training_batch
 from lightdet_core.checkpoint import State
-from lightdet_core.config import ROOT, Config, load_config, run_cli
-from lightdet_core.datasets import split_paths
-from lightdet_core.files import write_json
+from lightdet_core.config import Config, load_config, root, run_cli
+from lightdet_core.files import split_paths, write_json
+from lightdet_core.images import read_image
 from lightdet_core.model import LightDet
-from lightdet_core.pack import Annotations, open_pack, pack_paths, read_annotations, read_image
+from lightdet_core.packs import open_split, with_classes
 from lightdet_core.precision import check_precision, exact, forward
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import git_state, hardware
@@ -259,10 +260,8 @@ def step_times(config: Config, device: torch.device, steps: int) -> dict[str, li
     the network. "optimizer" holds the step, with clipping and moving average if any. On a GPU each
     part waits for the one before, so that their sum is more than a step takes.
     """
-    annotations, _ = split_paths(config, "train")
-    path, classes = pack_paths(config, "train", config.model.input_size), config.data.classes
-    pack = open_pack(path, annotations, classes)
-    config, (pack, _) = train.with_classes(config, pack), on_device(pack, device)
+    pack = open_split(config, "train")
+    config, (pack, _) = with_classes(config, pack), on_device(pack, device)
     state, times = untrained(config, device), defaultdict(list)
     part = partial(timed, times, device)
     for step in range(steps):
@@ -281,10 +280,9 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     on a GPU with idle cores beside it they would hide that time.
     """
     annotations, folder = split_paths(config, "train")
-    path, classes = pack_paths(config, "train", config.model.input_size), config.data.classes
-    pack = open_pack(path, annotations, classes)
-    config, (pack, _) = train.with_classes(config, pack), on_device(pack, device)
-    truth = read_annotations(annotations, config.data.skip_broken, classes)
+    pack = open_split(config, "train")
+    config, (pack, _) = with_classes(config, pack), on_device(pack, device)
+    truth = read_annotations(annotations, config.data.skip_broken, config.data.classes)
 
     def ours(step: int) -> Batch:
         return training_batch(pack, config, config.seed, step, device)
@@ -355,7 +353,7 @@ def main() -> None:
         print(f"{way:44} {1000 * seconds:8.1f} ms {100 * seconds / total:6.1f} %")
     print(f"{'a step of ours':44} {1000 * total:8.1f} ms   {args.batch_size / total:.1f} images/s")
     name += f"-{config.experiment}" + ("" if device.type == "cpu" else f"-{device.type}")
-    path = ROOT / "results" / config.profile / "benchmarks" / f"{name}.json"
+    path = root() / "results" / config.profile / "benchmarks" / f"{name}.json"
     result = {
         "command": f"python -m lightdet_core.benchmark --experiment {config.experiment} "
         f"--profile {config.profile} --batch-size {args.batch_size} --input-size {size} "
@@ -371,7 +369,7 @@ def main() -> None:
         "images_per_second": round(args.batch_size / total, 2),
     }
     write_json(path, result, indent=2)
-    print(f"written to {path.relative_to(ROOT)}")
+    print(f"written to {path.relative_to(root())}")
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
-from lightdet_core.config import ROOT, EvaluateConfig, UserError, run_cli
+from lightdet_core.config import EvaluateConfig, UserError, root, run_cli
 from lightdet_core.darknet import build_yolo, load_darknet_weights
-from lightdet_core.datasets import file_hash
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.files import write_json
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.files import file_hash, write_json
 from lightdet_core.nanodet import build_nanodet, load_nanodet, ncnn_forward
 from lightdet_core.pack import build as build_pack
+from lightdet_core.packs import read_truth
 from lightdet_core.provenance import git_state, hardware, rounded
 
 NUM_IDS = 91  # 0, the background, and COCO's 1..90
@@ -430,7 +430,7 @@ def measure_accuracy(
         pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
         if [category["id"] for category in pack.categories] != COCO_IDS:
             raise UserError(f"{annotations}: COCO's 80 categories are needed")
-        truth = truth_of(annotations, pack)
+        truth = read_truth(pack)
         progress(f"{name}: {len(pack.images)} images of {comparator.size} px")
         metrics = coco_metrics(truth, detect_pack(model, pack, limits))
         if name == "nanodet_m":
@@ -459,10 +459,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="comparator", help=f"of {', '.join(known)}; "
                         "none: those whose weights are there")  # fmt: skip
-    parser.add_argument("--weights", type=Path, default=ROOT / "data" / "weights")
+    parser.add_argument("--weights", type=Path, default=root() / "data" / "weights")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
     parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "official")
+    parser.add_argument("--out", type=Path, default=root() / "results" / "official")
     args = parser.parse_args(arguments)
     names = args.names or [
         name

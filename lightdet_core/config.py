@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -59,16 +60,23 @@ def train_command(experiment: str, profile: str, seed: int | str) -> str:
     )
 
 
-def find_root(start: Path | None = None) -> Path:
-    """The repository root: the nearest folder upwards (from here, then this file) with dvc.yaml."""
-    for origin in (start or Path.cwd(), Path(__file__)):
-        for folder in (origin.resolve(), *origin.resolve().parents):
+def root() -> Path:
+    """The repository: LIGHTDET_ROOT, or the nearest folder with dvc.yaml and params.yaml, upwards
+    from here, then from this file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if named := os.environ.get("LIGHTDET_ROOT"):
+        return Path(named).expanduser().resolve()
+    for origin in (Path.cwd(), Path(__file__).resolve()):
+        for folder in (origin, *origin.parents):
             if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
                 return folder
-    raise ConfigError("no dvc.yaml and params.yaml here or above; run from inside the repository")
-
-
-ROOT = find_root()
+    raise ConfigError(
+        "no dvc.yaml and params.yaml here or above: run from inside the repository, or set "
+        "LIGHTDET_ROOT to it"
+    )
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,7 @@ SECTIONS = {
 
 def read_params(path: Path | None = None) -> dict:
     """params.yaml as a dict; `ConfigError` when it is missing or not YAML."""
-    path = path or ROOT / "params.yaml"
+    path = path or root() / "params.yaml"
     try:
         params = yaml.safe_load(path.read_text())
     except FileNotFoundError:

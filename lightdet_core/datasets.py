@@ -19,9 +19,18 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from lightdet_core import scenes
-from lightdet_core.config import ROOT, DataError, UserError, load_config, run_cli
+from lightdet_core.annotations import read_coco
+from lightdet_core.config import (
+    Config,
+    DataConfig,
+    DataError,
+    UserError,
+    load_config,
+    root,
+    run_cli,
+)
 from lightdet_core.download import fetch, need_space, unpack
-from lightdet_core.files import write_json
+from lightdet_core.files import bccd_folder, coco_folder, file_hash, split_paths, write_json
 
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
 BCCD_URL = f"https://github.com/Shenggan/BCCD_Dataset/archive/{BCCD_COMMIT}.zip"
@@ -48,7 +57,6 @@ COCO_LOCAL = {
     "val2017/, or LIGHTDET_MINICOCO to one with annotations/train.json, annotations/val.json and "
     "images/",
 }
-MINICOCO_IDS = ROOT / "data" / "minicoco.json"  # split: the ids of its images, all in val2017
 SCENES_PER_WORKER = 50  # fewer are not worth another process
 VAL_OFFSET = 1_000_000  # demo: scenes of val, so that they do not depend on the size of train
 LICENCES = {
@@ -60,26 +68,6 @@ LICENCES = {
 }
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise DataError(f"{path}: file not found{_remedy(path)}") from None
-
-
-def _remedy(path: Path) -> str:
-    """How to get a profile's annotation file; nothing for files elsewhere."""
-    folder = path.parent.parent
-    if path.parent.name != "annotations" or folder.parent != ROOT / "data":
-        return ""
-    first, then = (
-        f"python -m lightdet_core.{name} --profile {folder.name}" for name in ("datasets", "pack")
-    )
-    return f"; run {first}, then {then}"
-
-
 def content_hash(folder: Path, files: list[Path]) -> str:
     """sha256 over the lines "sha256  path" of the files, sorted by path as `sha256sum` has them."""
     names = sorted(file.relative_to(folder).as_posix() for file in files)
@@ -87,59 +75,7 @@ def content_hash(folder: Path, files: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def read_coco(path: Path) -> dict:
-    """A COCO json file without its segmentations (two thirds of COCO's bytes, not used here).
-
-    Raises:
-        DataError: missing, not JSON, or without the lists images, annotations and categories.
-    """
-
-    def slim(record: dict) -> dict:
-        record.pop("segmentation", None)
-        return record
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file, object_hook=slim)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise DataError(f"{path}: annotation file not found{_remedy(path)}") from None
-    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
-        raise DataError(f"{path}: not JSON: {error}") from None
-    keys = ("images", "annotations", "categories")
-    wrong = [k for k in keys if not isinstance(data, dict) or not isinstance(data.get(k), list)]
-    if wrong:
-        raise DataError(f"{path}: not COCO format: no list under {', '.join(wrong)}")
-    return data
-
-
-def split_paths(config: object, split: str) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split (train or val).
-
-    All but folders have fixed places under `data/<profile>/`; BCCD's images stay where they are,
-    in the unpacked download or in the local copy that LIGHTDET_BCCD names, and so do COCO's
-    (LIGHTDET_COCO; LIGHTDET_MINICOCO also has the annotations).
-    """
-    if split not in ("train", "val"):
-        raise ValueError(f"split {split!r}: choose train or val")
-    data, folder = config.data, ROOT / "data" / config.profile
-    if data.source == "folder":
-        images = ROOT / data.images.replace("{split}", split)
-        return ROOT / getattr(data, f"{split}_annotations"), images
-    if data.source == "coco":
-        folder = _coco_folder(config)
-        return folder / f"annotations/instances_{split}2017.json", folder / f"{split}2017"
-    if data.source == "minicoco" and (local := os.environ.get("LIGHTDET_MINICOCO")):
-        local = Path(local).expanduser()
-        return local / "annotations" / f"{split}.json", local / "images"
-    annotations = folder / "annotations" / f"{split}.json"
-    if data.source == "bccd":
-        return annotations, _bccd_folder() / "JPEGImages"
-    if data.source == "minicoco":
-        return annotations, _coco_folder(config) / "val2017"
-    return annotations, folder / "images" / split
-
-
-def prepare(config: object, progress: Callable[[str], None] = print) -> Path:
+def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
     """Brings the data of `config.profile` into place, unless it is there already.
 
     Returns:
@@ -149,7 +85,7 @@ def prepare(config: object, progress: Callable[[str], None] = print) -> Path:
     Raises:
         DataError, OSError: nothing usable; what existed before is kept, but for the manifest.
     """
-    folder = ROOT / "data" / config.profile
+    folder = root() / "data" / config.profile
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").unlink(missing_ok=True)  # it would speak for what may be gone
     source = config.data.source
@@ -214,7 +150,7 @@ def _info(name: str, **more: str) -> dict:
 # ---------------------------------------------------------------------------------------- demo
 
 
-def _make_demo(data: object, folder: Path, progress: Callable[[str], None]) -> None:
+def _make_demo(data: DataConfig, folder: Path, progress: Callable[[str], None]) -> None:
     """Draws the scenes into a temporary folder, then moves images and annotations into place."""
     keys = ("num_train", "num_val", "seed", "image_width", "image_height")
     settings = {key: getattr(data, key) for key in keys}
@@ -247,7 +183,7 @@ def _demo_files_hash(folder: Path) -> str:
     return content_hash(folder, [f for part in parts for f in part.rglob("*.*") if f.is_file()])
 
 
-def _draw_split(data: object, split: str, count: int, folder: Path, progress: Callable) -> None:
+def _draw_split(data: DataConfig, split: str, count: int, folder: Path, progress: Callable) -> None:
     pixels = hashlib.sha256()
     images, annotations = [], []
     (folder / "images" / split).mkdir(parents=True)
@@ -269,7 +205,7 @@ def _draw_split(data: object, split: str, count: int, folder: Path, progress: Ca
     write_json(folder / "annotations" / f"{split}.json", coco)
 
 
-def _drawn(data: object, split: str, count: int) -> Iterator[tuple]:
+def _drawn(data: DataConfig, split: str, count: int) -> Iterator[tuple]:
     """`draw_scene`'s results for a split, in order; many scenes are drawn on all cores."""
     first = VAL_OFFSET if split == "val" else 0
     size = (data.image_width, data.image_height)
@@ -290,12 +226,6 @@ def _drawn(data: object, split: str, count: int) -> Iterator[tuple]:
 # ---------------------------------------------------------------------------------------- BCCD
 
 
-def _bccd_folder() -> Path:
-    """The folder with Annotations, JPEGImages and ImageSets: a local copy or the one download."""
-    local = os.environ.get("LIGHTDET_BCCD")
-    return (Path(local).expanduser() if local else ROOT / "data" / "bccd" / "raw") / "BCCD"
-
-
 def _bccd_files(root: Path) -> list[Path]:
     lists = [root / "ImageSets" / "Main" / f"{split}.txt" for split in ("train", "val", "test")]
     files = [*root.glob("Annotations/*.xml"), *root.glob("JPEGImages/*.jpg"), *lists]
@@ -313,7 +243,7 @@ def _check_bccd(root: Path, origin: str) -> None:
 
 
 def _make_bccd(folder: Path, progress: Callable[[str], None]) -> None:
-    root = _bccd_folder()
+    root = bccd_folder()
     local = os.environ.get("LIGHTDET_BCCD")
     if local:
         if not root.is_dir():
@@ -396,15 +326,7 @@ def _read_voc(path: Path) -> tuple[dict, list[tuple[int, list[float]]]]:
 # ---------------------------------------------------------------------------------------- COCO
 
 
-def _coco_folder(config: object) -> Path:
-    """The folder with annotations, val2017 and perhaps train2017: a local copy or the download."""
-    if local := os.environ.get("LIGHTDET_COCO"):
-        return Path(local).expanduser()
-    data = ROOT / "data"  # every profile that takes minicoco shares its download
-    return data / config.profile if config.data.source == "coco" else data / "minicoco" / "raw"
-
-
-def coco_files(config: object) -> dict[Path, tuple[str, int, str, int]]:
+def coco_files(config: Config) -> dict[Path, tuple[str, int, str, int]]:
     """The folders that a profile downloads of COCO 2017, and what COCO_FILES says of each.
 
     None for other sources, and none where a variable names a copy.
@@ -412,7 +334,7 @@ def coco_files(config: object) -> dict[Path, tuple[str, int, str, int]]:
     copies, names = COCO_SOURCES.get(config.data.source, ((), ()))
     if any(os.environ.get(copy) for copy in copies):
         return {}
-    return {_coco_folder(config) / name: COCO_FILES[name] for name in names}
+    return {coco_folder(config) / name: COCO_FILES[name] for name in names}
 
 
 def _get_coco(
@@ -453,17 +375,17 @@ def _get_coco(
 
 def minicoco_ids() -> dict[str, list[int]]:
     """The ids of val2017 that each split has."""
-    return json.loads(MINICOCO_IDS.read_text())
+    return json.loads((root() / "data" / "minicoco.json").read_text())
 
 
-def _make_minicoco(config: object, folder: Path, progress: Callable[[str], None]) -> None:
+def _make_minicoco(config: Config, folder: Path, progress: Callable[[str], None]) -> None:
     """Writes both splits, out of the annotations of val2017; a copy of them is only checked.
 
     They are written in the order of their ids, whatever that of the official file is.
     """
     copy, splits = os.environ.get("LIGHTDET_MINICOCO"), {}
     for split, listed in minicoco_ids().items():
-        path = _coco_folder(config) / "annotations" / "instances_val2017.json"
+        path = coco_folder(config) / "annotations" / "instances_val2017.json"
         path = split_paths(config, split)[0] if copy else path
         if not path.is_file():
             raise DataError(f"{path}: not found; {COCO_LOCAL['minicoco']}")
@@ -496,7 +418,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Get a profile's data into COCO format.")
     parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
     profile = parser.parse_args(arguments).profile
-    print(f"wrote {prepare(load_config('c0', profile)).relative_to(ROOT)}")
+    print(f"wrote {prepare(load_config('c0', profile)).relative_to(root())}")
 
 
 if __name__ == "__main__":

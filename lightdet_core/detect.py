@@ -30,7 +30,8 @@ from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import DataError, UserError, run_cli
 from lightdet_core.files import replacing, write_json
-from lightdet_core.pack import boxes_on_image, coco_results, letterbox, read_image
+from lightdet_core.images import boxes_on_image, letterbox, read_image
+from lightdet_core.packs import coco_results
 from lightdet_core.runtime import Exported, open_exported
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightdet_core.augment import Batch
 from lightdet_core.boxes import STRIDES, Detections, decode, level_grid
 from lightdet_core.model import LightDet
-from lightdet_core.pack import Pack
+from lightdet_core.packs import Pack
 from lightdet_core.report import COLORS, use_style
 
 TRUTH, FOUND = COLORS[2], COLORS[1]

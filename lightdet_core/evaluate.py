@@ -6,6 +6,7 @@ Tensor legend: B images · N detections of one image · C classes. COCO's ids co
 import contextlib
 import copy
 import io
+import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,8 +20,8 @@ from torch import Tensor
 from lightdet_core import boxes, processes
 from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import EvaluateConfig
-from lightdet_core.datasets import read_coco
-from lightdet_core.pack import Pack, boxes_on_image, coco_results, usable
+from lightdet_core.images import boxes_on_image
+from lightdet_core.packs import Pack, coco_results
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -106,7 +107,7 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     if isinstance(coco_gt, COCO):
         truth = coco_gt.dataset
     else:
-        truth = coco_gt if isinstance(coco_gt, dict) else read_coco(Path(coco_gt))
+        truth = coco_gt if isinstance(coco_gt, dict) else json.loads(Path(coco_gt).read_text())
     truth = copy.deepcopy(truth)
     for number, annotation in enumerate(truth["annotations"], start=1):
         annotation["id"] = number  # pycocotools takes a match with id 0 for none
@@ -130,21 +131,6 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
         )
     }
     return metrics
-
-
-def truth_of(annotations: Path, pack: Pack) -> dict:
-    """The ground truth of the packed images, as a COCO dict.
-
-    With `skip_broken` a pack may hold fewer images than the file; what was dropped as broken is
-    no object to be missed either.
-    """
-    images, objects, _ = usable(read_coco(annotations), pack.categories)
-    packed = set(pack.image_ids.tolist())
-    return {
-        "images": [image for image in images if image["id"] in packed],
-        "annotations": [one for one in objects if one["image_id"] in packed],
-        "categories": pack.categories,
-    }
 
 
 def _as_dataset(truth: dict, detections: list[dict]) -> dict:

@@ -37,12 +37,12 @@ from torch import Tensor, nn
 from lightdet_core import boxes, sparsity
 from lightdet_core.boxes import QUALITY_TOPK, Detections
 from lightdet_core.config import Config, UserError, load_config, run_cli
-from lightdet_core.datasets import split_paths
 from lightdet_core.detect import Find, exported_find, refuse_run_folder
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.images import letterbox
 from lightdet_core.model import LightDet, fold_batch_norm, load_weights
 from lightdet_core.nanodet import CONVOLUTIONS, read_ncnn
-from lightdet_core.pack import letterbox, open_pack, pack_paths
+from lightdet_core.packs import open_pack, pack_path, read_truth
 from lightdet_core.runtime import KEY, first_line, open_exported, to_floats
 from lightdet_core.scenes import draw_scene
 
@@ -170,7 +170,7 @@ def deployable(
         model: stays as it is.
         size: side of the input in pixels, a multiple of 16.
         decoded: scores and boxes instead of logits.
-        uint8: images (B, S, S, 3) uint8, as decoders and `pack.letterbox` give them.
+        uint8: images (B, S, S, 3) uint8, as decoders and `images.letterbox` give them.
         mish: the form of Mish; ncnn has a layer of its own, `nn.Mish`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -390,7 +390,7 @@ def calibration_images(config: dict) -> Iterator[np.ndarray]:
     """
     settings = load_config(config["experiment"], config["profile"])
     size = config["model"]["input_size"]
-    images = open_pack(pack_paths(settings, "train", size)).images
+    images = open_pack(pack_path(settings, "train")).images
     for row in np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int):
         yield letterbox(np.array(images[row]), size)
 
@@ -629,10 +629,9 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
         path: .onnx or ncnn's .param.
         config: of the run that was exported.
     """
-    pack = open_pack(pack_paths(config, "val", config.model.input_size))
-    truth = truth_of(split_paths(config, "val")[0], pack)
+    pack = open_pack(pack_path(config, "val"))
     network = _Network(exported_find(open_exported(path, threads)))
-    return coco_metrics(truth, detect_pack(network, pack, config.evaluate))
+    return coco_metrics(read_truth(pack), detect_pack(network, pack, config.evaluate))
 
 
 def summary(report: dict) -> list[str]:

@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files: written whole or not at all, and where a profile's data lie."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lightdet_core.config import Config, DataError, root
 
 
 @contextmanager
@@ -25,6 +28,66 @@ def write_text(path: Path, text: str) -> None:
         aside.write_bytes(text.encode())
 
 
-def write_json(path: Path, data: dict, indent: int | None = None) -> None:
+def write_json(path: Path, data: object, indent: int | None = None) -> None:
     """JSON and a line end."""
     write_text(path, json.dumps(data, indent=indent) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, read in pieces."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DataError(f"{path}: file not found{how_to_get(path)}") from None
+
+
+def how_to_get(path: Path) -> str:
+    """The end of an error about a profile's annotation file; nothing for files elsewhere."""
+    folder = path.parent.parent
+    if path.parent.name != "annotations" or folder.parent != root() / "data":
+        return ""
+    return "; run {}, then {}".format(
+        *(f"lightdet {name} --profile {folder.name}" for name in ("data", "pack"))
+    )
+
+
+def split_paths(config: Config, split: str) -> tuple[Path, Path]:
+    """Annotation file and image folder of a split (train or val).
+
+    All but folders have fixed places under `data/<profile>/`; BCCD's images stay where they are,
+    in the unpacked download or in the local copy that LIGHTDET_BCCD names, and so do COCO's
+    (LIGHTDET_COCO; LIGHTDET_MINICOCO also has the annotations).
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"split {split!r}: choose train or val")
+    data, folder = config.data, root() / "data" / config.profile
+    if data.source == "folder":
+        images = root() / data.images.replace("{split}", split)
+        return root() / getattr(data, f"{split}_annotations"), images
+    if data.source == "coco":
+        folder = coco_folder(config)
+        return folder / f"annotations/instances_{split}2017.json", folder / f"{split}2017"
+    if data.source == "minicoco" and (copy := os.environ.get("LIGHTDET_MINICOCO")):
+        local = Path(copy).expanduser()
+        return local / "annotations" / f"{split}.json", local / "images"
+    annotations = folder / "annotations" / f"{split}.json"
+    if data.source == "bccd":
+        return annotations, bccd_folder() / "JPEGImages"
+    if data.source == "minicoco":
+        return annotations, coco_folder(config) / "val2017"
+    return annotations, folder / "images" / split
+
+
+def bccd_folder() -> Path:
+    """The folder with Annotations, JPEGImages and ImageSets: a local copy or the one download."""
+    local = os.environ.get("LIGHTDET_BCCD")
+    return (Path(local).expanduser() if local else root() / "data" / "bccd" / "raw") / "BCCD"
+
+
+def coco_folder(config: Config) -> Path:
+    """The folder with annotations, val2017 and perhaps train2017: a local copy or the download."""
+    if local := os.environ.get("LIGHTDET_COCO"):
+        return Path(local).expanduser()
+    data = root() / "data"  # every profile that takes minicoco shares its download
+    return data / config.profile if config.data.source == "coco" else data / "minicoco" / "raw"

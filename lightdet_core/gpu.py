@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from lightdet_core import gpu_steps, train
-from lightdet_core.config import ROOT, UserError, run_cli
+from lightdet_core.config import UserError, root, run_cli
 from lightdet_core.files import write_json
 from lightdet_core.gpu_bundle import bundle
 from lightdet_core.gpu_steps import RUNS, Job, config_of, params_of, profiles_of, read
@@ -105,12 +105,12 @@ def _train_apart(job: Job, profile_: str, seed: int, threads: int, run: str) -> 
     """One run in a process of its own; what is said about it."""
     command = _command(job.bundle, job.out, job.small, "--train", run, profile_, seed)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True)
     print("\n".join(done.stdout.splitlines()[-2:]), flush=True)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise UserError(f"{run} failed: {' '.join(reason)[:300]}")
-    folder = ROOT / "runs" / profile_ / f"{run}-s{seed}"
+    folder = root() / "runs" / profile_ / f"{run}-s{seed}"
     metrics, about = (read(folder / f"{name}.json") for name in ("metrics", "run"))
     return {
         "profile": profile_.removesuffix("_gpu"),
@@ -202,7 +202,7 @@ def _apart(name: str, folder: Path, out: Path, seconds: float, small: bool) -> s
         log.write(f"== {name}\n")
         log.flush()
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, process_group=0
+            command, cwd=root(), stdout=log, stderr=subprocess.STDOUT, process_group=0
         )
         try:
             code = process.wait(seconds)
@@ -225,10 +225,10 @@ def rehearse() -> None:
     Raises:
         UserError: a step that is not done.
     """
-    folder = ROOT / "build" / "gpu-rehearsal"
+    folder = root() / "build" / "gpu-rehearsal"
     out = folder / "results"
     for finished in ("data", "runs"):  # of the rehearsal before
-        shutil.rmtree(ROOT / finished / "smoke_gpu", ignore_errors=True)
+        shutil.rmtree(root() / finished / "smoke_gpu", ignore_errors=True)
     bundle(folder, ("smoke",), wheels=False)
     try:
         check(drive(folder, out, budget=300, small=True))

@@ -21,12 +21,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lightdet_core import imagenet
-from lightdet_core.config import ROOT, Config, UserError, load_config, run_cli
-from lightdet_core.datasets import prepare, split_paths
-from lightdet_core.files import write_json, write_text
+from lightdet_core.annotations import Annotations, read_annotations
+from lightdet_core.config import Config, UserError, load_config, root, run_cli
+from lightdet_core.datasets import prepare
+from lightdet_core.files import split_paths, write_json, write_text
 from lightdet_core.imagenet import load_imagenet
+from lightdet_core.images import read_image
 from lightdet_core.model import Backbone
-from lightdet_core.pack import Annotations, read_annotations, read_image
 from lightdet_core.provenance import git_state
 
 PROFILES = ("bccd416", "minicoco416")  # the quicker one first
@@ -116,8 +117,8 @@ def bundle(
 
 def checkout_bytes() -> int:
     """Of the files that git knows; 0 outside of a checkout."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=root(), capture_output=True, text=True)
+    files = [root() / name for name in done.stdout.split("\0") if name]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -176,7 +177,7 @@ def _shrunk(truth: Annotations, sizes: np.ndarray) -> dict:
 
 def fetch_wheels(folder: Path) -> None:
     """The locked versions of WHEELS for Python 3.12 on Linux, x86-64."""
-    lines = (ROOT / "requirements.txt").read_text().split()
+    lines = (root() / "requirements.txt").read_text().split()
     pinned = [line for line in lines if line.partition("==")[0] in WHEELS]
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     options = ["--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--dest", folder]
@@ -188,7 +189,7 @@ def fetch_wheels(folder: Path) -> None:
 
 
 def main() -> None:
-    bundle(ROOT / "build" / "gpu", progress=partial(print, flush=True))
+    bundle(root() / "build" / "gpu", progress=partial(print, flush=True))
     print("take build/gpu there with the checkout, then: bash build/gpu/run results/gpu")
 
 

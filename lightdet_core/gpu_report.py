@@ -3,11 +3,9 @@
 The files are those of `lightdet_core.gpu`; a machine with a GPU makes them.
 """
 
-from pathlib import Path
-
 import pandas as pd
 
-from lightdet_core.config import ROOT
+from lightdet_core.config import root
 from lightdet_core.report import read_result
 
 ABSENT = (
@@ -19,34 +17,34 @@ ABSENT = (
 KEYS = {"speed": "images/s", "latency": "systems", "sparse": "sums", "training": "runs"}
 
 
-def gpu_result(step: str, root: Path = ROOT) -> dict | None:
+def gpu_result(step: str) -> dict | None:
     """What a step of `lightdet_core.gpu` wrote; None where no GPU was at hand.
 
     Raises:
         UserError: unreadable, or without what the step is for.
     """
-    path = root / "results" / "gpu" / f"{step}.json"
+    path = root() / "results" / "gpu" / f"{step}.json"
     return read_result(path, (KEYS[step],), "make gpu") if path.is_file() else None
 
 
-def gpu_line(step: str, root: Path = ROOT) -> str:
+def gpu_line(step: str) -> str:
     """Which machine measured it and when, or that it is absent."""
-    found = gpu_result(step, root)
+    found = gpu_result(step)
     if found is None:
         return ABSENT.format(file=f"results/gpu/{step}.json")
     keys = ("hardware", "torch", "date", "commit")
     return "On a GPU: " + ", ".join(str(found[key]) for key in keys)
 
 
-def speed_table(root: Path = ROOT) -> pd.DataFrame | None:
+def speed_table() -> pd.DataFrame | None:
     """Images/s of training by precision and way; None where absent."""
-    found = gpu_result("speed", root)
+    found = gpu_result("speed")
     return None if found is None else pd.DataFrame(found["images/s"]).T
 
 
-def latency_table(root: Path = ROOT) -> pd.DataFrame | None:
+def latency_table() -> pd.DataFrame | None:
     """Milliseconds of each network and its ratio to the reference's; None where absent."""
-    found = gpu_result("latency", root)
+    found = gpu_result("latency")
     if found is None:
         return None
     rows = {
@@ -61,9 +59,9 @@ def latency_table(root: Path = ROOT) -> pd.DataFrame | None:
     return pd.DataFrame(rows).T
 
 
-def sparse_table(root: Path = ROOT) -> pd.DataFrame | None:
+def sparse_table() -> pd.DataFrame | None:
     """All pruned layers together: milliseconds dense and in 2:4 form; None where absent."""
-    found = gpu_result("sparse", root)
+    found = gpu_result("sparse")
     if found is None:
         return None
     table = pd.DataFrame(found["sums"])
@@ -74,7 +72,7 @@ def sparse_table(root: Path = ROOT) -> pd.DataFrame | None:
                                  "CUTLASS": "CUTLASS, ms"})  # fmt: skip
 
 
-def training_table(experiment: str | None = None, root: Path = ROOT) -> pd.DataFrame | None:
+def training_table(experiment: str | None = None) -> pd.DataFrame | None:
     """AP in percent by profile and run, mean and standard deviation over seeds; None where absent.
 
     Only seeds of which every run of the row has ended.
@@ -82,7 +80,7 @@ def training_table(experiment: str | None = None, root: Path = ROOT) -> pd.DataF
     Args:
         experiment: this one's rows only.
     """
-    found = gpu_result("training", root)
+    found = gpu_result("training")
     if found is None:
         return None
     metrics, speed = ["AP", "AP50", "AP75", "person"], "images_per_second"

@@ -27,10 +27,10 @@ from torch.profiler import ProfilerActivity, profile
 from lightdet_core import comparators, sparsity, train
 from lightdet_core.augment import Batch, on_device, training_batch, training_batches
 from lightdet_core.benchmark import clock, cuda_graph, interleaved, learn, step_times, untrained
-from lightdet_core.config import ROOT, Config, UserError, load_config, read_params
-from lightdet_core.datasets import split_paths
+from lightdet_core.config import Config, UserError, load_config, read_params, root
 from lightdet_core.model import LightDet, build, fold_batch_norm
-from lightdet_core.pack import Pack, open_pack, pack_paths, prepare_packs
+from lightdet_core.pack import prepare_packs
+from lightdet_core.packs import Pack, open_split, with_classes
 from lightdet_core.precision import exact
 
 RUNS = ("teacher", "g1", "g2", "g3", "g4", "g5")  # of a row; the last one needs the first
@@ -135,10 +135,10 @@ def checks(job: Job) -> None:
 
 def run_tests() -> tuple[int, str]:
     """The exit code and the last line of pytest over the tests with the mark `gpu`."""
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in ("gpu", "train")]
+    files = [str(root() / "tests" / f"test_{name}.py") for name in ("gpu", "train")]
     command = [sys.executable, "-m", "pytest", "--override-ini", "addopts=--strict-markers"]
     command += ["-m", "gpu", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root(), capture_output=True, text=True)
     print(done.stdout[-4000:], done.stderr[-2000:], sep="\n")
     return done.returncode, (done.stdout.strip().splitlines() or [""])[-1].strip("= ")
 
@@ -176,9 +176,8 @@ def compare_devices(
 
 
 def _with_pack(config: Config) -> tuple[Config, Pack]:
-    path = pack_paths(config, "train", config.model.input_size)
-    pack = open_pack(path, split_paths(config, "train")[0], config.data.classes)
-    return train.with_classes(config, pack), pack
+    pack = open_split(config, "train")
+    return with_classes(config, pack), pack
 
 
 # ----------------------------------------------------------------------------------------- speed

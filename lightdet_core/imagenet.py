@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightdet_core.config import ROOT, UserError
+from lightdet_core.config import UserError, root
 
 VERSION = "0.1.0"
 FILES = {  # backbone: sha256 of the one file of weights in its package, whose name begins the same
@@ -46,7 +46,7 @@ def load_imagenet(
         UserError: the weights cannot be had, are damaged, or are those of another network.
     """
     origin = imagenet_origin(backbone, source)
-    state = read_safetensors(ROOT / source) if isinstance(source, str) else official(backbone)
+    state = read_safetensors(root() / source) if isinstance(source, str) else official(backbone)
     missing = [key for key in wanted if key not in state and "num_batches" not in key]
     state = {key: state[key] for key in wanted if key in state}
     if not missing:

@@ -35,11 +35,11 @@ from torch import Tensor, nn
 
 from lightdet_core import comparators, export, runtime
 from lightdet_core.benchmark import cuda_graph, interleaved
-from lightdet_core.config import ROOT, UserError, load_config, run_cli
+from lightdet_core.config import UserError, load_config, root, run_cli
 from lightdet_core.detect import exported_find
 from lightdet_core.files import write_json
+from lightdet_core.images import letterbox
 from lightdet_core.model import LightDet
-from lightdet_core.pack import letterbox
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import git_state, hardware
 from lightdet_core.runtime import Exported
@@ -391,7 +391,7 @@ def main() -> None:
         parser.error("--seconds must be above 0 and --threads at least 1")
     if (args.systems or args.runtimes) and not args.out:
         parser.error("a part of the table does not replace the whole: add --out FILE")
-    out = args.out or ROOT / "results" / "speed" / "latency.json"
+    out = args.out or root() / "results" / "speed" / "latency.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     usable = [name for name in RUNTIMES if "cuda" not in name or torch.cuda.is_available()]
     start = time.monotonic()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 
-from lightdet_core.config import ROOT, UserError, all_runs, read_params, run_cli
+from lightdet_core.config import UserError, all_runs, read_params, root, run_cli
 from lightdet_core.files import write_text
 
 MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
@@ -121,7 +121,7 @@ def _broken_links(text: str, path: Path) -> list[str]:
 
 def lines_of(module: str) -> dict[str, int]:
     """The top-level names of a module of the core and the lines that define them."""
-    path = ROOT / "lightdet_core" / f"{module}.py"
+    path = root() / "lightdet_core" / f"{module}.py"
     lines = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -185,7 +185,7 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
             None,
             values,
             kernel_name="python3",
-            cwd=ROOT,
+            cwd=root(),
             progress_bar=False,
             record_timing=False,
             coalesce_streams=True,
@@ -256,7 +256,7 @@ def _without_machine(value: object, key: str = "") -> object:
     if not isinstance(value, str) or (key.startswith("image/") and key != "image/svg+xml"):
         return value
     value = re.sub(r"[^\s\"'(<]*ipykernel_\d+[/\\]\d+\.py", "cell", value)
-    for path, name in ((ROOT, "."), (Path(sys.prefix), "$PREFIX"), (Path.home(), "~")):
+    for path, name in ((root(), "."), (Path(sys.prefix), "$PREFIX"), (Path.home(), "~")):
         value = value.replace(f"{path}{os.sep}", f"{name}/" if name != "." else "")
         value = re.sub(re.escape(str(path)) + r"(?![\w.-])", lambda _, name=name: name, value)
     return re.sub(r" at 0x[0-9a-f]+", "", value)
@@ -274,7 +274,7 @@ def main() -> None:
     run.add_argument("-p", dest="given", nargs=2, action="append", default=[])
     args = parser.parse_args()
 
-    sources = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    sources = sorted((root() / "notebooks").glob("*.ipynb"))
     if args.command == "run":
         execute(args.source, args.out, dict(args.given))
     elif args.command == "link":

@@ -16,21 +16,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightdet_core.annotations import read_annotations
 from lightdet_core.augment import Batch, steps_per_epoch
 from lightdet_core.benchmark import clock, learn, untrained
 from lightdet_core.checkpoint import State
 from lightdet_core.config import (
-    ROOT,
     Config,
+    DataError,
     ModelConfig,
     all_runs,
     load_config,
     read_params,
+    root,
     run_cli,
 )
-from lightdet_core.datasets import COCO_IMAGES, DataError, coco_files, minicoco_ids, split_paths
+from lightdet_core.datasets import COCO_IMAGES, coco_files, minicoco_ids
+from lightdet_core.files import split_paths
 from lightdet_core.model import LightDet
-from lightdet_core.pack import open_pack, pack_paths, read_annotations
+from lightdet_core.packs import open_pack, pack_path
 from lightdet_core.precision import cpu_computes_in, exact
 from lightdet_core.processes import best_device
 from lightdet_core.provenance import hardware
@@ -138,7 +141,7 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         listed = {split: len(ids) for split, ids in minicoco_ids().items()}
         images = listed if data.source == "minicoco" else COCO_IMAGES
         return images["train"], images["val"], len(data.classes) or COCO_CLASSES
-    paths = [pack_paths(config, split, config.model.input_size) for split in ("train", "val")]
+    paths = [pack_path(config, split) for split in ("train", "val")]
     if all(path.is_dir() for path in paths):
         train, val = (open_pack(path) for path in paths)
         return len(train.counts), len(val.counts), len(train.categories)
@@ -180,10 +183,10 @@ def disk_line(configs: list[Config], packs: int) -> str:
             f"{loaded / 1e9:.1f} GB to download, {unpacked / 1e9:.1f} GB when unpacked, and {text}"
         )
         needed += unpacked
-    folders = [ROOT / "data" / configs[0].profile / "packs", *archives]
+    folders = [root() / "data" / configs[0].profile / "packs", *archives]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     there = sum(path.stat().st_size for path in files)  # it takes no more
-    free = shutil.disk_usage(ROOT).free
+    free = shutil.disk_usage(root()).free
     verdict = ", which is too little" if needed - there > free else ""
     return f"disk: {text}; {free / 1e9:.1f} GB are free{verdict}"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lightdet_core.config import ROOT, Config, train_command
+from lightdet_core.config import Config, root, train_command
 from lightdet_core.imagenet import imagenet_origin
-from lightdet_core.pack import Pack
+from lightdet_core.packs import Pack
 
 LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
 
@@ -68,7 +68,7 @@ def git_state() -> dict:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(["git", *args], cwd=root(), capture_output=True, text=True)
         except FileNotFoundError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None

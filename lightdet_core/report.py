@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT, UserError, all_runs, load_config, read_params, train_command
+from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
 from lightdet_core.files import replacing, write_text
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -63,19 +63,18 @@ CHANGES = {  # the ladder in words, by contrast
 
 def load_paper(path: Path | None = None) -> dict:
     """paper.yaml: `table1`, `table2` and `nanodet` with source and certainty per row."""
-    return yaml.safe_load((path or ROOT / "paper.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((path or root() / "paper.yaml").read_text(encoding="utf-8"))
 
 
-def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) -> pd.DataFrame:
+def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
     """One row per experiment: settings, measured AP over seeds, the paper's printed numbers.
 
     Only seeds with the settings, data and teacher of the lowest seed are pooled; the column
     `left out` names the others.
 
     Args:
-        profile: whose results to read, below `root/results`.
+        profile: whose results to read, below `results`.
         runs: experiments in the order of the rows; None takes `runs` of params.yaml.
-        root: a repository root.
 
     Returns:
         `<metric>` is the mean in percent, `<metric> std` the sample standard deviation (NaN for
@@ -88,7 +87,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
     runs = all_runs(read_params()) if runs is None else runs
     rows = []
     for run in runs:
-        pooled, provenance, others = _pooled(root / "results" / profile, run, profile)
+        pooled, provenance, others = _pooled(root() / "results" / profile, run, profile)
         model = provenance["config"]["model"]
         row = {
             "experiment": run,
@@ -113,9 +112,7 @@ def run_table(profile: str, runs: list[str] | None = None, root: Path = ROOT) ->
     return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
 
 
-def seed_table(
-    profile: str, runs: list[str] | None = None, metric: str = "AP", root: Path = ROOT
-) -> pd.DataFrame:
+def seed_table(profile: str, runs: list[str] | None = None, metric: str = "AP") -> pd.DataFrame:
     """One row per experiment, one column per seed: a metric in percent, NaN where it is missing.
 
     Only what may be compared: seeds that `run_table` pools, of runs whose settings are those of
@@ -123,7 +120,7 @@ def seed_table(
     which were left out and why; runs without results just have no row.
 
     Args:
-        profile: whose results to read, below `root/results`.
+        profile: whose results to read, below `results`.
         runs: None takes `runs`, `taught` and `ladder` of params.yaml.
 
     Raises:
@@ -134,9 +131,9 @@ def seed_table(
         runs = list(dict.fromkeys([*all_runs(params), *params["ladder"]]))
     rows, left_out, images = {}, {}, None
     for run in runs:
-        if not _files(root / "results" / profile, run):
+        if not _files(root() / "results" / profile, run):
             continue
-        pooled, provenance, _ = _pooled(root / "results" / profile, run, profile)
+        pooled, provenance, _ = _pooled(root() / "results" / profile, run, profile)
         images = images or provenance["pack_hash"]
         if provenance["config_hash"] != _hash_now(run, profile, provenance):
             left_out[run] = "trained with other settings than params.yaml has now"

@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightdet_core.config import ROOT, Config, UserError, train_command
-from lightdet_core.datasets import file_hash
-from lightdet_core.files import replacing
-from lightdet_core.pack import Pack
+from lightdet_core.config import Config, UserError, root, train_command
+from lightdet_core.files import file_hash, replacing
+from lightdet_core.packs import Pack
 
 
 def sources_of(config: Config, runs: Path) -> dict[str, Path]:
@@ -40,7 +39,7 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
                     f"{train_command(experiment, config.profile, seed)}"
                 )
     if isinstance(config.model.pretrained, str):
-        sources["model.pretrained"] = ROOT / config.model.pretrained
+        sources["model.pretrained"] = root() / config.model.pretrained
     return sources
 
 
@@ -94,7 +93,7 @@ def alone(lock: Path) -> Iterator[None]:
 
 def publish(folder: Path, config: Config) -> None:
     """Copy the small files of a run to results/<profile>/, where git keeps them."""
-    results = ROOT / "results" / config.profile
+    results = root() / "results" / config.profile
     for source, target in {
         "metrics.json": f"metrics/{config.run_name}.json",
         "log.csv": f"logs/{config.run_name}.csv",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lightdet_core.config import ROOT, UserError
+from lightdet_core.config import UserError, root
 from lightdet_core.report import COLORS, PRINTED_COLOR, read_result
 
 LINE = 0.058  # height of a line of labels, as a share of the axes
@@ -128,7 +128,7 @@ def measured_table(found: dict, official: dict[str, dict]) -> pd.DataFrame:
 
 def accuracies() -> dict[str, dict]:
     """What `python -m lightdet_core.comparators` measured, by its key; {} if nothing."""
-    files = sorted((ROOT / "results" / "official").glob("*.json"))
+    files = sorted((root() / "results" / "official").glob("*.json"))
     command = "python -m lightdet_core.comparators"
     return {path.stem: read_result(path, ("AP", "images"), command) for path in files}
 

@@ -46,20 +46,19 @@ from lightdet_core.checkpoint import (
     save,
 )
 from lightdet_core.config import (
-    ROOT,
     Config,
     TrainConfig,
     UserError,
     load_config,
     read_params,
+    root,
     run_cli,
 )
-from lightdet_core.datasets import file_hash, split_paths
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
-from lightdet_core.files import write_json
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.files import file_hash, write_json
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, build, load_weights, save_weights
-from lightdet_core.pack import Pack, open_pack, pack_paths
+from lightdet_core.packs import Pack, open_split, read_truth, with_classes
 from lightdet_core.precision import check_precision, exact, forward
 from lightdet_core.provenance import provenance, rounded
 from lightdet_core.runs import alone, finished_key, move_aside, publish, run_key, sources_of
@@ -222,7 +221,7 @@ def fit(
         UserError: none that can be read, or no room to write one.
         UserError: one of many processes failed; see `processes.launch`.
     """
-    runs = runs or ROOT / "runs" / config.profile
+    runs = runs or root() / "runs" / config.profile
     wanted = torch.device(device) if device else processes.best_device()
     with processes.joined(wanted) as own:
         many = 1
@@ -244,14 +243,7 @@ def _silent(line: str) -> None:
 def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
     """`fit` in one process, or in one of many."""
     folder, first = runs / config.run_name, processes.rank() == 0
-    packs = {
-        split: open_pack(
-            pack_paths(config, split, config.model.input_size),
-            split_paths(config, split)[0],
-            config.data.classes,
-        )
-        for split in ("train", "val")
-    }
+    packs = {split: open_split(config, split) for split in ("train", "val")}
     config = with_classes(config, packs["train"])
     check_precision(config.train.precision, device)
     if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
@@ -280,7 +272,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
 def _train_and_write(run: Run, folder: Path, key: str) -> None:
     """Train, evaluate, and put the run folder into its place."""
     config, packs, device, progress = run.config, run.packs, run.device, run.progress
-    truth = truth_of(split_paths(config, "val")[0], packs["val"])
+    truth = read_truth(packs["val"])
 
     def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
         model = build(_untrained(config))
@@ -610,18 +602,6 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -
     torch._foreach_lerp_([average[k] for k in floating], [now[k] for k in floating], 1 - decay)
     for key in now.keys() - set(floating):
         average[key].copy_(now[key])
-
-
-def with_classes(config: Config, pack: Pack) -> Config:
-    """Fill in `num_classes: null`; refuse a number that the annotations contradict."""
-    found = len(pack.categories)
-    wanted = config.model.num_classes
-    if wanted not in (None, found):
-        raise UserError(
-            f"{config.profile}: model.num_classes is {wanted}, but the annotations have {found} "
-            f"categories; set it to {found} or null"
-        )
-    return config.with_classes(found)
 
 
 def _untrained(config: Config) -> Config:

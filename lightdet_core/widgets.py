@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 from lightdet_core.config import UserError
 from lightdet_core.detect import Detector, draw
-from lightdet_core.pack import read_image
+from lightdet_core.images import read_image
 
 
 def slider(value: float) -> ipywidgets.FloatSlider:

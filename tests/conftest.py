@@ -10,9 +10,11 @@ import torch
 
 from lightdet_core import datasets, pack, scenes
 from lightdet_core.config import load_config
+from lightdet_core.config import root as repository
 from lightdet_core.model import LightDet, save_weights
 
 torch.set_num_threads(2)
+HERE = repository()
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
 
 
@@ -71,13 +73,20 @@ def tiny(**changes):
     )
 
 
+def use_root(patch, folder):
+    """Data, runs and results in this folder instead of the repository; its settings stay."""
+    for name in ("params.yaml", "paper.yaml"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(HERE / name)
+    patch.setenv("LIGHTDET_ROOT", str(folder))
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory):
     """Scenes and packs of `tiny`, made once."""
     root = tmp_path_factory.mktemp("repository")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "ROOT", root)
-        patch.setattr(pack, "ROOT", root)
+        use_root(patch, root)
         datasets.prepare(tiny(), silent)
         pack.prepare_packs([tiny()], silent)
     return root
@@ -86,8 +95,7 @@ def data_root(tmp_path_factory):
 @pytest.fixture
 def here(data_root, tmp_path, monkeypatch):
     """Runs land in a fresh folder, data come from the shared one."""
-    monkeypatch.setattr(datasets, "ROOT", data_root)
-    monkeypatch.setattr(pack, "ROOT", data_root)
+    use_root(monkeypatch, data_root)
     return tmp_path / "runs" / "smoke"
 
 

@@ -8,15 +8,17 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from conftest import use_root
 from PIL import Image
 from test_augment import STILL, painted
 
 from lightdet_core import benchmark
+from lightdet_core.annotations import read_annotations
 from lightdet_core.augment import Batch, training_batch
 from lightdet_core.config import load_config
 from lightdet_core.files import write_json
 from lightdet_core.model import LightDet
-from lightdet_core.pack import build, read_annotations
+from lightdet_core.pack import build
 
 CPU = torch.device("cpu")
 WIDE = (64, 48)  # on a canvas of 64: its pixels are not resampled
@@ -162,8 +164,8 @@ def test_optimizer_that_is_not_fused_learns_the_same(optimizer):
 def test_what_is_written(files, tmp_path, monkeypatch, name):
     build(*files, tmp_path / "pack", 64, progress=lambda line: None)
     monkeypatch.setattr(benchmark, "split_paths", lambda *_: files)
-    monkeypatch.setattr(benchmark, "pack_paths", lambda *_: tmp_path / "pack")
-    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    monkeypatch.setattr(benchmark, "pack_path", lambda *_: tmp_path / "pack")
+    use_root(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     command = "benchmark --profile custom --batch-size 2 --input-size 64 --steps 1"
     monkeypatch.setattr("sys.argv", command.split() + ["--compare"] * (name == "compare"))

@@ -16,10 +16,10 @@ from transformers import DetrImageProcessor
 
 from lightdet_core import comparators as c
 from lightdet_core import darknet
-from lightdet_core.config import ROOT, UserError, load_config, yaml
+from lightdet_core.config import UserError, load_config, root, yaml
 from lightdet_core.model import LightDet
 
-TABLE1 = yaml.safe_load((ROOT / "paper.yaml").read_text())["table1"]
+TABLE1 = yaml.safe_load((root() / "paper.yaml").read_text())["table1"]
 SSD_META = SSD300_VGG16_Weights.COCO_V1.meta
 # parameters, then MACs per image at the comparator's own size or at the one given
 COUNTS = [

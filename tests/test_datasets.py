@@ -13,12 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import use_root
 from PIL import Image
 
 from lightdet_core import datasets, scenes
-from lightdet_core.config import UserError, load_config
-from lightdet_core.datasets import DataError, prepare, split_paths
-from lightdet_core.pack import read_annotations
+from lightdet_core.annotations import read_annotations
+from lightdet_core.config import DataError, UserError, load_config
+from lightdet_core.datasets import prepare
+from lightdet_core.files import split_paths
 
 
 def silent(line: str) -> None:
@@ -35,7 +37,7 @@ def make_config(source: str, profile: str = "p", **data: object) -> SimpleNamesp
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "ROOT", tmp_path)
+    use_root(monkeypatch, tmp_path)
     for name in ("LIGHTDET_BCCD", "LIGHTDET_COCO", "LIGHTDET_MINICOCO"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -103,7 +105,7 @@ def test_demo_is_deterministic_and_made_once(root, monkeypatch):
     monkeypatch.setattr(scenes, "draw_scene", None)  # drawing again would fail
     assert tree(prepare(config, silent).parent) == first
     monkeypatch.undo()
-    monkeypatch.setattr(datasets, "ROOT", root)
+    use_root(monkeypatch, root)
     (root / "data/p/images/val/000001.png").write_bytes(b"damaged")
     prepare(config, silent)
     assert tree(root / "data/p") == first
@@ -437,7 +439,7 @@ def put_ids(root: Path, monkeypatch, ids: dict[str, list[int]]) -> None:
 def check_minicoco(profile: str) -> None:
     for split, ids in {"train": [3, 7], "val": [9]}.items():
         annotations, images = split_paths(make_config("minicoco", profile), split)
-        assert annotations == datasets.ROOT / f"data/{profile}/annotations/{split}.json"
+        assert annotations == datasets.root() / f"data/{profile}/annotations/{split}.json"
         coco = json.loads(annotations.read_text())
         assert [i["id"] for i in coco["images"]] == ids  # in this order
         assert all((images / i["file_name"]).is_file() for i in coco["images"])

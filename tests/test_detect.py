@@ -18,8 +18,9 @@ from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig, UserError, load_config, run_cli
 from lightdet_core.detect import Detector, open_detector
 from lightdet_core.evaluate import detect_pack
+from lightdet_core.images import letterbox
 from lightdet_core.model import PAN, LightDet, save_weights
-from lightdet_core.pack import Pack, coco_results, letterbox
+from lightdet_core.packs import Pack, coco_results
 from lightdet_core.report import COLORS
 from lightdet_core.runtime import KEY, Exported
 from lightdet_core.scenes import draw_scene

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from lightdet_core import draw
 from lightdet_core.augment import Batch
 from lightdet_core.boxes import Detections
-from lightdet_core.pack import Pack
+from lightdet_core.packs import Pack
 
 
 @pytest.fixture(autouse=True)

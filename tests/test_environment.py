@@ -7,7 +7,7 @@ import tomllib
 
 import yaml
 
-from lightdet_core.config import ROOT
+from lightdet_core.config import root
 
 
 def pins(text: str) -> dict[str, str]:
@@ -21,8 +21,8 @@ def pins(text: str) -> dict[str, str]:
     return found
 
 
-LOCK = pins((ROOT / "requirements.txt").read_text())
-WANTED = pins((ROOT / "requirements.in").read_text())
+LOCK = pins((root() / "requirements.txt").read_text())
+WANTED = pins((root() / "requirements.in").read_text())
 
 
 def test_lock_holds_what_requirements_in_asks_for():
@@ -32,28 +32,28 @@ def test_lock_holds_what_requirements_in_asks_for():
 
 
 def test_every_package_of_the_lock_has_one_exact_version():
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
+    for line in (root() / "requirements.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,-]+\])?==[^ ;]+( ; .+)?", line), line
 
 
 def test_lock_names_no_index_host_or_local_path():
-    text = (ROOT / "requirements.txt").read_text()
+    text = (root() / "requirements.txt").read_text()
     assert not re.search(r"://|--|^/|\.whl|@ ", text, re.MULTILINE)
 
 
 def test_conda_takes_the_same_lock_and_python():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((root() / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11.*", "pip"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.11"
 
 
 def test_direct_imports_of_the_core_are_asked_for():
     modules = {"PIL": "pillow", "yaml": "pyyaml"}
     imported = set()
-    for path in (ROOT / "lightdet_core").glob("*.py"):
+    for path in (root() / "lightdet_core").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}

@@ -389,7 +389,7 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     }  # fmt: skip
     (tmp_path / "val.json").write_text(json.dumps(truth))
     pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
-    monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "val")
+    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "val")
     monkeypatch.setattr(export, "split_paths", lambda *_: (tmp_path / "val.json", tmp_path))
     expected = coco_metrics(
         truth_of(tmp_path / "val.json", pack), detect_pack(net, pack, config.evaluate)
@@ -443,7 +443,7 @@ def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
     lines = []
     with pytest.raises(UserError, match="int8: for ONNX only"):
         export.to_ncnn(weights, tmp_path, precision="int8")
-    monkeypatch.setattr(export, "pack_paths", lambda *_: tmp_path / "train-64")
+    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
         export.to_onnx(weights, tmp_path, precision="int8", progress=lines.append)
     assert lines == ["converting to ONNX", "quantizing with training images"]

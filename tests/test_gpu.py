@@ -15,7 +15,7 @@ from lightdet_core import gpu, gpu_bundle, gpu_steps
 from lightdet_core.config import UserError, load_config
 from lightdet_core.files import write_json
 from lightdet_core.gpu_steps import Product
-from lightdet_core.pack import open_pack, pack_paths
+from lightdet_core.packs import open_pack, pack_path
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def compared(device, here):
     config = tiny(model={"num_classes": 7, "head": "gflv2", "activation": "silu"})
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, drop_path=0.0))
-    pack = open_pack(pack_paths(config, "train", 64))
+    pack = open_pack(pack_path(config, "train"))
     return gpu_steps.compare_devices(config, pack, device)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lightdet_core import gpu_bundle
-from lightdet_core.config import ROOT, UserError, load_config
+from lightdet_core.config import UserError, load_config, root
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.imagenet import load_imagenet
 from lightdet_core.model import Backbone
@@ -113,7 +113,7 @@ def test_wheels_are_the_locked_ones(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu_bundle.subprocess, "run", run)
     gpu_bundle.fetch_wheels(tmp_path)
-    locked = (ROOT / "requirements.txt").read_text().split()
+    locked = (root() / "requirements.txt").read_text().split()
     wheels = [word for word in commands[0] if "==" in word]
     assert len(wheels) == 1 and set(wheels) <= set(locked)
     with pytest.raises(UserError, match=r"no wheels of pycocotools==.*: no network"):

@@ -2,12 +2,18 @@
 
 import pandas as pd
 import pytest
+from conftest import use_root
 
 from lightdet_core import gpu_report
-from lightdet_core.config import ROOT, UserError
+from lightdet_core.config import UserError, root
 from lightdet_core.files import write_json
 
 MADE = {"hardware": "one GPU", "torch": "2.11.0", "date": "2026-01-02", "commit": "abc"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    use_root(monkeypatch, tmp_path)
 
 
 def write(root, step, **found):
@@ -16,7 +22,7 @@ def write(root, step, **found):
 
 @pytest.mark.parametrize("step", ["speed", "latency", "sparse", "training"])
 def test_what_is_absent_is_said_to_be(tmp_path, step):
-    assert getattr(gpu_report, f"{step}_table")(root=tmp_path) is None
+    assert getattr(gpu_report, f"{step}_table")() is None
     line = gpu_report.gpu_line(step, tmp_path)
     assert f"nothing was measured, for no machine with one was at hand (results/gpu/{step}" in line
 
@@ -59,7 +65,7 @@ def test_runs_are_averaged_over_seeds(tmp_path):
     runs += [run("g2", 1, 0.5), run("g2", 0, 0.6), run("g1", 2, 0.9)]  # no g2 of seed 2
     row = {"runs of a row": ["g1", "g2"], "side by side": 6}
     write(tmp_path, "training", runs=runs, **row)
-    table = gpu_report.training_table(root=tmp_path)
+    table = gpu_report.training_table()
     first = table.loc["minicoco416", "g1"]
     assert first["AP"] == pytest.approx(20) and first["AP std"] == pytest.approx(200**0.5)
     assert first["person"] == pytest.approx(30) and first["seeds"] == 2
@@ -77,7 +83,8 @@ def test_runs_are_averaged_over_seeds(tmp_path):
         ("README.md", "or on a GPU**"),
     ],
 )
-def test_pages_say_what_the_folder_holds(page, words):
+def test_pages_say_what_the_folder_holds(monkeypatch, page, words):
     """Numbers of a GPU stand there as soon as there are some, and not before."""
-    absent = words in (ROOT / page).read_text()
+    monkeypatch.delenv("LIGHTDET_ROOT")
+    absent = words in (root() / page).read_text()
     assert absent == (gpu_report.gpu_result("speed") is None)

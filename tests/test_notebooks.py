@@ -5,12 +5,13 @@ import sys
 
 import nbformat
 import pytest
+from conftest import use_root
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lightdet_core import notebook
-from lightdet_core.config import ROOT
+from lightdet_core.config import root
 
-SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOURCES = sorted((root() / "notebooks").glob("*.ipynb"))
 
 
 def write(path, *code, parameters='name = "a"\ncount = 3'):
@@ -57,7 +58,7 @@ def linked(tmp_path, text, folder="notebooks"):
 
 
 def test_links_to_the_core_are_checked_set_and_moved(tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    use_root(monkeypatch, tmp_path)
     core = tmp_path / "lightdet_core" / "losses.py"
     core.parent.mkdir()
     core.write_text("A = 1\nB: int = 2\n\n\nclass C:\n    pass\n\n\ndef giou():\n    pass\n")
@@ -129,8 +130,8 @@ def test_extract_ignores_outputs_and_ids_but_no_text(tmp_path):
 def test_execution_is_reproducible_and_names_no_machine(tmp_path):
     code = (
         "import sys, warnings\n"
-        "from lightdet_core.config import ROOT\n"
-        "print(name, count + 1, ROOT / 'params.yaml', ROOT, object())\n"
+        "from lightdet_core.config import root()\n"
+        "print(name, count + 1, root() / 'params.yaml', root(), object())\n"
         "print(sys.prefix, sys.executable)\n"
         "warnings.warn('careful')"
     )
@@ -145,7 +146,7 @@ def test_execution_is_reproducible_and_names_no_machine(tmp_path):
     text = "".join(output.text for output in executed.cells[-1].outputs)
     assert text.startswith("7 42 params.yaml . <object object>\n")
     assert "cell:5: UserWarning: careful" in text
-    for trace in (str(ROOT), sys.prefix, "/tmp/", "papermill"):
+    for trace in (str(root()), sys.prefix, "/tmp/", "papermill"):
         assert trace not in first.decode()
     assert [path.name for path in out.parent.iterdir()] == ["out.ipynb"]
 
@@ -155,7 +156,7 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
     out.write_text("the last good copy")
     source = write(tmp_path / "a.ipynb", "name, count", "denominator = 0\n1 / denominator")
     command = f"-m lightdet_core.notebook run {source} {out} -p name b".split()
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=root(), capture_output=True, text=True)
     assert done.returncode != 0
     assert "cell 3 failed with ZeroDivisionError: division by zero" in done.stderr
     assert "    1 / denominator" in done.stderr and "Traceback" not in done.stderr

@@ -9,21 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import use_root
 from PIL import Image, ImageOps
 
 from lightdet_core import datasets, pack
-from lightdet_core.datasets import DataError
-from lightdet_core.pack import (
-    boxes_on_image,
-    build,
-    letterbox,
-    letterbox_transform,
-    open_pack,
-    pack_paths,
-    prepare_packs,
-    read_annotations,
-    read_image,
-)
+from lightdet_core.annotations import read_annotations
+from lightdet_core.config import DataError
+from lightdet_core.images import boxes_on_image, letterbox, letterbox_transform, read_image
+from lightdet_core.pack import build, prepare_packs
+from lightdet_core.packs import open_pack, pack_path
 from lightdet_core.scenes import draw_scene
 
 
@@ -566,8 +560,7 @@ def make_config(profile: str, input_size: int) -> SimpleNamespace:
 
 
 def test_prepare_packs(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "ROOT", tmp_path)
-    monkeypatch.setattr(datasets, "ROOT", tmp_path)
+    use_root(monkeypatch, tmp_path)
     shutil.copy(write(tmp_path, make_coco()), tmp_path / "val.json")
     configs = [make_config("p", size) for size in (16, 24, 16)]
     path = prepare_packs(configs, silent)
@@ -576,8 +569,8 @@ def test_prepare_packs(tmp_path, monkeypatch):
     assert list(summary) == ["train-32", "val-16", "val-24"]
     wanted = {"size": 24, "images": 3, "boxes": 3, "crowds": 1, "classes": 2}
     assert summary["val-24"].items() >= wanted.items()
-    assert pack_paths(configs[0], "val", 24) == tmp_path / "data/p/packs/val-24"
-    assert open_pack(pack_paths(configs[0], "train", 24), tmp_path / "coco.json").size == 32
+    assert pack_path(configs[0], "val") == tmp_path / "data/p/packs/val-24"
+    assert open_pack(pack_path(configs[0], "train"), tmp_path / "coco.json").size == 32
     configs[0].data.classes = ("car",)
     boxes = [p["boxes"] for p in json.loads(prepare_packs(configs, silent).read_text()).values()]
     assert boxes == [2, 2, 2]

@@ -13,10 +13,10 @@ import nbformat
 import pytest
 import yaml
 
-from lightdet_core.config import ROOT, ConfigError, all_runs, load_config, profiles, read_params
+from lightdet_core.config import ConfigError, all_runs, load_config, profiles, read_params, root
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+STAGES = yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((root() / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
 # What these three do reaches later stages as data/<profile>/manifest.json, so that drawing another
 # scene does not have to mean training again when the scenes stay as they are.
@@ -50,7 +50,7 @@ def imports(tree: ast.AST, everywhere: bool) -> set[str]:
 @cache
 def closure(module: str) -> frozenset[str]:
     """`module` and every core module that comes with importing it."""
-    tree = ast.parse((ROOT / f"lightdet_core/{module}.py").read_text())
+    tree = ast.parse((root() / f"lightdet_core/{module}.py").read_text())
     below = (closure(name) for name in imports(tree, everywhere=False))
     return frozenset({module}.union(*below))
 
@@ -62,7 +62,7 @@ def used_modules(stage: dict) -> set[str]:
     used = set(closure(words[2].removeprefix("lightdet_core.")))
     for word in words:
         if word.startswith("notebooks/"):
-            for cell in nbformat.read(ROOT / word, 4).cells:
+            for cell in nbformat.read(root() / word, 4).cells:
                 if cell.cell_type == "code":
                     found = imports(ast.parse(cell.source), everywhere=True)
                     used |= set().union(*map(closure, found)) if found else set()
@@ -89,13 +89,13 @@ def test_what_a_stage_depends_on_exists_or_is_made_by_another(name):
     ]
     for dep in map(filled, STAGES[name]["deps"]):
         by_stage = any(out == dep or f"{out}/".startswith(f"{dep}/") for out in made)
-        assert by_stage or dep.startswith("build/source/") or (ROOT / dep).exists(), dep
+        assert by_stage or dep.startswith("build/source/") or (root() / dep).exists(), dep
         if dep.startswith("build/source/"):
-            assert (ROOT / "notebooks" / f"{Path(dep).stem}.ipynb").exists(), dep
+            assert (root() / "notebooks" / f"{Path(dep).stem}.ipynb").exists(), dep
 
 
 def test_every_notebook_has_its_stage_and_text():
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
+    for path in (root() / "notebooks").glob("*.ipynb"):
         stage = STAGES[path.stem]
         if "open_pack(" in path.read_text():
             assert "data/${profile}/packs.json" in stage["deps"], path
@@ -112,7 +112,7 @@ def test_a_stage_gives_its_notebook_parameters_that_it_has(name):
     words = shlex.split(STAGES[name]["cmd"])
     given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}
     (path,) = (word for word in words if word.startswith("notebooks/"))
-    known = parameters(nbformat.read(ROOT / path, 4))
+    known = parameters(nbformat.read(root() / path, 4))
     assert "profile" in given and given <= set(known)
 
 
@@ -134,7 +134,7 @@ def test_what_is_in_git_is_small_and_the_rest_is_ignored():
             for out in stage.get(kind, []):
                 path = filled(names([out])[0])
                 cached = isinstance(out, str) or next(iter(out.values())).get("cache", True)
-                ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT)
+                ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=root())
                 if ignored.returncode > 1:
                     pytest.skip("not a git checkout")
                 in_git = ignored.returncode == 1
@@ -181,7 +181,7 @@ def test_runs_in_the_wrong_list_are_named(tmp_path, changes, message):
 
 
 def test_results_name_no_machine_and_stay_small():
-    results = [p for p in (ROOT / "results").rglob("*") if p.is_file()]
+    results = [p for p in (root() / "results").rglob("*") if p.is_file()]
     for path in results:
         assert path.stat().st_size < 1_500_000, path
         if path.suffix == ".ipynb":
@@ -196,7 +196,7 @@ def test_results_name_no_machine_and_stay_small():
 
 def test_dvc_reads_the_pipeline():
     command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    done = subprocess.run(command, cwd=root(), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     listed = {name.split("@")[0] for name in done.stdout.decode().split()}
     assert listed == set(STAGES)

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 import torch
+from conftest import use_root
 from test_benchmark import CPU, config, write_files
 from torch import nn
 
 from lightdet_core import datasets, plan
 from lightdet_core.benchmark import learn, loss_at_once, untrained
-from lightdet_core.config import all_runs, load_config, read_params
-from lightdet_core.datasets import DataError
+from lightdet_core.config import DataError, all_runs, load_config, read_params
 from lightdet_core.model import LightDet
 from lightdet_core.pack import build
 
@@ -113,8 +113,7 @@ def test_disk_and_counts_of_minicoco(monkeypatch):
 
 
 def test_disk_counts_what_is_unpacked_and_what_is_there(tmp_path, monkeypatch):
-    for module in (plan, datasets):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    use_root(monkeypatch, tmp_path)
     monkeypatch.delenv("LIGHTDET_COCO", raising=False)
     configs = [load_config("g1", "coco")]
     unpacked = sum(about[3] for about in datasets.COCO_FILES.values())
@@ -204,7 +203,7 @@ def test_plan_names_the_packed_images_on_a_gpu(measured, monkeypatch):
 
 def test_plan_without_data(measured, monkeypatch, tmp_path):
     """The demo's numbers stand in params.yaml; of other data nothing is known before the packs."""
-    monkeypatch.setattr(plan, "pack_paths", lambda *_: tmp_path / "none")
+    monkeypatch.setattr(plan, "pack_path", lambda *_: tmp_path / "none")
     settings = load_config("c0", "demo")
     assert plan.data_counts(settings) == (settings.data.num_train, settings.data.num_val, 7)
     with pytest.raises(DataError, match=r"bccd: .*lightdet_core.pack --profile bccd"):
@@ -231,5 +230,5 @@ def test_plan_counts_a_folder_of_ones_own_before_it_is_packed(tmp_path):
 
 def test_plan_counts_what_is_packed(tmp_path, monkeypatch):
     build(*write_files(tmp_path), tmp_path / "pack", 64, progress=lambda line: None)
-    monkeypatch.setattr(plan, "pack_paths", lambda *_: tmp_path / "pack")
+    monkeypatch.setattr(plan, "pack_path", lambda *_: tmp_path / "pack")
     assert plan.data_counts(load_config("c0", "custom")) == (8, 8, 2)

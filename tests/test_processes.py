@@ -12,16 +12,16 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import silent, teach, tiny
+from conftest import silent, teach, tiny, use_root
 from safetensors.torch import load_file
 from torch import nn
 
-from lightdet_core import augment, datasets, pack, processes, sparsity, train
+from lightdet_core import augment, processes, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import ROOT, TrainConfig, UserError
+from lightdet_core.config import TrainConfig, UserError, root
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.model import build
-from lightdet_core.pack import open_pack, pack_paths
+from lightdet_core.packs import open_pack, pack_path
 
 CPU = torch.device("cpu")
 # everything that looks at a whole batch: normalisers, batch norm, stochastic depth, mixed images
@@ -35,7 +35,7 @@ CHANGES = {
 
 
 def in_(root):
-    datasets.ROOT = pack.ROOT = root
+    os.environ["LIGHTDET_ROOT"] = str(root)
 
 
 def fit(root, config, runs, progress, stop_at=None):
@@ -96,8 +96,7 @@ def test_how_many(monkeypatch):
 def alone(data_root, tmp_path_factory):
     """The run of one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "ROOT", data_root)
-        patch.setattr(pack, "ROOT", data_root)
+        use_root(patch, data_root)
         patch.setattr(train, "build", in_double)
         return train.fit(tiny(**CHANGES), tmp_path_factory.mktemp("alone"), silent, "cpu")
 
@@ -130,14 +129,14 @@ def test_two_processes_stop_together_go_on_and_compute_what_one_does(here, data_
 def test_four_processes_of_torchrun_compute_what_one_does(here, data_root, alone, tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        f"import sys; sys.path.insert(0, {str(root() / 'tests')!r})\n"
         "from pathlib import Path\n"
         "import conftest, test_processes\n"
         f"config = conftest.tiny(**{CHANGES!r})\n"
         f"test_processes.fit(Path({str(data_root)!r}), config, Path({str(here)!r}), print)\n"
     )
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=4", script]
-    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", *command], cwd=root(), check=True)
     compare(here / "g1-s0", alone, 4)
 
 
@@ -183,7 +182,7 @@ def together(root, out, progress):
         config = tiny()
         torch.manual_seed(0)
         net = build(config)
-        val = open_pack(pack_paths(config, "val", config.model.input_size))
+        val = open_pack(pack_path(config, "val"))
         try:
             processes.own_rows(2)
         except UserError as error:
@@ -221,7 +220,7 @@ def test_what_processes_exchange(here, data_root, tmp_path):
 
     config = tiny()
     torch.manual_seed(0)
-    val = open_pack(pack_paths(config, "val", config.model.input_size))
+    val = open_pack(pack_path(config, "val"))
     detections = detect_pack(build(config).eval(), val, config.evaluate)
     assert [one["detections"] for one in found] == [detections, [], []]  # bit for bit
 

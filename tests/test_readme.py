@@ -10,11 +10,11 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from lightdet_core.config import ROOT
+from lightdet_core.config import root
 
 PAGES = ["README.md", "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md"]
 PAGES += ["results/README.md", "data/README.md", "data/weights/README.md"]
-TEXT = {page: (ROOT / page).read_text() for page in PAGES}
+TEXT = {page: (root() / page).read_text() for page in PAGES}
 # A command -> the line of .ci/smoke, .ci/run that runs it in small, or the test that does.
 COMMANDS = {
     "make repro": ".ci/smoke: make repro PROFILE=smoke",
@@ -65,13 +65,13 @@ def shown():
 def committed(table):
     """A table of the demo as git has it: one's own run on another machine gives other numbers."""
     path = f"results/demo/tables/{table}.csv"
-    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True)
-    return pd.read_csv(io.BytesIO(found.stdout or (ROOT / path).read_bytes()))
+    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=root(), capture_output=True)
+    return pd.read_csv(io.BytesIO(found.stdout or (root() / path).read_bytes()))
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    folder = (ROOT / page).parent
+    folder = (root() / page).parent
     text = re.sub(r"``.*?``", "", TEXT[page])  # examples
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target:
@@ -84,7 +84,7 @@ def test_every_command_is_run_somewhere():
     assert sorted(set(shown())) == sorted(COMMANDS)
     for command, where in COMMANDS.items():
         path, line = where.split(": ", 1)
-        text = re.sub(r"(\\\n|\s)\s*", " ", (ROOT / path).read_text())
+        text = re.sub(r"(\\\n|\s)\s*", " ", (root() / path).read_text())
         assert line in text, f"{command}: {where}"
 
 
@@ -145,7 +145,7 @@ def test_the_differences_are_those_of_the_table():
 
 
 def test_the_photographs_are_those_of_the_run():
-    found = json.loads((ROOT / "results/minicoco/metrics/g1-s0.json").read_text())
+    found = json.loads((root() / "results/minicoco/metrics/g1-s0.json").read_text())
     words = f"g1 reaches AP {100 * found['AP']:.1f}, and {100 * found['per_class']['person']:.1f}"
     assert words in re.sub(r"\s+", " ", TEXT["README.md"])
 

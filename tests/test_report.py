@@ -8,11 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import use_root
 
 from lightdet_core import report
 from lightdet_core.config import load_config, read_params
 
 MODEL = {"backbone": "lite1", "activation": "mish", "head": "gflv1"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    use_root(monkeypatch, tmp_path)
 
 
 def add_result(
@@ -44,7 +50,7 @@ def add_result(
 
 
 def row(root, run="g2"):
-    return report.run_table("demo", [run], root).iloc[0]
+    return report.run_table("demo", [run]).iloc[0]
 
 
 def test_mean_and_sample_deviation_over_seeds(tmp_path):
@@ -186,7 +192,7 @@ def test_seed_table_holds_what_may_be_compared(tmp_path, as_trained):
             add_result(tmp_path, run, seed, ap, APs=-1 if seed else ap)
     add_result(tmp_path, "+silu", 0, 0.3, pack="q")
     runs = ["c0", "+a", "+old", "+silu", "+never"]
-    seeds = report.seed_table("demo", runs, root=tmp_path)
+    seeds = report.seed_table("demo", runs)
     assert seeds.loc["c0"].tolist() == pytest.approx([20, 24, 30])
     assert seeds.index.tolist() == ["c0", "+a"] and math.isnan(seeds.loc["+a", 2])
     assert seeds.attrs["left out"] == {

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import silent, tiny
+from conftest import silent, tiny, use_root
 
 from lightdet_core import runs, train
 from lightdet_core.config import UserError
@@ -41,7 +41,7 @@ def test_no_run_is_overwritten_by_another_moved_aside(tmp_path):
 
 
 def test_published_files_are_those_of_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    use_root(monkeypatch, tmp_path)
     folder = finished(tmp_path / "run", "abc")
     (folder / "metrics.json").write_text("metrics")
     (folder / "log.csv").write_text("log")

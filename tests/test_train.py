@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from lightdet_core import augment, checkpoint, distill, pack, precision, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import ROOT, TrainConfig, UserError, load_config
+from lightdet_core.config import TrainConfig, UserError, load_config, root
 from lightdet_core.model import build, load_weights, save_weights
 
 
@@ -401,7 +401,7 @@ def test_a_whole_run_on_a_gpu(here):
 def test_a_step_on_a_gpu_waits_for_nothing(here):
     device = torch.device("cuda")
     config = tiny(precision="fp16", augment={"mosaic": 0.5, "mixup": 0.3, "cutmix": 0.3})
-    data = pack.open_pack(pack.pack_paths(config, "train", 64))
+    data = pack.open_pack(pack.pack_path(config, "train"))
     net = build(config).to(device, memory_format=torch.channels_last).train()
     state = train.new_state(net, config.train, device)
     for step in range(3):  # the first ones load kernels and fill caches
@@ -605,7 +605,7 @@ def test_training_learns(here):
 def test_command_reports_mistakes_in_one_line():
     done = subprocess.run(
         [sys.executable, "-m", "lightdet_core.train", "--experiment", "g7", "--profile", "demo"],
-        cwd=ROOT,
+        cwd=root(),
         capture_output=True,
         text=True,
     )
@@ -622,12 +622,12 @@ def test_kill_and_resume_through_the_command(here, data_root, moment):
         "from pathlib import Path\n"
         "from lightdet_core import datasets, pack, train\n"
         "import conftest\n"
-        "datasets.ROOT = pack.ROOT = Path({data!r})\n"
+        "datasets.root() = pack.root() = Path({data!r})\n"
         "config = conftest.tiny(**{settings!r})\n"
         "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
-    ).format(tests=str(ROOT / "tests"), data=str(data_root), runs=str(here), settings=settings)
+    ).format(tests=str(root() / "tests"), data=str(data_root), runs=str(here), settings=settings)
     victim = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=root(), stdout=subprocess.PIPE, text=True
     )
 
     def saved() -> int:
