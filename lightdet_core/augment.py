@@ -22,8 +22,8 @@ from torch import Tensor
 
 from lightdet_core.boxes import area
 from lightdet_core.config import AugmentConfig, Config
-from lightdet_core.images import letterbox_transform
-from lightdet_core.packs import Pack
+from lightdet_core.machinery.images import letterbox_transform
+from lightdet_core.machinery.packs import Pack
 
 MIN_SIDE = 2.0  # px; an object whose visible part is thinner teaches nothing
 GPU_SHARE = 0.5  # of the free memory of a GPU that packed images may take

@@ -18,8 +18,8 @@ from torch import Tensor
 from lightdet_core.assign import valuable_region
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
 from lightdet_core.losses import num_positives, object_shares, positive_weight
+from lightdet_core.machinery.distributed import total
 from lightdet_core.model import LightDet, load_weights
-from lightdet_core.processes import total
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

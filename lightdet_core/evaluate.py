@@ -17,11 +17,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from lightdet_core import boxes, processes
+from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import EvaluateConfig
-from lightdet_core.images import boxes_on_image
-from lightdet_core.packs import Pack, coco_results
+from lightdet_core.machinery import distributed
+from lightdet_core.machinery.images import boxes_on_image
+from lightdet_core.machinery.packs import Pack, coco_results
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -41,7 +42,7 @@ def detect_pack(
     """
     batches = []
     starts = range(0, len(pack.images), config.batch_size)
-    for start in starts[processes.rank() :: processes.count()]:
+    for start in starts[distributed.rank() :: distributed.count()]:
         results = []
         rows = slice(start, start + config.batch_size)
         images = torch.from_numpy(np.array(pack.images[rows])).to(device).permute(0, 3, 1, 2)
@@ -58,7 +59,7 @@ def detect_pack(
             scored = detections.scores.tolist(), detections.labels.tolist()
             results += coco_results(xyxy, *scored, int(image_id), pack.categories)
         batches.append(results)
-    turns = zip_longest(*processes.gather(batches), fillvalue=[])
+    turns = zip_longest(*distributed.gather(batches), fillvalue=[])
     return [found for turn in turns for results in turn for found in results]
 
 

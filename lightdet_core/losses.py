@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightdet_core import boxes
-from lightdet_core.processes import total
+from lightdet_core.machinery.distributed import total
 
 WEIGHT_QFL, WEIGHT_GIOU, WEIGHT_DFL = 1.0, 2.0, 0.25
 

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import Config, ModelConfig, UserError
-from lightdet_core.imagenet import load_imagenet, read_safetensors
+from lightdet_core.machinery.weights import load_imagenet, read_safetensors
 
 
 class _FastMish(torch.autograd.Function):

@@ -7,7 +7,8 @@ every random number is keyed by (seed, step) and nothing else is carried along.
 
     python -m lightdet_core.train --experiment g1 --profile demo --seed 0
 
-takes all visible GPUs, one process each (`processes.py`); `torchrun` starts it on several machines.
+takes all visible GPUs, one process each (`distributed.py`); `torchrun` starts it on several
+machines.
 """
 
 import argparse
@@ -32,19 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightdet_core import activations, distill, processes, sparsity
+from lightdet_core import activations, distill, sparsity
 from lightdet_core.assign import atss
 from lightdet_core.augment import Batch, on_device, steps_per_epoch, training_batches
 from lightdet_core.boxes import level_grid
-from lightdet_core.checkpoint import (
-    State,
-    evaluations_path,
-    log_path,
-    log_writer,
-    read,
-    restore,
-    save,
-)
 from lightdet_core.config import (
     Config,
     TrainConfig,
@@ -55,13 +47,30 @@ from lightdet_core.config import (
     run_cli,
 )
 from lightdet_core.evaluate import coco_metrics, detect_pack
-from lightdet_core.files import file_hash, write_json
 from lightdet_core.losses import detection_loss
+from lightdet_core.machinery import distributed
+from lightdet_core.machinery.checkpoint import (
+    State,
+    evaluations_path,
+    log_path,
+    log_writer,
+    read,
+    restore,
+    save,
+)
+from lightdet_core.machinery.files import file_hash, write_json
+from lightdet_core.machinery.packs import Pack, open_split, read_truth, with_classes
+from lightdet_core.machinery.precision import check_precision, exact, forward
+from lightdet_core.machinery.provenance import provenance, rounded
+from lightdet_core.machinery.runs import (
+    alone,
+    finished_key,
+    move_aside,
+    publish,
+    run_key,
+    sources_of,
+)
 from lightdet_core.model import LightDet, build, load_weights, save_weights
-from lightdet_core.packs import Pack, open_split, read_truth, with_classes
-from lightdet_core.precision import check_precision, exact, forward
-from lightdet_core.provenance import provenance, rounded
-from lightdet_core.runs import alone, finished_key, move_aside, publish, run_key, sources_of
 
 LOG_COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
 LOG_COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
@@ -70,10 +79,6 @@ EVALUATION_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")  # of evaluate_epo
 SECONDS_BETWEEN_LINES = 5.0
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
-TRAINING_CODE = (  # modules that a resumed run must share with its beginning
-    *("assign", "augment", "boxes", "checkpoint", "distill", "losses", "model", "pack"),
-    *("precision", "processes", "sparsity", "train"),
-)
 
 
 class Run(NamedTuple):
@@ -207,7 +212,7 @@ def fit(
         device: "cpu", "cuda" (one process per visible GPU) or "cuda:1"; None takes the GPUs where
             there are some.
         num_processes: to start on this machine, if `torchrun` has not done so; None: as
-            `processes.wanted` says.
+            `distributed.wanted` says.
 
     Returns:
         The run folder.
@@ -219,20 +224,20 @@ def fit(
         UserError: what the device or apex cannot do.
         UserError: a teacher, or weights to start from, that do not fit.
         UserError: none that can be read, or no room to write one.
-        UserError: one of many processes failed; see `processes.launch`.
+        UserError: one of many processes failed; see `distributed.launch`.
     """
     runs = runs or root() / "runs" / config.profile
-    wanted = torch.device(device) if device else processes.best_device()
-    with processes.joined(wanted) as own:
+    wanted = torch.device(device) if device else distributed.best_device()
+    with distributed.joined(wanted) as own:
         many = 1
-        if not processes.started():
-            many = num_processes or processes.wanted(wanted, config.train.batch_size)
+        if not distributed.started():
+            many = num_processes or distributed.wanted(wanted, config.train.batch_size)
         if many == 1:
-            return _fit(config, runs, progress if processes.rank() == 0 else _silent, own)
+            return _fit(config, runs, progress if distributed.rank() == 0 else _silent, own)
     if wanted.index is not None:
         raise UserError(f"device {device}: one GPU, but {many} processes; leave its number out")
     progress(f"{config.run_name}: starting {many} processes")
-    processes.launch(partial(fit, config, runs, device=wanted.type), many, progress)
+    distributed.launch(partial(fit, config, runs, device=wanted.type), many, progress)
     return runs / config.run_name
 
 
@@ -242,7 +247,7 @@ def _silent(line: str) -> None:
 
 def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
     """`fit` in one process, or in one of many."""
-    folder, first = runs / config.run_name, processes.rank() == 0
+    folder, first = runs / config.run_name, distributed.rank() == 0
     packs = {split: open_split(config, split) for split in ("train", "val")}
     config = with_classes(config, packs["train"])
     check_precision(config.train.precision, device)
@@ -251,11 +256,11 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     sources = sources_of(config, runs)
     key = run_key(config, packs, sources)
     every = hashlib.sha256(repr(config).encode()).hexdigest()[:8]  # how often they meet, too
-    processes.check_agreement(
+    distributed.check_agreement(
         f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",
         "torch, code, settings, data/ and runs/ must be the same on all machines; copy one's",
     )
-    if processes.from_first(folder.exists() and finished_key(folder) == key):
+    if distributed.from_first(folder.exists() and finished_key(folder) == key):
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
         return folder
 
@@ -265,7 +270,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     run = Run(config, packs, checkpoint, teacher, init, device, progress)
     with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
         _train_and_write(run, folder, key)
-        processes.from_first(None)  # the others wait until everything is written
+        distributed.from_first(None)  # the others wait until everything is written
     return folder
 
 
@@ -280,13 +285,13 @@ def _train_and_write(run: Run, folder: Path, key: str) -> None:
         model = model.to(device, memory_format=torch.channels_last).eval()
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
         detections = detect_pack(model, packs["val"], config.evaluate, device)
-        found = coco_metrics(truth, detections) if processes.rank() == 0 else None
-        return model, detections, processes.from_first(found)
+        found = coco_metrics(truth, detections) if distributed.rank() == 0 else None
+        return model, detections, distributed.from_first(found)
 
     with exact():
         state, facts = _train(run, lambda weights: evaluate(weights)[2])
         model, detections, metrics = evaluate(state)
-        if processes.rank():
+        if distributed.rank():
             return
         images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
         layers = activations.report(model, images.float())
@@ -299,7 +304,7 @@ def _train_and_write(run: Run, folder: Path, key: str) -> None:
     write_json(unfinished / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
     (unfinished / "detections.json").write_text(json.dumps(detections))
     shutil.copy(log_path(run.checkpoint), unfinished / "log.csv")
-    about = provenance(config, model, packs, device) | {"processes": processes.count()}
+    about = provenance(config, model, packs, device) | {"processes": distributed.count()}
     write_json(unfinished / "run.json", about | facts | {"key": key}, indent=2)
     if folder.exists():
         aside = move_aside(folder)
@@ -331,8 +336,8 @@ def _start(run: Run) -> tuple[State, int]:
     """The state that a run begins or goes on with, and the steps that it has done."""
     config, init, train = run.config, run.init, run.config.train
     torch.manual_seed(config.seed)
-    resumed = processes.from_first(
-        read(run.checkpoint, run.progress) if processes.rank() == 0 else None
+    resumed = distributed.from_first(
+        read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
     )  # other machines need not have the file
     # a resumed run takes every tensor from its checkpoint
     model = build(_untrained(config) if resumed or init else config)
@@ -345,7 +350,7 @@ def _start(run: Run) -> tuple[State, int]:
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
     model = model.to(run.device, memory_format=torch.channels_last).train()
-    model = processes.connect(model, train)
+    model = distributed.connect(model, train)
     if train.compile:
         model.compile()  # in place: names of weights stay
     state, step = new_state(model, train, run.device), 0
@@ -409,7 +414,7 @@ def train_step(
     terms["loss"] = total_loss(terms)
     state.optimizer.zero_grad(set_to_none=True)
     state.scaler.scale(terms["loss"]).backward()
-    processes.sum_gradients(model, average_buffers=not train.sync_bn)
+    distributed.sum_gradients(model, average_buffers=not train.sync_bn)
     state.scaler.unscale_(state.optimizer)
     terms["grad_norm"] = _gradient_norm(state)
     if train.grad_clip:
@@ -438,8 +443,8 @@ def _train(
     config, checkpoint, teacher, progress = run.config, run.checkpoint, run.teacher, run.progress
     train, name = config.train, config.run_name
     state, start = _start(run)
-    rows = processes.own_rows(train.batch_size)
-    first = processes.rank() == 0
+    rows = distributed.own_rows(train.batch_size)
+    first = distributed.rank() == 0
     pack, line = on_device(run.packs["train"], run.device)
     if line:
         progress(f"{name}: {line}")
@@ -458,7 +463,7 @@ def _train(
     with (
         _writer(log_path(checkpoint), columns, start) as write_row,
         _writer(evaluations_path(checkpoint), EVALUATION_COLUMNS, start) as write_evaluation,
-        _interruptible(processes.count() > 1) as stop,
+        _interruptible(distributed.count() > 1) as stop,
     ):
 
         def note_accuracy(step: int) -> None:
@@ -483,7 +488,7 @@ def _train(
             follow(state, train, step)
 
             done, now, last = step + 1, time.monotonic(), step + 1 == steps
-            stopping = processes.any_of(stop.is_set())
+            stopping = distributed.any_of(stop.is_set())
             saving = done % train.checkpoint_steps == 0 or last or stopping
             if done % train.log_steps == 0 or saving:
                 values = {k: _of_batch(k, terms[k]) for k in columns[3:]}
@@ -543,14 +548,14 @@ def _writer(
     path: Path, columns: tuple[str, ...], start: int
 ) -> AbstractContextManager[Callable[[list], None]]:
     """`log_writer` in the first process; the others write nothing."""
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         return log_writer(path, columns, start)
     return nullcontext(lambda row: None)
 
 
 def _of_batch(name: str, term: Tensor) -> float:
     """A logged number of the whole batch: losses are shares of it, the others are it already."""
-    return (processes.total(term) if name.startswith("loss") else term).item()
+    return (distributed.total(term) if name.startswith("loss") else term).item()
 
 
 def _weights(state: State) -> dict[str, Tensor]:
@@ -611,8 +616,8 @@ def _untrained(config: Config) -> Config:
 
 
 def _code_hash() -> str:
-    """8 characters of the code that decides the weights: a checkpoint of other code is not used."""
-    code = "".join(file_hash(Path(__file__).with_name(f"{name}.py")) for name in TRAINING_CODE)
+    """8 characters of the whole core: a checkpoint of other code is not used."""
+    code = "".join(map(file_hash, sorted(Path(__file__).parent.rglob("*.py"))))
     return hashlib.sha256(code.encode()).hexdigest()[:8]
 
 
@@ -687,9 +692,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     config = load_config(args.experiment, args.profile, args.seed)
-    with processes.joined(processes.best_device()):  # of `torchrun`, if it started this
+    with distributed.joined(distributed.best_device()):  # of `torchrun`, if it started this
         folder = fit(config, progress=partial(print, flush=True))
-        if processes.rank() == 0:
+        if distributed.rank() == 0:
             publish(folder, config)
 
 

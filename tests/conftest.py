@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightdet_core import datasets, pack, scenes
 from lightdet_core.config import load_config
 from lightdet_core.config import root as repository
 from lightdet_core.model import LightDet, save_weights
+from lightdet_tools.data import pack, scenes, sources
 
 torch.set_num_threads(2)
 HERE = repository()
@@ -87,7 +87,7 @@ def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("repository")
     with pytest.MonkeyPatch.context() as patch:
         use_root(patch, root)
-        datasets.prepare(tiny(), silent)
+        sources.prepare(tiny(), silent)
         pack.prepare_packs([tiny()], silent)
     return root
 

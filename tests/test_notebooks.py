@@ -8,8 +8,8 @@ import pytest
 from conftest import use_root
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lightdet_core import notebook
 from lightdet_core.config import root
+from lightdet_tools.notebooks import run
 
 SOURCES = sorted((root() / "notebooks").glob("*.ipynb"))
 
@@ -20,17 +20,17 @@ def write(path, *code, parameters='name = "a"\ncount = 3'):
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
         *map(new_code_cell, code),
     ]
-    nbformat.write(new_notebook(cells=cells, metadata=notebook.METADATA), path)
+    nbformat.write(new_notebook(cells=cells, metadata=run.METADATA), path)
     return path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 def test_sources_keep_the_rules(path):
-    assert notebook.check(path) == []
+    assert run.check(path) == []
 
 
 def test_check_accepts_a_notebook_in_order(tmp_path):
-    assert notebook.check(write(tmp_path / "a.ipynb", "print(name, count)")) == []
+    assert run.check(write(tmp_path / "a.ipynb", "print(name, count)")) == []
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,11 @@ def test_check_accepts_a_notebook_in_order(tmp_path):
     ],
 )
 def test_check_names_what_is_wrong(tmp_path, code, parameters, problem):
-    assert problem in notebook.check(write(tmp_path / "a.ipynb", code, parameters=parameters))[0]
+    assert problem in run.check(write(tmp_path / "a.ipynb", code, parameters=parameters))[0]
 
 
 def linked(tmp_path, text, folder="notebooks"):
-    source = new_notebook(cells=[new_markdown_cell(text)], metadata=notebook.METADATA)
+    source = new_notebook(cells=[new_markdown_cell(text)], metadata=run.METADATA)
     source.cells += nbformat.read(write(tmp_path / "x.ipynb", "name, count"), 4).cells[1:]
     (tmp_path / folder).mkdir(exist_ok=True)
     nbformat.write(source, tmp_path / folder / "a.ipynb")
@@ -62,20 +62,20 @@ def test_links_to_the_core_are_checked_set_and_moved(tmp_path, monkeypatch):
     core = tmp_path / "lightdet_core" / "losses.py"
     core.parent.mkdir()
     core.write_text("A = 1\nB: int = 2\n\n\nclass C:\n    pass\n\n\ndef giou():\n    pass\n")
-    assert notebook.lines_of("losses") == {"A": 1, "B": 2, "C": 5, "giou": 9}
+    assert run.lines_of("losses") == {"A": 1, "B": 2, "C": 5, "giou": 9}
     text = "[`giou`](../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top)"
     path = linked(tmp_path, text)
-    (problem,) = notebook.check(path)
+    (problem,) = run.check(path)
     assert "cell 0: link to giou: line 1, now 9" in problem
-    before = notebook.extract(nbformat.read(path, 4))
-    assert notebook.set_links(path) and not notebook.set_links(path)
-    assert notebook.check(path) == [] and "losses.py#L9" in path.read_text()
-    assert notebook.extract(nbformat.read(path, 4)) == before  # DVC does not run it for a line
+    before = run.extract(nbformat.read(path, 4))
+    assert run.set_links(path) and not run.set_links(path)
+    assert run.check(path) == [] and "losses.py#L9" in path.read_text()
+    assert run.extract(nbformat.read(path, 4)) == before  # DVC does not run it for a line
 
     moved = tmp_path / "results" / "demo" / "notebooks"
     text += " [05](05_train.ipynb) [08](08_table2.ipynb) [D1](../DEVIATIONS.md)"
-    monkeypatch.setattr(notebook, "read_params", lambda: {"runs": ["teacher", "g1"], "taught": []})
-    assert notebook._moved_links(text, path.parent, moved) == (
+    monkeypatch.setattr(run, "read_params", lambda: {"runs": ["teacher", "g1"], "taught": []})
+    assert run._moved_links(text, path.parent, moved) == (
         "[`giou`](../../../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top) "
         "[05](05_train_g1-s0.ipynb) [08](08_table2.ipynb) [D1](../../../DEVIATIONS.md)"
     )
@@ -92,12 +92,12 @@ def test_links_to_the_core_are_checked_set_and_moved(tmp_path, monkeypatch):
 def test_dead_links_are_found(tmp_path, text, problem):
     (tmp_path / "lightdet_core").mkdir()
     (tmp_path / "lightdet_core" / "losses.py").touch()
-    assert problem in " ".join(notebook.check(linked(tmp_path, text)))
+    assert problem in " ".join(run.check(linked(tmp_path, text)))
 
 
 def test_a_control_becomes_words():
-    data = {notebook.WIDGET: {"model_id": "3f"}, "text/plain": "interactive(children=(Float…"}
-    shown = notebook._without_machine({"data": data})
+    data = {run.WIDGET: {"model_id": "3f"}, "text/plain": "interactive(children=(Float…"}
+    shown = run._without_machine({"data": data})
     assert shown == {"data": {"text/plain": "[a control to move: open the notebook in JupyterLab]"}}
 
 
@@ -107,24 +107,24 @@ def test_check_finds_outputs_counts_kernels_and_a_missing_tag(tmp_path):
     source.cells[2].execution_count = 1
     source.metadata.kernelspec.name = "my-env"
     nbformat.write(source, path)
-    problems = " ".join(notebook.check(path))
+    problems = " ".join(run.check(path))
     assert "cell 2 has outputs" in problems and "python3" in problems
     source.cells[1].metadata.tags = []
     nbformat.write(source, path)
-    assert "tag `parameters`" in notebook.check(path)[0]
+    assert "tag `parameters`" in run.check(path)[0]
 
 
 def test_extract_ignores_outputs_and_ids_but_no_text(tmp_path):
     path = write(tmp_path / "a.ipynb", "print(name, count)")
     source = nbformat.read(path, 4)
-    before = notebook.extract(source)
+    before = run.extract(source)
     assert "# # Title" in before and "[code] parameters" in before and 'name = "a"' in before
     source.cells[2].outputs = [nbformat.v4.new_output("stream", text="hi")]
     source.cells[2].execution_count = 7
     source.cells[2].id = "other"
-    assert notebook.extract(source) == before
+    assert run.extract(source) == before
     source.cells[0].source = "# Other title"
-    assert notebook.extract(source) != before
+    assert run.extract(source) != before
 
 
 def test_execution_is_reproducible_and_names_no_machine(tmp_path):
@@ -137,9 +137,9 @@ def test_execution_is_reproducible_and_names_no_machine(tmp_path):
     )
     source = write(tmp_path / "a.ipynb", code)
     out = tmp_path / "deep" / "out.ipynb"
-    notebook.execute(source, out, {"name": "7", "count": "41"})
+    run.execute(source, out, {"name": "7", "count": "41"})
     first = out.read_bytes()
-    notebook.execute(source, out, {"name": "7", "count": "41"})
+    run.execute(source, out, {"name": "7", "count": "41"})
     assert out.read_bytes() == first
     executed = nbformat.read(out, 4)
     nbformat.validate(executed)
@@ -155,7 +155,7 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
     out = tmp_path / "out.ipynb"
     out.write_text("the last good copy")
     source = write(tmp_path / "a.ipynb", "name, count", "denominator = 0\n1 / denominator")
-    command = f"-m lightdet_core.notebook run {source} {out} -p name b".split()
+    command = f"-m lightdet_tools.notebooks.run run {source} {out} -p name b".split()
     done = subprocess.run([sys.executable, *command], cwd=root(), capture_output=True, text=True)
     assert done.returncode != 0
     assert "cell 3 failed with ZeroDivisionError: division by zero" in done.stderr
@@ -174,6 +174,6 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
 )
 def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, problem):
     source = write(tmp_path / "a.ipynb", "name, count")
-    with pytest.raises(notebook.UserError, match=problem):
-        notebook.execute(source, tmp_path / "out.ipynb", given)
+    with pytest.raises(run.UserError, match=problem):
+        run.execute(source, tmp_path / "out.ipynb", given)
     assert not (tmp_path / "out.ipynb").exists()

@@ -107,7 +107,7 @@ def test_every_notebook_has_its_stage_and_text():
 
 @pytest.mark.parametrize("name", [n for n, s in STAGES.items() if "notebooks/" in s["cmd"]])
 def test_a_stage_gives_its_notebook_parameters_that_it_has(name):
-    from lightdet_core.notebook import parameters
+    from lightdet_tools.notebooks.run import parameters
 
     words = shlex.split(STAGES[name]["cmd"])
     given = {words[i + 1] for i, word in enumerate(words) if word == "-p"}

@@ -37,17 +37,17 @@ COMMANDS = {
     "STAGES=train@g3-0",
     "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=",
     "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
-    "python -m lightdet_core.detect exported/g5-s0.param photos --out found-ncnn":
-    ".ci/smoke: python -m lightdet_core.detect exported/g5-s0.param",
-    "python -m lightdet_core.detect runs/demo/g5-s0/weights.safetensors photos --out found":
-    ".ci/smoke: python -m lightdet_core.detect runs/smoke/g5-s0/weights.safetensors",
-    "python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 "
+    "python -m lightdet_tools.deploy.detect exported/g5-s0.param photos --out found-ncnn":
+    ".ci/smoke: python -m lightdet_tools.deploy.detect exported/g5-s0.param",
+    "python -m lightdet_tools.deploy.detect runs/demo/g5-s0/weights.safetensors photos --out found":
+    ".ci/smoke: python -m lightdet_tools.deploy.detect runs/smoke/g5-s0/weights.safetensors",
+    "python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 "
     "--out exported": ".ci/smoke: --format onnx --uint8 --out exported",
-    "python -m lightdet_core.export runs/demo/g5-s0/weights.safetensors --format ncnn --out "
+    "python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format ncnn --out "
     "exported": ".ci/smoke: --format ncnn --out exported",
-    "python -m lightdet_core.detect exported/g5-s0-uint8.onnx photos --out found-onnx":
-    ".ci/smoke: python -m lightdet_core.detect exported/g5-s0-uint8.onnx",
-    "make latency": ".ci/smoke: python -m lightdet_core.latency --systems",
+    "python -m lightdet_tools.deploy.detect exported/g5-s0-uint8.onnx photos --out found-onnx":
+    ".ci/smoke: python -m lightdet_tools.deploy.detect exported/g5-s0-uint8.onnx",
+    "make latency": ".ci/smoke: python -m lightdet_tools.table1.latency --systems",
     "make plan PROFILE=coco": ".ci/smoke: make plan PROFILE=smoke",
     "make repro PROFILE=coco": "tests/test_datasets.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":

@@ -1,0 +1,154 @@
+"""Packed images: memory-mapped arrays that training and evaluation read.
+
+A pack is a folder of .npy files, never unpickled. N images of S x S pixels, padded to G objects:
+images (N,S,S,3) uint8 RGB, gt_boxes (N,G,4) float32 xyxy in canvas pixels, gt_labels (N,G) int64
+in 0..C-1, gt_crowd (N,G) bool, counts (N,) objects per image, image_ids (N,) and sizes (N,2)
+original width and height, int64. pack.json holds the rest, truth.json the annotations that the
+pack was made from, for evaluation.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightdet_core.config import Config, DataError, UserError, root
+from lightdet_core.machinery.files import file_hash, split_paths
+
+FORMAT = 3  # raise it when the arrays change their meaning: older packs are then rebuilt
+REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
+ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
+    "images": (np.uint8, ("S", "S", 3)),
+    "gt_boxes": (np.float32, ("G", 4)),
+    "gt_labels": (np.int64, ("G",)),
+    "gt_crowd": (np.bool_, ("G",)),
+    "counts": (np.int64, ()),
+    "image_ids": (np.int64, ()),
+    "sizes": (np.int64, (2,)),
+}
+
+
+class Pack(NamedTuple):
+    """One split, memory-mapped; the module's docstring gives shapes and units."""
+
+    images: np.ndarray
+    gt_boxes: np.ndarray
+    gt_labels: np.ndarray
+    gt_crowd: np.ndarray
+    counts: np.ndarray
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    size: int
+    categories: list[dict]  # {"id", "name"} by label
+    hash: str  # sha256 of the annotation file
+    pixels: str  # sha256 of the packed images
+    path: Path
+
+
+def coco_results(
+    xyxy: np.ndarray, scores: list[float], labels: list[int], image_id: int, categories: list[dict]
+) -> list[dict]:
+    """Detections of an image, boxes (N, 4) float64 in its pixels, as COCO writes results.
+
+    Rounded to 0.001 px and scores to 1e-6, so that a file of them gives the very same numbers.
+    """
+    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3).tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[label]["id"],
+            "bbox": box,
+            "score": round(score, 6),
+        }
+        for box, score, label in zip(xywh, scores, labels, strict=True)
+    ]
+
+
+def read_meta(path: Path) -> dict:
+    try:
+        meta = json.loads((path / "pack.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        what = "incomplete pack" if path.is_dir() else "no pack here"
+        raise FileNotFoundError(f"{path}: {what}; {REPACK}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
+    keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
+    if isinstance(meta, dict):
+        meta.setdefault("classes", [])  # older packs hold all
+    if not isinstance(meta, dict) or set(meta) != {*keys, "classes"} or meta["format"] != FORMAT:
+        raise DataError(f"{path}: pack.json is of another format; {REPACK}")
+    return meta
+
+
+def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, ...] = ()) -> Pack:
+    """Maps a pack into memory.
+
+    Args:
+        annotations: the file that it must have been made from; None does not ask.
+        classes: and with which choice of its classes.
+
+    Raises:
+        FileNotFoundError: no pack, or a part of it is missing.
+        DataError: damaged, or made from other annotations or classes.
+    """
+    path, meta, arrays = Path(path), read_meta(Path(path)), {}
+    if annotations is not None and file_hash(annotations) != meta["sha256"]:
+        raise DataError(f"{path}: made from other annotations than {annotations}; {REPACK}")
+    if annotations is not None and sorted(classes) != meta["classes"]:
+        made, wanted = (", ".join(x) or "all" for x in (meta["classes"], sorted(classes)))
+        raise DataError(f"{path}: made with the classes {made}, not {wanted}; {REPACK}")
+    for name in ARRAYS:
+        file = path / f"{name}.npy"
+        try:
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{file}: missing, incomplete pack; {REPACK}") from None
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{file}: damaged: {error}; {REPACK}") from None
+    most = arrays["gt_labels"].shape[-1] if arrays["gt_labels"].ndim else 0
+    for name, (dtype, shape) in ARRAYS.items():
+        sides = {"S": meta["size"], "G": most}
+        wanted = (meta["images"], *(sides.get(side, side) for side in shape))
+        if arrays[name].shape != wanted or arrays[name].dtype != dtype:
+            found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
+            raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")
+    return Pack(**arrays, size=meta["size"], categories=meta["categories"],
+                hash=meta["sha256"], pixels=meta["pixels"], path=path)  # fmt: skip
+
+
+def pack_path(config: Config, split: str) -> Path:
+    """Folder of a run's pack: train at `pack_size`, val at the network's input size."""
+    size = {"train": config.data.pack_size, "val": config.model.input_size}[split]
+    return root() / "data" / config.profile / "packs" / f"{split}-{size}"
+
+
+def open_split(config: Config, split: str) -> Pack:
+    """A run's pack of train or val, which must be made from its annotations and classes."""
+    annotations, _ = split_paths(config, split)
+    return open_pack(pack_path(config, split), annotations, config.data.classes)
+
+
+def read_truth(pack: Pack) -> dict:
+    """The annotations that a pack was made from, as a COCO dict, without what was dropped.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    path = pack.path / "truth.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged: {error}; {REPACK}") from None
+
+
+def with_classes(config: Config, pack: Pack) -> Config:
+    """Fill in `num_classes: null`; refuse a number that the annotations contradict."""
+    found = len(pack.categories)
+    wanted = config.model.num_classes
+    if wanted not in (None, found):
+        raise UserError(
+            f"{config.profile}: model.num_classes is {wanted}, but the annotations have {found} "
+            f"categories; set it to {found} or null"
+        )
+    return config.with_classes(found)

@@ -1,0 +1,84 @@
+"""What a result needs to be believed: command, settings, commit, machine and versions."""
+
+import dataclasses
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lightdet_core.config import Config, root, train_command
+from lightdet_core.machinery.packs import Pack
+from lightdet_core.machinery.weights import imagenet_origin
+
+LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
+
+
+def provenance(
+    config: Config, model: nn.Module, packs: dict[str, Pack], device: torch.device
+) -> dict:
+    """The facts about a run that run.json holds, but for those that training measures."""
+    return {
+        "command": train_command(config.experiment, config.profile, config.seed),
+        "experiment": config.experiment,
+        "profile": config.profile,
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "config": dataclasses.asdict(config),
+        **git_state(),
+        "hardware": hardware(device),
+        "versions": {
+            "python": platform.python_version(),
+            **{k: version(k) for k in LIBRARIES},
+            "torch": str(torch.__version__),  # with the build: +cu130
+        },
+        **_weights_from(config),
+        "num_params": sum(p.numel() for p in model.parameters()),
+        "input_size": config.model.input_size,
+        "train_images": len(packs["train"].images),
+        "val_images": len(packs["val"].images),
+        "pack_hash": packs["train"].hash,
+    }
+
+
+def _weights_from(config: Config) -> dict:
+    """Where the backbone's ImageNet weights come from; nothing for a run that begins otherwise."""
+    source = None if config.train.init else config.model.pretrained
+    return {"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}
+
+
+def hardware(device: torch.device) -> str:
+    """The machine in words: GPU if one was used, processor, threads."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    cpu = models[0] if models else platform.processor() or platform.machine()
+    text = f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{torch.cuda.get_device_name(device)}; {text}" if device.type == "cuda" else text
+
+
+def git_state() -> dict:
+    """Commit, and whether code or settings differ from it; None outside of a git checkout."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *args], cwd=root(), capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "-uno", "--", "lightdet_core", "params.yaml")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+def rounded(value: object) -> object:
+    """Floats of a nested dict to six digits, so that the file says what was measured."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

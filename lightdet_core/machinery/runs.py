@@ -1,0 +1,103 @@
+"""Run folders: what a run starts from, whether it is finished, one training at a time.
+
+A finished run is `runs/<profile>/<experiment>-s<seed>/`; its small files are published to
+results/<profile>/, where git keeps them.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightdet_core.config import Config, UserError, root, train_command
+from lightdet_core.machinery.files import file_hash, replacing
+from lightdet_core.machinery.packs import Pack
+
+
+def sources_of(config: Config, runs: Path) -> dict[str, Path]:
+    """Weights from elsewhere that a run learns from or starts with, by the setting that asks.
+
+    Raises:
+        UserError: a run is not there; the message names the setting.
+    """
+    sources = {}
+    for setting, run in (
+        ("distill.teacher", config.distill.teacher and f"{config.distill.teacher}-s0"),
+        ("train.init", config.train.init and f"{config.train.init}-s{config.seed}"),
+    ):
+        if run:
+            sources[setting] = runs / run / "weights.safetensors"
+            if not sources[setting].is_file():
+                experiment, seed = run.rsplit("-s", 1)
+                raise UserError(
+                    f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
+                    f"{train_command(experiment, config.profile, seed)}"
+                )
+    if isinstance(config.model.pretrained, str):
+        sources["model.pretrained"] = root() / config.model.pretrained
+    return sources
+
+
+def run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) -> str:
+    """What a checkpoint and a finished run must agree with, 8 characters each.
+
+    Settings, data, then the weights from elsewhere: teacher, first weights, ImageNet file. Seeds
+    that share all but the first weights may be averaged (report.run_table).
+    """
+    data = "".join(pack.hash + pack.pixels for pack in packs.values())
+    weights = "".join(file_hash(path)[:8] for path in sources.values())
+    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8] + weights
+
+
+def finished_key(folder: Path) -> str:
+    """The key of the finished run in `folder`; "incomplete" if it is none."""
+    try:
+        key = json.loads((folder / "run.json").read_text())["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "incomplete"
+    return key if (folder / "weights.safetensors").is_file() else "incomplete"
+
+
+def move_aside(folder: Path) -> Path:
+    """Rename a run folder to one that no other has; returns its new path."""
+    found = finished_key(folder)
+    aside, number = folder.with_name(f"{folder.name}.{found}"), 1
+    while aside.exists():
+        aside, number = folder.with_name(f"{folder.name}.{found}.{number}"), number + 1
+    return folder.rename(aside)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """`UserError` while another process trains the same run; the lock ends with its holder."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{lock.stem}: {file.read().strip() or 'another process'} trains this run now; "
+                f"wait until it has ended, or stop it (lock: {lock})"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def publish(folder: Path, config: Config) -> None:
+    """Copy the small files of a run to results/<profile>/, where git keeps them."""
+    results = root() / "results" / config.profile
+    for source, target in {
+        "metrics.json": f"metrics/{config.run_name}.json",
+        "log.csv": f"logs/{config.run_name}.csv",
+        "run.json": f"runs/{config.run_name}.json",
+    }.items():
+        with replacing(results / target) as aside:
+            shutil.copy(folder / source, aside)

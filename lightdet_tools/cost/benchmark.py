@@ -1,0 +1,376 @@
+"""Where the time of a training step goes, as shares of one run on the reader's own machine.
+
+    python -m lightdet_tools.cost.benchmark --experiment c0 --profile demo --batch-size 8
+
+times the parts of a step and writes results/<profile>/benchmarks/step-c0.json. With `--compare` it
+times whole steps against the usual way of doing things, in turns, and writes compare-c0.json. Where
+there is a GPU it is the one measured, and "-cuda" is added to the names. Times are medians; only
+shares and ratios are meant to be compared between machines. No masks, no teacher.
+"""
+
+import argparse
+import dataclasses
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lightdet_core import train
+from lightdet_core.augment import Batch, batch_indices, on_device, training_batch
+from lightdet_core.config import Config, load_config, root, run_cli
+from lightdet_core.machinery.checkpoint import State
+from lightdet_core.machinery.distributed import best_device
+from lightdet_core.machinery.files import split_paths, write_json
+from lightdet_core.machinery.images import read_image
+from lightdet_core.machinery.packs import open_split, with_classes
+from lightdet_core.machinery.precision import check_precision, exact, forward
+from lightdet_core.machinery.provenance import git_state, hardware
+from lightdet_core.model import LightDet
+from lightdet_tools.data.annotations import Annotations, read_annotations
+
+WARM_UP = 3  # steps that do not count
+ROUNDS = 6
+LEAST = 5  # calls of the slowest
+SLOW = 0.1  # seconds of a call that fills the caches by itself
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, when all that the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def timed(times: dict[str, list[float]], device: torch.device, name: str) -> Iterator[None]:
+    """Add the seconds that it takes to `times[name]`."""
+    start = clock(device)
+    yield
+    times[name].append(clock(device) - start)
+
+
+def interleaved(
+    calls: dict[object, Callable[[], object]], seconds: float, rounds: int = ROUNDS
+) -> dict[object, list[float]]:
+    """Seconds of each call, measured in turns.
+
+    In every round each has its turn, in an order that is drawn anew: two calls that do not count
+    (none where one takes SLOW seconds), then its share of the measured ones.
+
+    Args:
+        calls: what to time, by name; each has run before.
+        seconds: for each of them; the slowest get LEAST calls, whatever these take.
+        rounds: turns that the calls of each are spread over.
+    """
+    times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
+    for name, call in calls.items():
+        took = _seconds(call)
+        warm[name] = took < SLOW
+        if warm[name]:
+            took = _seconds(call)
+        wanted[name] = max(LEAST, int(seconds / took))
+    for number in range(1, rounds + 1):
+        for name in draw.sample(list(calls), len(calls)):
+            due = wanted[name] * number // rounds - len(times[name])
+            for _ in range(2 if due and warm[name] else 0):
+                calls[name]()
+            times[name] += [_seconds(calls[name]) for _ in range(due)]
+    return times
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def cuda_graph(model: nn.Module, images: Tensor) -> Callable[[Tensor], list[Tensor]]:
+    """The network as one CUDA graph, so that no time goes into launching kernels.
+
+    Args:
+        images: of the shape, format and device that it will get.
+
+    Returns:
+        From images to the outputs, in the same memory every time, when they are there.
+    """
+    images, side = images.clone(), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is loaded lazily must not be captured
+        for _ in range(3):
+            model(images)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = list(model(images))
+
+    @torch.inference_mode()
+    def network(x: Tensor) -> list[Tensor]:
+        images.copy_(x)
+        graph.replay()
+        torch.cuda.synchronize()
+        return outputs
+
+    network.model = model  # the graph reads its weights, but does not keep them
+    return network
+
+
+# --------------------------------------------------------------------------------------- a step
+
+
+def untrained(
+    config: Config,
+    device: torch.device,
+    memory: torch.memory_format = torch.channels_last,
+    fused: bool = True,
+) -> State:
+    """A network with random weights and its optimizer; not fused: torch's default kernels."""
+    torch.manual_seed(config.seed)
+    model = LightDet(config.model).to(device, memory_format=memory).train()
+    if config.train.compile:
+        model.compile()
+    state = train.new_state(model, config.train, device)
+    if not fused:
+        for group in state.optimizer.param_groups:
+            group["fused"] = None
+    return state
+
+
+def learn(
+    state: State, batch: Batch, config: Config, step: int, teacher: LightDet | None = None
+) -> None:
+    """One step as training takes it: `train_step`, then the moving average."""
+    train.train_step(state, batch, config, teacher)
+    train.follow(state, config.train, step)
+
+
+def loss_at_once(
+    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
+) -> Tensor:
+    """The loss of a batch, as `train_step` has it."""
+    return train.total_loss(train.batch_loss(model, *logits, batch, config))
+
+
+def loss_by_image(
+    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
+) -> Tensor:
+    """The same, image by image, as NanoDet assigns targets."""
+    ones = zip(*(x.split(1) for x in (*logits, *batch)), strict=True)
+    losses = [loss_at_once(model, one[:2], Batch(*one[2:]), config) for one in ones]
+    return sum(losses) / len(losses)
+
+
+def learn_in_parts(
+    state: State,
+    batch: Batch,
+    config: Config,
+    step: int,
+    part: Callable[[str], AbstractContextManager] = nullcontext,
+    loss: Callable = loss_at_once,
+) -> None:
+    """`learn` with its parts apart, each inside of `part(name)`, and perhaps with another loss."""
+    state.optimizer.zero_grad(set_to_none=True)
+    with part("forward"):
+        logits = forward(state.model, batch.images, config.train.precision)
+    with part("assignment and loss"):
+        leaves = tuple(x.detach().requires_grad_() for x in logits)
+        state.scaler.scale(loss(state.model, leaves, batch, config)).backward()
+    with part("backward"):
+        torch.autograd.backward(logits, [leaf.grad for leaf in leaves])
+    with part("optimizer"):
+        state.scaler.unscale_(state.optimizer)
+        parameters = [p for p in state.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad.float() for p in parameters])
+        if config.train.grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, config.train.grad_clip, norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        train.follow(state, config.train, step)
+
+
+def augment_from_files(
+    truth: Annotations, folder: Path, config: Config, seed: int, step: int
+) -> Batch:
+    """Each image decoded from its file, then letterbox and warp as one Pillow transform, colour.
+
+    The kind of work of a plain pipeline, with the chances but not the random numbers of
+    `augment.training_batch`; no Mosaic, no MixUp, no CutMix. In this process, on the CPU.
+
+    Args:
+        truth: of the images in `folder`, with boxes in pixels of the original images.
+    """
+    settings, size = config.augment, config.model.input_size
+    random, images, targets = np.random.default_rng((seed, step)), [], []
+    starts = np.cumsum(truth.counts) - truth.counts
+    most = max(1, int(truth.counts.max()))
+    for row in batch_indices(len(truth.counts), config.train.batch_size, seed, step).tolist():
+        sides = truth.sizes[row]
+        original = read_image(folder / truth.file_names[row], *sides.tolist())
+        scaled, shifted = random.random(2) < settings.warp_probability
+        brightened, contrasted, saturated = random.random(3) < settings.color_probability
+        fit = (size / sides).min()
+        zoom = fit * (random.uniform(*settings.scale) if scaled else 1)
+        shift = shifted * fit * sides * random.uniform(-settings.translate, settings.translate, 2)
+        scale = np.array([-zoom if random.random() < settings.flip else zoom, zoom])
+        offset = size / 2 + shift - scale * sides / 2
+        inverse = (1 / scale[0], 0, -offset[0] / scale[0], 0, 1 / scale[1], -offset[1] / scale[1])
+        image = Image.fromarray(original).transform(
+            (size, size), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
+        )
+        pixels = np.asarray(image, np.float32)
+        if brightened:
+            pixels = pixels + 255 * random.uniform(-settings.brightness, settings.brightness)
+        if contrasted:
+            pixels = pixels * random.uniform(*settings.contrast)
+        if saturated:
+            highest = pixels.max(-1, keepdims=True)
+            pixels = highest + (pixels - highest) * random.uniform(*settings.saturation)
+        images.append(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32))
+
+        own = slice(starts[row], starts[row] + truth.counts[row])
+        corners = (truth.boxes[own].reshape(-1, 2, 2) * scale + offset).clip(0, size)
+        low, high = corners.min(1), corners.max(1)
+        kept = ~truth.crowd[own] & ((high - low).min(1) >= 2)
+        padded = np.zeros((most, 6), np.float32)  # box, label, whether it is one
+        objects = np.column_stack([low, high, truth.labels[own], kept])[kept]
+        padded[: len(objects)] = objects
+        targets.append(padded)
+    boxes, labels, mask = torch.from_numpy(np.stack(targets)).split([4, 1, 1], -1)
+    labels, mask = labels[..., 0].long(), mask[..., 0].bool()
+    return Batch(torch.from_numpy(np.stack(images)), boxes, labels, mask, mask.float())
+
+
+# -------------------------------------------------------------------------------- what is timed
+
+
+def step_times(config: Config, device: torch.device, steps: int) -> dict[str, list[float]]:
+    """Seconds that each part of a training step takes, per step.
+
+    "assignment and loss" holds the loss's own backward pass to the logits; "backward" is that of
+    the network. "optimizer" holds the step, with clipping and moving average if any. On a GPU each
+    part waits for the one before, so that their sum is more than a step takes.
+    """
+    pack = open_split(config, "train")
+    config, (pack, _) = with_classes(config, pack), on_device(pack, device)
+    state, times = untrained(config, device), defaultdict(list)
+    part = partial(timed, times, device)
+    for step in range(steps):
+        with part("augmentation"):
+            batch = training_batch(pack, config, config.seed, step, device)
+        learn_in_parts(state, batch, config, step, part)
+    return times
+
+
+def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, list[float]]:
+    """Seconds per training step: ours, then each shortcut taken out after the other.
+
+    Each way is the one before it and one thing more; they take turns within one run. All but ours
+    are in fp32, which is a way of its own where the experiment asks for another precision. The one
+    from files reads in the training process, where NanoDet's own loader has processes of its own:
+    on a GPU with idle cores beside it they would hide that time.
+    """
+    annotations, folder = split_paths(config, "train")
+    pack = open_split(config, "train")
+    config, (pack, _) = with_classes(config, pack), on_device(pack, device)
+    truth = read_annotations(annotations, config.data.skip_broken, config.data.classes)
+
+    def ours(step: int) -> Batch:
+        return training_batch(pack, config, config.seed, step, device)
+
+    def usual(step: int) -> Batch:
+        batch = augment_from_files(truth, folder, config, config.seed, step)
+        return Batch(*(x.to(device) for x in batch))
+
+    last, plain = torch.channels_last, torch.contiguous_format
+    by_image = partial(learn_in_parts, loss=loss_by_image)
+    full = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32"))
+    ways = {  # memory format, batches, step, whether the optimizer is fused, memory is kept
+        "ours": (last, ours, learn, True, True),
+        "in fp32": (last, ours, learn, True, True),
+        "and default memory format": (plain, ours, learn, True, True),
+        "and loss image by image": (plain, ours, by_image, True, True),
+        "and augmentation image by image, from files": (plain, usual, by_image, True, True),
+        "and optimizer not fused": (plain, usual, by_image, False, True),
+        "and freed memory given back": (plain, usual, by_image, False, False),
+    }
+    if config == full:
+        del ways["in fp32"]
+    states = {
+        k: untrained(config if k == "ours" else full, device, way[0], way[3])
+        for k, way in ways.items()
+    }
+    times = defaultdict(list)
+    for step in range(steps):
+        for name, (memory, batches, take, _, keep) in ways.items():
+            train.keep_memory(keep)
+            with timed(times, device, name):
+                batch = batches(step)
+                images = batch.images.contiguous(memory_format=memory)
+                own = config if name == "ours" else full
+                take(states[name], batch._replace(images=images), own, step)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the time of a training step goes.")
+    parser.add_argument("--experiment", default="c0")
+    parser.add_argument("--profile", help="default: params.yaml's")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--input-size", type=int, help="pixels; default: the experiment's")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--compare", action="store_true", help="whole steps, against the usual way")
+    args = parser.parse_args()
+    config = load_config(args.experiment, args.profile)
+    size = args.input_size or config.model.input_size
+    if min(args.steps, args.batch_size) < 1:
+        parser.error("--steps and --batch-size must be at least 1")
+    if size < 32 or size % 16:
+        parser.error("--input-size must be a multiple of 16, at least 32")
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, batch_size=args.batch_size),
+        model=dataclasses.replace(config.model, input_size=size),
+    )
+    device = best_device()
+    check_precision(config.train.precision, device)
+    train.keep_memory()
+    measure, name = (compare_ways, "compare") if args.compare else (step_times, "step")
+    with exact():  # as in training
+        times = measure(config, device, WARM_UP + args.steps)
+    medians = {k: statistics.median(v[WARM_UP:]) for k, v in times.items()}
+    total = medians["ours"] if args.compare else sum(medians.values())
+    for way, seconds in medians.items():
+        print(f"{way:44} {1000 * seconds:8.1f} ms {100 * seconds / total:6.1f} %")
+    print(f"{'a step of ours':44} {1000 * total:8.1f} ms   {args.batch_size / total:.1f} images/s")
+    name += f"-{config.experiment}" + ("" if device.type == "cpu" else f"-{device.type}")
+    path = root() / "results" / config.profile / "benchmarks" / f"{name}.json"
+    result = {
+        "command": f"python -m lightdet_tools.cost.benchmark --experiment {config.experiment} "
+        f"--profile {config.profile} --batch-size {args.batch_size} --input-size {size} "
+        f"--steps {args.steps}{' --compare' if args.compare else ''}",
+        **git_state(),
+        "hardware": hardware(device),
+        "torch": version("torch"),
+        "backbone": config.model.backbone,
+        "input_size": size,
+        "precision": config.train.precision,
+        "milliseconds": {k: round(1000 * v, 2) for k, v in medians.items()},
+        "share": {k: round(v / total, 4) for k, v in medians.items()},
+        "images_per_second": round(args.batch_size / total, 2),
+    }
+    write_json(path, result, indent=2)
+    print(f"written to {path.relative_to(root())}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,254 @@
+"""COCO annotation files: read, checked as a whole, and turned into arrays."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightdet_core.config import DataError
+from lightdet_core.machinery.files import how_to_get
+
+SHOWN = 20  # problems spelled out in an error
+
+
+class Annotations(NamedTuple):
+    """A checked annotation file: N images, M boxes in the order of the images."""
+
+    image_ids: np.ndarray  # (N,) int64
+    file_names: np.ndarray  # (N,) str
+    sizes: np.ndarray  # (N,2) int64, width and height
+    counts: np.ndarray  # (N,) int64, boxes per image
+    boxes: np.ndarray  # (M,4) float64 xyxy, pixels of the original image, clipped to it
+    labels: np.ndarray  # (M,) int64
+    crowd: np.ndarray  # (M,) bool
+    categories: list[dict]  # {"id", "name"}, sorted by id
+    drops: dict[str, int]  # rule -> number of boxes or images
+    truth: dict  # the same as COCO has it, for evaluation; boxes as they are in the file
+
+
+def read_coco(path: Path) -> dict:
+    """A COCO json file without its segmentations (two thirds of COCO's bytes, not used here).
+
+    Raises:
+        DataError: missing, not JSON, or without the lists images, annotations and categories.
+    """
+
+    def slim(record: dict) -> dict:
+        record.pop("segmentation", None)
+        return record
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file, object_hook=slim)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DataError(f"{path}: annotation file not found{how_to_get(path)}") from None
+    except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+        raise DataError(f"{path}: not JSON: {error}") from None
+    keys = ("images", "annotations", "categories")
+    wrong = [k for k in keys if not isinstance(data, dict) or not isinstance(data.get(k), list)]
+    if wrong:
+        raise DataError(f"{path}: not COCO format: no list under {', '.join(wrong)}")
+    return data
+
+
+def complain(path: Path, problems: list[tuple[str, str]]) -> None:
+    """Raises one DataError over all (kind, detail) problems, if there are any."""
+    if not problems:
+        return
+    shown = [f"  {kind}: {detail}" for kind, detail in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        shown.append(f"  … and {len(problems) - SHOWN} more")
+    counts = ", ".join(f"{kind} {n}" for kind, n in Counter(k for k, _ in problems).items())
+    many = f"{len(problems)} problem{'s' if problems[1:] else ''}"
+    remedy = "  repair them, or drop them by `skip_broken: true` under the profile's `data`"
+    raise DataError("\n".join([f"{path}: {many} ({counts})", *shown, remedy]))
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _is_number(value: object) -> bool:
+    # NaN and infinity fail the comparison; 1e9 px is beyond any image
+    return type(value) in (int, float) and abs(value) < 1e9
+
+
+def _checked(records: list, what: str, check: Callable, problems: list) -> Iterator[dict]:
+    """The usable records of a list; what is wrong with the others goes to `problems`."""
+    seen = set()
+    for place, record in enumerate(records):
+        if not isinstance(record, dict) or not _is_id(record.get("id")):
+            problems.append((f"{what} without id", f"entry {place}: no whole number under 'id'"))
+            continue
+        wrong = check(record)
+        if record["id"] in seen:
+            wrong = (f"duplicate {what} id", "the id occurs before")
+        if wrong:
+            kind, detail = wrong
+            problems.append((kind, f"{what} {record['id']}: {detail}"))
+            continue
+        seen.add(record["id"])
+        yield record
+
+
+def _check_category(record: dict) -> tuple[str, str] | None:
+    if not isinstance(record.get("name"), str):
+        return "category without name", "no text under 'name'"
+
+
+def _check_image(record: dict) -> tuple[str, str] | None:
+    if not isinstance(record.get("file_name"), str) or not record["file_name"]:
+        return "image without file_name", "no text under 'file_name'"
+    for side in ("width", "height"):
+        value = record.get(side)
+        if type(value) is not int or not 0 < value < 2**31:
+            return f"image without {side}", f"{record['file_name']}: {side} is {value!r}"
+
+
+def usable(coco: dict, categories: list[dict]) -> tuple[list[dict], list[dict], list[tuple]]:
+    """What can be used of the images and annotations of a COCO dict.
+
+    Args:
+        categories: the known ones, each with its id.
+
+    Returns:
+        Images, annotations, and (kind, detail) of everything that is wrong with the others.
+    """
+    problems = []
+    images = list(_checked(coco["images"], "image", _check_image, problems))
+    if not images:
+        return [], [], [*problems, ("empty split", "no usable images")]
+    ids, known = {image["id"] for image in images}, {category["id"] for category in categories}
+    stated = {i["id"] for i in coco["images"] if isinstance(i, dict) and _is_id(i.get("id"))}
+
+    def check(record: dict) -> tuple[str, str] | None:
+        image, category, box = (record.get(k) for k in ("image_id", "category_id", "bbox"))
+        for key in ("image_id", "category_id", "bbox"):
+            if key not in record:
+                return f"annotation without {key}", "the key is missing"
+        if not _is_id(image) or image not in ids:
+            lost = _is_id(image) and image in stated
+            return "annotation of a broken image" if lost else "unknown image", f"image_id {image}"
+        if not _is_id(category) or category not in known:
+            return "unknown category", f"image {image}: category_id {category}"
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            return "box is not four finite numbers", f"image {image}: bbox {box}"
+        if box[2] < 0 or box[3] < 0:
+            return "box of negative size", f"image {image}: bbox {box}"
+        if record.get("iscrowd", 0) not in (0, 1):
+            return "iscrowd is not 0 or 1", f"image {image}: iscrowd {record['iscrowd']!r}"
+
+    annotations = list(_checked(coco["annotations"], "annotation", check, problems))
+    return images, annotations, problems
+
+
+def read_annotations(
+    path: Path, skip_broken: bool = False, classes: tuple[str, ...] = ()
+) -> Annotations:
+    """Reads and checks a COCO annotation file.
+
+    Boxes wholly outside of their image or less than 1 px wide or high (also after clipping)
+    are dropped, boxes that stick out are clipped; `drops` counts each rule. Labels are the
+    places of the category ids in ascending order.
+
+    Args:
+        skip_broken: drop broken images and annotations, counted in `drops`, instead of raising.
+        classes: names of the categories to keep, none for all. The other boxes are left out,
+            counted in `drops` as are the images that thereby lose all of theirs: these stay, to
+            teach what background is.
+
+    Raises:
+        DataError: lists everything that is wrong.
+    """
+    coco, problems = read_coco(path), []
+    categories = sorted(
+        _checked(coco["categories"], "category", _check_category, problems), key=lambda c: c["id"]
+    )
+    categories = [{"id": c["id"], "name": c["name"]} for c in categories]
+    twice = [name for name, n in Counter(c["name"] for c in categories).items() if n > 1]
+    problems += [("duplicate category name", repr(name)) for name in twice]
+    if not categories and not problems:
+        problems.append(("no categories", "the list is empty"))
+    if skip_broken:
+        complain(path, problems)  # labels cannot be trusted: never skipped
+    images, kept, found = usable(coco, categories)
+    problems += found
+    complain(path, [] if skip_broken and images else problems)
+    drops = Counter(kind for kind, _ in problems)
+    if classes:
+        categories, kept = _chosen(path, classes, categories, kept, drops)
+    row = {image["id"]: i for i, image in enumerate(images)}
+    label = {category["id"]: i for i, category in enumerate(categories)}
+    sizes = np.array([(i["width"], i["height"]) for i in images], np.int64)
+    rows = np.array([row[a["image_id"]] for a in kept], np.int64)
+    labels = np.array([label[a["category_id"]] for a in kept], np.int64)
+    crowd = np.array([a.get("iscrowd", 0) for a in kept], bool)
+    boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
+    truth = {
+        "images": [_only(image, ("id", "file_name", "width", "height")) for image in images],
+        "annotations": [
+            _only(a, ("id", "image_id", "category_id", "bbox", "area", "iscrowd")) for a in kept
+        ],
+        "categories": categories,
+    }
+    del coco, kept
+    keep, boxes = _clip(boxes, sizes[rows], drops)
+    order = np.argsort(rows[keep], kind="stable")
+    return Annotations(
+        np.array([i["id"] for i in images], np.int64),
+        np.array([i["file_name"] for i in images]),
+        sizes,
+        np.bincount(rows[keep], minlength=len(images)),
+        boxes[keep][order],
+        labels[keep][order],
+        crowd[keep][order],
+        categories,
+        dict(drops),
+        truth,
+    )
+
+
+def _only(record: dict, keys: tuple[str, ...]) -> dict:
+    return {key: record[key] for key in keys if key in record}
+
+
+def _chosen(
+    path: Path, classes: tuple[str, ...], categories: list[dict], boxes: list[dict], drops: Counter
+) -> tuple[list[dict], list[dict]]:
+    """The categories with these names and the annotations of them; `drops` counts the rest."""
+    names = [category["name"] for category in categories]
+    if unknown := [name for name in classes if name not in names]:
+        raise DataError(
+            f"{path}: data.classes: {', '.join(unknown)}: not in it; its classes are "
+            f"{', '.join(names)}"
+        )
+    categories = [category for category in categories if category["name"] in classes]
+    known = {category["id"] for category in categories}
+    own = [box for box in boxes if box["category_id"] in known]
+    before, after = ({box["image_id"] for box in some} for some in (boxes, own))
+    drops["boxes of other classes left out"] = len(boxes) - len(own)
+    drops["images left without objects"] = len(before) - len(after)
+    return categories, own
+
+
+def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, np.ndarray]:
+    """xywh (M,4), image sizes (M,2) -> which to keep (M,), xyxy clipped to the image (M,4)."""
+    low, side = boxes[:, :2], boxes[:, 2:]
+    small = (side < 1).any(1)
+    clipped = np.concatenate([low, low + side], 1).clip(0, np.tile(sizes, 2))
+    left = clipped[:, 2:] - clipped[:, :2]
+    outside = ~small & (left <= 0).any(1)
+    thin = ~small & ~outside & (left < 1).any(1)
+    keep = ~(small | outside | thin)
+    # 0.01 px: COCO's own rounding is no defect
+    cut = keep & ((low < -0.01) | (low + side > sizes + 0.01)).any(1)
+    for rule, mask in {
+        "boxes under 1 px dropped": small | thin,
+        "boxes outside of the image dropped": outside,
+        "boxes clipped to the image": cut,
+    }.items():
+        drops[rule] += int(mask.sum())
+    return keep, clipped

@@ -1,0 +1,246 @@
+"""COCO format -> a pack (packs.py): every image is decoded and letterboxed once."""
+
+import argparse
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from lightdet_core.config import (
+    Config,
+    DataError,
+    all_runs,
+    load_config,
+    read_params,
+    root,
+    run_cli,
+)
+from lightdet_core.machinery.files import file_hash, split_paths, write_json
+from lightdet_core.machinery.images import letterbox, letterbox_transform, read_image
+from lightdet_core.machinery.packs import ARRAYS, FORMAT, Pack, open_pack, pack_path, read_meta
+from lightdet_tools.data.annotations import Annotations, complain, read_annotations
+
+WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
+
+
+def build(
+    annotations: Path,
+    images: Path,
+    out: Path,
+    size: int,
+    skip_broken: bool = False,
+    progress: Callable[[str], None] = print,
+    classes: tuple[str, ...] = (),
+) -> Pack:
+    """Packs a split into the folder `out`; an intact pack with the same settings is reused.
+
+    The pack is made in a temporary sibling and renamed when complete: after any failure the
+    temporary is gone and an older pack is untouched.
+
+    Args:
+        size: side of the square canvas in pixels.
+        skip_broken, classes: see `read_annotations`.
+
+    Raises:
+        DataError: everything wrong with the annotations, or all missing and broken images.
+        OSError: not enough space.
+    """
+    settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
+    settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parent = os.open(out.parent, os.O_RDONLY)
+    fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        try:
+            if read_meta(out).items() >= settings.items():
+                pack = open_pack(out)
+                lost = read_meta(out)["drops"].get("broken image", 0)
+                note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
+                progress(
+                    f"{out.name}: {len(pack.counts)} images, packed already{note if lost else ''}"
+                )
+                return pack
+        except (DataError, FileNotFoundError):
+            pass  # nothing usable there: build it
+        truth = read_annotations(annotations, skip_broken, classes)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _write(truth, images, temporary, settings, progress)
+        old = out.with_name(f".{out.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():
+            os.rename(out, old)
+        os.rename(temporary, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(parent)
+    return open_pack(out)
+
+
+def _write(
+    truth: Annotations, folder: Path, out: Path, settings: dict, progress: Callable[[str], None]
+) -> None:
+    """Writes all files of a pack into the empty folder `out`."""
+    size, count = settings["size"], len(truth.image_ids)
+    most = max(1, int(truth.counts.max()))  # an array without elements cannot be mapped
+    need = count * (size * size * 3 + most * (16 + 8 + 1) + 32) + 100_000
+    free = shutil.disk_usage(out).free
+    if need > free:
+        message = f"needs {need / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+        raise OSError(errno.ENOSPC, message, str(out.parent))
+    progress(
+        f"packing {count} images at {size} px: {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
+    )
+    if not folder.is_dir():
+        raise DataError(f"{folder}: image folder not found")
+    if not settings["skip_broken"]:  # found now, not after an hour of decoding
+        names = enumerate(truth.file_names)
+        lost = [(i, folder / name) for i, name in names if not (folder / name).is_file()]
+        complain(folder, [("missing image", f"image {truth.image_ids[i]}: {f}") for i, f in lost])
+    good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, progress)
+    if broken and not (settings["skip_broken"] and good.any()):
+        complain(folder, broken)
+    drops = truth.drops | Counter(kind for kind, _ in broken)
+    for rule, number in drops.items():
+        if number:
+            progress(f"  {rule}: {number}")
+
+    starts = np.cumsum(truth.counts) - truth.counts
+    rows = np.repeat(np.arange(count), truth.counts)
+    slots = np.arange(len(rows)) - starts[rows]
+    scale_x, scale_y, left, top = letterbox_transform(*truth.sizes.T, size)
+    scale = np.stack([scale_x, scale_y] * 2, 1)[rows]
+    shift = np.stack([left, top] * 2, 1)[rows]
+    arrays = {"counts": truth.counts, "image_ids": truth.image_ids, "sizes": truth.sizes}
+    flat = {"gt_boxes": truth.boxes * scale + shift}
+    flat |= {"gt_labels": truth.labels, "gt_crowd": truth.crowd}
+    for name, values in flat.items():
+        arrays[name] = np.zeros((count, most, *values.shape[1:]), ARRAYS[name][0])
+        arrays[name][rows, slots] = values
+    for name, values in arrays.items():
+        np.save(out / f"{name}.npy", values[good].astype(ARRAYS[name][0], copy=False))
+    meta = {
+        **settings,
+        "pixels": pixels,
+        "images": int(good.sum()),
+        "drops": drops,
+        "categories": truth.categories,
+    }
+    write_json(out / "truth.json", _packed(truth.truth, truth.image_ids[good]))
+    write_json(out / "pack.json", meta, indent=1)
+
+
+def _packed(truth: dict, image_ids: np.ndarray) -> dict:
+    """The annotations of these images: what was dropped as broken is no object to be missed."""
+    packed = set(image_ids.tolist())
+    return {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in packed],
+        "annotations": [one for one in truth["annotations"] if one["image_id"] in packed],
+    }
+
+
+def _write_images(
+    truth: Annotations, folder: Path, path: Path, size: int, progress: Callable[[str], None]
+) -> tuple[np.ndarray, list[tuple[str, str]], str]:
+    """Streams the letterboxed images into `path`: which are in it (N,), the broken ones, a hash.
+
+    Written as a stream and not through a memory map: a full disk is then an OSError and not a
+    bus error.
+    """
+
+    def work(i: int) -> np.ndarray | DataError:
+        try:
+            width, height = truth.sizes[i].tolist()
+            return letterbox(read_image(folder / truth.file_names[i], width, height), size)
+        except DataError as error:
+            return error
+
+    count = len(truth.image_ids)
+    good, broken, pixels = np.ones(count, bool), [], hashlib.sha256()
+    start = told = time.monotonic()
+    with open(path, "wb") as file, ThreadPoolExecutor(WORKERS) as pool:
+        _write_header(file, count, size)
+        indices = iter(range(count))
+        pending = deque(pool.submit(work, i) for i in islice(indices, 4 * WORKERS))
+        for i in range(count):
+            result = pending.popleft().result()
+            pending.extend(pool.submit(work, k) for k in islice(indices, 1))
+            if isinstance(result, DataError):
+                good[i] = False
+                broken.append(("broken image", f"image {truth.image_ids[i]}: {result}"))
+            else:
+                file.write(result.data)
+                pixels.update(result.data)
+            if (now := time.monotonic()) - told > 3 or i + 1 == count:
+                told, rate = now, (i + 1) / (now - start + 1e-9)
+                left = (count - i - 1) / rate
+                progress(f"  {i + 1}/{count} images, {rate:.0f} images/s, {left:.0f} s left")
+        file.seek(0)
+        _write_header(file, int(good.sum()), size)  # numpy pads headers so that N can change
+    return good, broken, pixels.hexdigest()
+
+
+def _write_header(file: object, count: int, size: int) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, size, size, 3)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def prepare_packs(configs: list[Config], progress: Callable[[str], None] = print) -> Path:
+    """Builds the packs that the runs of one profile need.
+
+    Returns:
+        `data/<profile>/packs.json` with the hash, count and size of each pack.
+
+    Raises:
+        DataError: see `build`; also when train and val have different categories.
+    """
+    if len({config.profile for config in configs}) != 1:
+        raise ValueError(f"one profile is needed, got {[config.profile for config in configs]}")
+    config, summary, categories = configs[0], {}, []
+    wanted = {pack_path(config, "train"): ("train", config.data.pack_size)}
+    for one in sorted(configs, key=lambda c: c.model.input_size):
+        wanted[pack_path(one, "val")] = ("val", one.model.input_size)
+    for path, (split, size) in wanted.items():
+        annotations, images = split_paths(config, split)
+        data = config.data
+        pack = build(annotations, images, path, size, data.skip_broken, progress, data.classes)
+        categories = categories or pack.categories
+        if pack.categories != categories:
+            raise DataError(f"{annotations}: its categories differ from those of the train split")
+        summary[path.name] = {
+            "sha256": pack.hash,
+            "pixels": pack.pixels,
+            "size": size,
+            "images": len(pack.counts),
+            "boxes": int(pack.counts.sum()),
+            "crowds": int(pack.gt_crowd.sum()),
+            "classes": len(categories),
+            "drops": read_meta(path)["drops"],
+        }
+    target = root() / "data" / config.profile / "packs.json"
+    write_json(target, summary, indent=2)
+    return target
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
+    parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
+    profile = parser.parse_args(arguments).profile
+    path = prepare_packs([load_config(run, profile) for run in all_runs(read_params())])
+    print(f"wrote {path.relative_to(root())}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

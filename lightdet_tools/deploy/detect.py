@@ -1,0 +1,400 @@
+"""Detections on one's own images, with a trained run or an exported file.
+
+    python -m lightdet_tools.deploy.detect runs/demo/g5-s0/weights.safetensors photos --out found
+
+WEIGHTS is a run's .safetensors (in torch), or an .onnx or ncnn's .param of `export`; IMAGE is an
+image, a folder (its images and those of folders in it) or a video, which needs OpenCV. The folder
+of --out gets them with their boxes drawn, and detections.json in COCO's form. Where a file that
+would be written exists, nothing is done without --overwrite; inputs are never overwritten. What
+cannot be read is left out and named at the end, with an error.
+Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lightdet_core import boxes
+from lightdet_core.boxes import Detections
+from lightdet_core.config import DataError, UserError, run_cli
+from lightdet_core.machinery.files import replacing, write_json
+from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
+from lightdet_core.machinery.packs import coco_results
+from lightdet_tools.deploy.runtime import Exported, open_exported
+from lightdet_tools.style import COLORS
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
+RESULT = "detections.json"
+TOLD_EVERY = 5.0  # seconds between two lines about a video
+
+Find = Callable[..., Detections]  # canvas (S, S, 3) uint8, three limits -> boxes on the canvas
+
+
+# ---------------------------------------------------------------------------------- a detector
+
+
+class Detector(NamedTuple):
+    """A network that is ready to use.
+
+    `detect(image, score_threshold)` takes (H, W, 3) uint8 RGB and gives `Detections` in pixels of
+    that image, clipped to it; with the NMS of the run's own evaluation.
+    """
+
+    detect: Callable[[np.ndarray, float], Detections]
+    categories: list[dict]  # {"id", "name"} by label
+    size: int  # side of the network's canvas in pixels
+
+
+def open_detector(path: Path | str, threads: int = 1) -> Detector:
+    """A detector from a run's .safetensors, or from an exported .onnx or ncnn .param file.
+
+    Args:
+        threads: that the network may use. They are set for all of torch, to one with exported
+            files: a second thread of torch would wait for those of the other runtime.
+
+    Raises:
+        UserError: missing, damaged, or not written by LightDet.
+        From `detect`, UserError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
+    """
+    path = Path(path)
+    refuse_run_folder(path)
+    if threads < 1:
+        raise UserError(f"threads {threads}: at least 1 is needed")
+    if path.suffix == ".safetensors":
+        find, categories, config = _torch_detector(path)
+        torch.set_num_threads(threads)
+    elif path.suffix in (".onnx", ".param"):
+        exported = open_exported(path, threads)
+        find = exported_find(exported)
+        categories, config = (exported.about[key] for key in ("categories", "config"))
+        torch.set_num_threads(1)
+    else:
+        raise UserError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
+
+    size = config["model"]["input_size"]
+    limits = [config["evaluate"][key] for key in ("iou_threshold", "max_detections")]
+
+    def detect(image: np.ndarray, score_threshold: float) -> Detections:
+        check_share("score_threshold", score_threshold)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
+        found = find(letterbox(image, size, quick=True), score_threshold, *limits)
+        height, width = image.shape[:2]
+        xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
+        return found._replace(boxes=torch.from_numpy(xyxy).float())
+
+    return Detector(detect, categories, size)
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a UserError unless the value is in 0..1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} {value}: a number from 0 to 1 is needed")
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Raises a UserError, which names the weights, for a folder that has some."""
+    weights = path / "weights.safetensors"
+    if weights.is_file():
+        raise UserError(f"{path}: is a folder; the weights are {weights}")
+
+
+def _torch_detector(path: Path) -> tuple[Find, list[dict], dict]:
+    from lightdet_core.model import load_weights  # here: exported files need neither it nor timm
+
+    model, config, categories = load_weights(path)
+
+    def find(canvas: np.ndarray, *limits: float) -> Detections:
+        images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
+        return model.detect(images, *limits)[0]
+
+    return find, categories, config
+
+
+def exported_find(exported: Exported) -> Find:
+    """`LightDet.detect` for an exported network, raw or decoded.
+
+    Cells without a class above the threshold go first, by their logits: the quality of GFLv2 is
+    at most 1, so that none of them can come back. Only what is left is decoded.
+    """
+    size, decoded = exported.about["input"]["size"], exported.about["form"] == "decoded"
+    quality = _quality(exported.about["quality"])
+    points, strides, _ = boxes.level_grid(size, size)
+
+    def find(canvas: np.ndarray, score_threshold: float, *limits: float) -> Detections:
+        outputs = [output[0] for output in exported.run(canvas[None])]
+        limit = score_threshold if decoded else _logit(score_threshold)
+        left = np.flatnonzero((outputs[0] > limit).any(1))
+        scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
+        if not decoded:
+            edges, cells = _softmax(xyxy), torch.from_numpy(left)
+            scores = scores.sigmoid() * quality(edges)
+            xyxy = boxes.decode_edges(edges, points[cells], strides[cells])
+        return boxes.detect(scores, xyxy.clamp(0, size), score_threshold, *limits)
+
+    return find
+
+
+def _logit(share: float) -> float:
+    """A little lower than exact: where rounding matters, `boxes.detect` decides."""
+    return float(torch.tensor(share, dtype=torch.float64).logit()) - 1e-3
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Along the last axis; torch's own takes five times as long where that is short."""
+    exponentials = (logits - logits.amax(-1, keepdim=True)).exp()
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
+def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | float]:
+    """Edge distributions (N, 4, R) -> GFLv2's quality (N, 1) by a description's layers, or 1."""
+    if layers is None:
+        return lambda edges: 1.0
+    first, second = ([torch.tensor(layer[k]) for k in ("weight", "bias")] for layer in layers)
+
+    def quality(edges: Tensor) -> Tensor:
+        hidden = F.linear(boxes.edge_shape(edges), *first).relu()
+        return F.linear(hidden, *second).sigmoid()
+
+    return quality
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Each image or video, and the path of its drawing; nothing is written.
+
+    Drawings have the name of their input, in a folder its path within; the second of the same
+    name is called name-2. Images in `out` itself, from an earlier call, are left out of folders.
+
+    Raises:
+        UserError: nothing there, no images in a folder, a video without OpenCV, or a file that
+            would be overwritten: never an input, others only if `overwrite`.
+    """
+    named = [pair for source in sources for pair in _images(source, out)]
+    for video in (file for file, _ in named if _is_video(file)):
+        _opencv(video)
+    jobs, taken = [], set()
+    for file, name in named:
+        jpeg = file.suffix.lower() in (".jpg", ".jpeg")
+        suffix = ".mp4" if _is_video(file) else ".jpg" if jpeg else ".png"
+        target, number = name.with_suffix(suffix), 1
+        while str(target).lower() in taken:  # some file systems do not tell A from a
+            number += 1
+            target = name.with_name(f"{name.stem}-{number}{suffix}")
+        taken.add(str(target).lower())
+        jobs.append((file, out / target))
+    existing = [path for path in (out / RESULT, *(t for _, t in jobs)) if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {len(existing) - 1} more)" if existing[1:] else ""
+        raise UserError(f"{existing[0]}: exists{more}; choose another --out or add --overwrite")
+    inputs = {file.stat()[1:3] for file, _ in jobs}  # inode and device, whatever the name
+    for path in existing:
+        if path.stat()[1:3] in inputs:
+            raise UserError(f"{path}: is an input and would be lost; choose another --out")
+    return jobs
+
+
+def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
+    """What an IMAGE of the command line stands for: (file, name) pairs."""
+    if source.is_file():
+        return [(source, Path(source.name))]
+    if not source.is_dir():
+        raise UserError(f"{source}: not found; an image, a folder of images or a video is needed")
+    out = out.resolve()
+    own = out if source.resolve() in out.parents else None
+    files = sorted(
+        file
+        for file in source.rglob("*")
+        if file.suffix.lower() in PICTURES
+        and not file.name.startswith(".")
+        and file.is_file()
+        and own not in file.resolve().parents
+    )
+    if not files:
+        raise UserError(f"{source}: no images in it; known are {', '.join(PICTURES)}")
+    return [(file, file.relative_to(source)) for file in files]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEOS
+
+
+def _opencv(path: Path) -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            f"{path}: videos need OpenCV: pip install opencv-python-headless ({error})"
+        ) from None
+    return cv2
+
+
+# ------------------------------------------------------------------------------------- drawing
+
+
+def draw(image: np.ndarray, found: Detections, names: list[str]) -> Image.Image:
+    """The image (H, W, 3) uint8 with its boxes, named and scored, a colour by class.
+
+    Args:
+        names: of the classes by label.
+    """
+    picture = Image.fromarray(image)
+    pen, side = ImageDraw.Draw(picture), max(picture.size)
+    line, font = max(2, side // 300), ImageFont.load_default(max(11, side // 45))
+    corners = found.boxes.round().int()
+    rows = zip(corners.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    for (x0, y0, x1, y1), score, label in reversed(list(rows)):  # the best on top
+        color = COLORS[(label + 1) % len(COLORS)]  # with the first as in `draw.FOUND`
+        x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)  # the last pixel, no longer an edge
+        pen.rectangle((x0, y0, x1, y1), outline="white", width=line + 1)  # a rim, as in `draw`
+        pen.rectangle((x0, y0, x1, y1), outline=color, width=line)
+        text = f"{names[label]} {score:.2f}"
+        width, height = (math.ceil(value) + 2 for value in pen.textbbox((0, 0), text, font)[2:])
+        left = max(0, min(x0, picture.width - width))
+        top = y0 - height if y0 >= height else y0
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+        pen.text((left + 1, top + 1), text, "white", font)
+    return picture
+
+
+def detect_files(
+    detector: Detector,
+    jobs: list[tuple[Path, Path]],
+    score_threshold: float,
+    progress: Callable[[str], None] = print,
+) -> tuple[dict, list[float], list[str]]:
+    """Draws each job of `plan`.
+
+    Returns:
+        A COCO dict (file_name is the input; a video has one image per frame, with frame_id from
+        0), the seconds from each decoded image to its boxes, and what is wrong with each input
+        that cannot be read.
+
+    Raises:
+        UserError: a drawing cannot be written.
+    """
+    coco = {"images": [], "annotations": [], "categories": detector.categories}
+    names, times = [category["name"] for category in detector.categories], []
+    damaged = []
+
+    def look(image: np.ndarray, **about: object) -> Image.Image:
+        start = time.perf_counter()
+        found = detector.detect(image, score_threshold)
+        times.append(time.perf_counter() - start)
+        height, width = image.shape[:2]
+        entry = {"id": len(coco["images"]) + 1, **about, "width": width, "height": height}
+        coco["images"].append(entry)
+        scored = found.scores.tolist(), found.labels.tolist()
+        for one in coco_results(
+            found.boxes.double().numpy(), *scored, entry["id"], detector.categories
+        ):
+            area = round(one["bbox"][2] * one["bbox"][3], 3)
+            about = {"id": len(coco["annotations"]) + 1, "area": area, "iscrowd": 0}
+            coco["annotations"].append(one | about)
+        return draw(image, found, names)
+
+    for number, (file, target) in enumerate(jobs, start=1):
+        before = len(coco["annotations"])
+        try:
+            if _is_video(file):
+                _draw_video(file, target, look, progress)
+            else:
+                picture = look(read_image(file), file_name=file.as_posix())
+                with replacing(target) as aside:
+                    picture.save(aside, quality=92)  # a JPEG's; PNG has none
+        except DataError as error:
+            damaged.append(str(error))
+            progress(f"{number}/{len(jobs)} {file}: cannot be read")
+            continue
+        except KeyboardInterrupt:
+            done = number - 1 - len(damaged)
+            raise KeyboardInterrupt(
+                f"interrupted: {done} of {len(jobs)} are drawn, {RESULT} is not written"
+            ) from None
+        count = len(coco["annotations"]) - before
+        progress(f"{number}/{len(jobs)} {file}: {count} boxes -> {target}")
+    return coco, times, damaged
+
+
+def _draw_video(
+    file: Path, target: Path, look: Callable[..., Image.Image], progress: Callable[[str], None]
+) -> None:
+    """Draws every frame; the sound is left out."""
+    cv2 = _opencv(file)
+    video, writer, count, told = cv2.VideoCapture(str(file)), None, 0, time.monotonic()
+    rate, stated = (video.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+    with replacing(target) as aside:
+        try:
+            while (frame := video.read()[1]) is not None:
+                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                picture = look(image, file_name=file.as_posix(), frame_id=count)
+                if writer is None:
+                    code = cv2.VideoWriter_fourcc(*"mp4v")
+                    writer = cv2.VideoWriter(str(aside), code, rate, picture.size)
+                    if not writer.isOpened():
+                        raise UserError(
+                            f"{target}: OpenCV cannot write {picture.size} pixels at {rate:g} "
+                            "frames/s; convert the video with ffmpeg first"
+                        )
+                writer.write(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR))
+                count += 1
+                if time.monotonic() - told > TOLD_EVERY:
+                    told = time.monotonic()
+                    progress(f"{file}: {count} of about {stated:.0f} frames")
+        finally:
+            video.release()
+            if writer is not None:
+                writer.release()
+        if writer is None:
+            raise DataError(f"{file}: no frame can be read; is it a whole video?")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Detect objects on images and videos.")
+    parser.add_argument("weights", type=Path, help=".safetensors, .onnx or ncnn's .param")
+    parser.add_argument("images", type=Path, nargs="+", metavar="image",
+                        help="an image, a folder of images, or a video")  # fmt: skip
+    parser.add_argument("--out", required=True, type=Path, help=f"folder for drawings and {RESULT}")
+    parser.add_argument("--score", type=float, default=0.3, help="boxes above it (default: 0.3)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
+    args = parser.parse_args(arguments)
+    check_share("--score", args.score)
+    jobs = plan(args.images, args.out, args.overwrite)
+    detector = open_detector(args.weights, args.threads)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{args.out}: cannot be a folder ({error.strerror})") from None
+    coco, times, damaged = detect_files(
+        detector, jobs, args.score, lambda line: print(line, flush=True)
+    )
+    if times:
+        write_json(args.out / RESULT, coco)
+        print(
+            f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {args.score:g}; "
+            f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
+            f"wrote {args.out / RESULT}"
+        )
+    if damaged:
+        head = f"{len(damaged)} of {len(jobs)} cannot be read; repair them or leave them out:"
+        raise UserError("\n  ".join([head, *damaged]))
+
+
+if __name__ == "__main__":
+    run_cli(main)

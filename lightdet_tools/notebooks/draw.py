@@ -1,0 +1,225 @@
+"""Pictures for notebooks: images with boxes, cells, edge distributions.
+
+Every function draws into matplotlib axes that it is given, from arrays or tensors; none computes a
+result. Tensor legend: B images · P cells of all levels · G objects (padded) · N boxes of one
+image · R = reg_max + 1 bins · H, W. Boxes are xyxy in pixels of the image that they are drawn on.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from lightdet_core.augment import Batch
+from lightdet_core.boxes import STRIDES, Detections, decode, level_grid
+from lightdet_core.machinery.packs import Pack
+from lightdet_core.model import LightDet
+from lightdet_tools.style import COLORS, use_style
+
+TRUTH, FOUND = COLORS[2], COLORS[1]
+SIDES = ("left", "top", "right", "bottom")
+LEVEL_COLORS = dict(zip(STRIDES, (COLORS[5], COLORS[4], COLORS[3]), strict=True))
+LEVEL_MARKERS = dict(zip(STRIDES, "os^", strict=True))  # colours alone may not be told apart
+
+
+def notebook_style() -> None:
+    """The look of all notebooks: the report's style, and small JPEG pictures."""
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    use_style()
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "optimize": True})
+
+
+def sheet(count: int, columns: int, width: float = 11.0, ratio: float = 1.0) -> np.ndarray:
+    """Axes (count,) for images, row by row; `width` in inches, `ratio` = height / width of one."""
+    rows = -(-count // columns)
+    side = width / columns
+    _, axes = plt.subplots(rows, columns, figsize=(width, rows * (side * ratio + 0.25)))
+    axes = np.atleast_1d(axes).ravel()
+    for axis in axes:
+        axis.axis("off")
+    return axes[:count]
+
+
+def image(axis: plt.Axes, pixels: Tensor | np.ndarray, title: str = "") -> None:
+    """(H, W, 3) or (3, H, W), RGB on the 0..255 scale; what augmentation left outside is cut."""
+    pixels = np.asarray(pixels)
+    if pixels.shape[-1] != 3:
+        pixels = pixels.transpose(1, 2, 0)
+    height, width = pixels.shape[:2]
+    axis.imshow(pixels.clip(0, 255).astype(np.uint8), extent=(0, width, height, 0))
+    axis.set_title(title, fontsize=10)
+    axis.axis("off")
+
+
+def boxes(
+    axis: plt.Axes,
+    xyxy: Tensor | np.ndarray,
+    texts: Sequence[str] = (),
+    color: str = TRUTH,
+    style: str = "-",
+) -> None:
+    """Outlines of boxes (N, 4); `texts` holds one line for each, or nothing."""
+    for x0, y0, x1, y1 in np.asarray(xyxy).reshape(-1, 4).tolist():
+        for edge, width in (("white", 2.6), (color, 1.5)):  # the rim shows on any background
+            outline = {"edgecolor": edge, "linewidth": width, "linestyle": style, "fill": False}
+            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **outline))
+    label = {"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    for (x0, y0, *_), text in zip(np.asarray(xyxy).reshape(-1, 4).tolist(), texts, strict=False):
+        axis.text(x0, y0, text, fontsize=7, color="white", va="bottom", bbox=label, clip_on=True)
+
+
+def names_of(pack: Pack) -> list[str]:
+    """Class names by label."""
+    return [category["name"] for category in pack.categories]
+
+
+def scene(axis: plt.Axes, pack: Pack, row: int, title: str = "") -> None:
+    """One packed image with its objects; crowd regions are dashed and not named."""
+    names, objects = names_of(pack), slice(0, int(pack.counts[row]))
+    crowd, labels = pack.gt_crowd[row, objects], pack.gt_labels[row, objects]
+    image(axis, pack.images[row], title)
+    single = pack.gt_boxes[row, objects][~crowd]
+    boxes(axis, single, [names[label] for label in labels[~crowd]])
+    boxes(axis, pack.gt_boxes[row, objects][crowd], color=COLORS[6], style="--")
+
+
+def plain_batch(pack: Pack, rows: Sequence[int]) -> Batch:
+    """The packed images `rows` as they are, not augmented; `gt_mask` leaves crowds out."""
+    images = torch.from_numpy(np.array(pack.images[rows])).permute(0, 3, 1, 2).float()
+    gt_boxes, gt_labels, crowd, counts = (
+        torch.from_numpy(np.array(array[rows]))
+        for array in (pack.gt_boxes, pack.gt_labels, pack.gt_crowd, pack.counts)
+    )
+    gt_mask = (torch.arange(gt_labels.shape[1]) < counts[:, None]) & ~crowd
+    return Batch(images, gt_boxes, gt_labels, gt_mask, gt_mask.float())
+
+
+def batch(axes: Sequence[plt.Axes], samples: Batch, names: list[str]) -> None:
+    """Images of a batch with their objects; a weight other than 1 stands behind the name."""
+    for axis, pixels, xyxy, labels, mask, weights in zip(axes, *samples, strict=False):
+        image(axis, pixels)
+        texts = [
+            names[label] + (f" {weight:.2f}" if weight < 1 else "")
+            for label, weight in zip(labels[mask].tolist(), weights[mask].tolist(), strict=True)
+        ]
+        boxes(axis, xyxy[mask], texts)
+
+
+def compare(
+    truth: Batch,
+    found: Sequence[Detections],
+    names: list[str],
+    score_threshold: float,
+    titles: Sequence[str] = (),
+) -> None:
+    """A sheet of the objects (above) and the detections above a score (below), B columns."""
+    count = len(truth.images)
+    axes = sheet(2 * count, columns=count)
+    batch(axes, truth, names)
+    for number, (axis, pixels, one) in enumerate(
+        zip(axes[count:], truth.images, found, strict=True)
+    ):
+        keep = one.scores > score_threshold
+        scored = zip(one.labels[keep].tolist(), one.scores[keep].tolist(), strict=True)
+        image(axis, pixels, f"detections: {int(keep.sum())}")
+        boxes(axis, one.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
+        title = titles[number] if titles else f"objects: {int(truth.gt_mask[number].sum())}"
+        axes[number].set_title(title, fontsize=10)
+
+
+def grid(axis: plt.Axes, size: tuple[int, int], stride: int, color: str) -> None:
+    """The cells of one level over an image of `size` = (H, W) pixels."""
+    height, width = size
+    axis.vlines(range(0, width + 1, stride), 0, height, color, linewidth=0.8)
+    axis.hlines(range(0, height + 1, stride), 0, width, color, linewidth=0.8)
+
+
+def cells(axis: plt.Axes, points: Tensor, strides: Tensor, positive: Tensor) -> None:
+    """Cells as hollow marks, positive ones filled; one mark and colour per level.
+
+    Args:
+        points: (P, 2), where the marks go: the centres in pixels, or any other coordinates.
+        strides: (P,) pixels. positive: (P,) bool.
+    """
+    for stride, color in LEVEL_COLORS.items():
+        for chosen, face in ((~positive, "none"), (positive, color)):
+            x, y = points[chosen & (strides == stride)].T
+            look = {"edgecolors": "white" if face == color else color, "facecolors": face}
+            axis.scatter(
+                x, y, s=20 + 3 * stride, marker=LEVEL_MARKERS[stride], linewidths=1.3, **look
+            )
+
+
+def distributions(
+    axes: Sequence[plt.Axes], probabilities: Tensor, distances: Tensor, color: str = COLORS[0]
+) -> None:
+    """The four edge distributions of a cell, in four axes.
+
+    Args:
+        probabilities: (4, R) of left, top, right, bottom.
+        distances: (4,) true distances in strides, drawn as dashed lines.
+    """
+    bins = np.arange(probabilities.shape[-1])
+    for axis, side, row, true in zip(axes, SIDES, probabilities, distances, strict=True):
+        axis.bar(bins, np.asarray(row), color=color, width=0.85)
+        axis.axvline(float(true), color=TRUTH, linestyle="--")
+        axis.axvline(float(row @ torch.arange(len(row)).float()), color=FOUND)
+        axis.set(title=side, ylim=(0, 1), xticks=bins[::2], xlabel="strides")
+        axis.grid(axis="x", visible=False)
+        axis.tick_params(labelleft=axis is axes[0])
+
+
+@torch.no_grad()
+def from_image_to_boxes(
+    model: LightDet, pixels: Tensor, names: list[str], score_threshold: float = 0.3
+) -> Figure:
+    """What a detector does in four pictures: image, scores of cells, edges of one cell, boxes.
+
+    Args:
+        pixels: (3, H, W), RGB on the 0..255 scale.
+    """
+    height, width = pixels.shape[-2:]
+    cls_logits, box_logits = model(pixels[None])
+    points, strides, level_sizes = level_grid(height, width)
+    scores = model.scores(cls_logits, box_logits)[0].amax(-1)
+    (found,) = model.detect(pixels[None], score_threshold)
+    best = int(scores.argmax())
+    axes = sheet(4, columns=4, width=12, ratio=height / width)
+    image(axes[0], pixels, f"1  an image, {width} x {height} px")
+
+    image(axes[1], pixels, f"2  {len(points):,} cells give class scores")
+    heat = torch.zeros(1, 1, height, width)
+    for level, stride in zip(scores.split(level_sizes), STRIDES, strict=True):
+        rows = level.view(1, 1, -(-height // stride), -(-width // stride))
+        grown = rows.repeat_interleave(stride, -2).repeat_interleave(stride, -1)
+        heat = heat.maximum(grown[..., :height, :width])
+    extent = (0, width, height, 0)
+    axes[1].imshow(heat[0, 0], cmap="inferno", vmin=0, vmax=1, alpha=0.75, extent=extent)
+
+    image(axes[2], pixels, "3  and places four edges, with doubt")
+    edges = box_logits[0, best].softmax(-1)
+    box = decode(box_logits[0], points, strides)[best]
+    (x, y), stride = points[best].tolist(), float(strides[best])
+    x0, y0, x1, y1 = box.tolist()
+    for side, row in enumerate(edges):
+        for step, share in enumerate(row.tolist()):
+            away = (step - 0.5) * stride * (-1 if side < 2 else 1)
+            across = stride * (-1 if side < 2 else 1)
+            corner, size = ((x + away, y0), (across, y1 - y0))
+            if side % 2:
+                corner, size = ((x0, y + away), (x1 - x0, across))
+            look = {"facecolor": COLORS[4], "alpha": 0.8 * share, "edgecolor": "none"}
+            axes[2].add_patch(Rectangle(corner, *size, **look))
+    boxes(axes[2], box[None], color=FOUND)
+    axes[2].plot(x, y, "o", color=FOUND, markeredgecolor="white")
+    axes[2].set(xlim=(0, width), ylim=(height, 0))
+
+    image(axes[3], pixels, f"4  boxes that score above {score_threshold}")
+    scored = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
+    boxes(axes[3], found.boxes, [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
+    return axes[0].figure

@@ -1,0 +1,266 @@
+"""Results and the paper's numbers -> tables.
+
+What was measured here and what others print never share a column or an axis: they come from
+other data, other hardware and other protocols. All AP values in tables are percent.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
+from lightdet_core.machinery.files import write_text
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def load_paper(path: Path | None = None) -> dict:
+    """paper.yaml: `table1`, `table2` and `nanodet` with source and certainty per row."""
+    return yaml.safe_load((path or root() / "paper.yaml").read_text(encoding="utf-8"))
+
+
+def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
+    """One row per experiment: settings, measured AP over seeds, the paper's printed numbers.
+
+    Only seeds with the settings, data and teacher of the lowest seed are pooled; the column
+    `left out` names the others.
+
+    Args:
+        profile: whose results to read, below `results`.
+        runs: experiments in the order of the rows; None takes `runs` of params.yaml.
+
+    Returns:
+        `<metric>` is the mean in percent, `<metric> std` the sample standard deviation (NaN for
+        one seed); NaN where the images have no such objects.
+
+    Raises:
+        UserError: a run has no results, or unreadable ones.
+    """
+    printed = load_paper()["table2"]
+    runs = all_runs(read_params()) if runs is None else runs
+    rows = []
+    for run in runs:
+        pooled, provenance, others = _pooled(root() / "results" / profile, run, profile)
+        model = provenance["config"]["model"]
+        row = {
+            "experiment": run,
+            "profile": profile,
+            "backbone": model["backbone"],
+            "input size": provenance["input_size"],
+            "activation": model["activation"],
+            "head": model["head"],
+            "parameters": provenance["num_params"],
+            "seeds": len(pooled),
+        }
+        for metric in METRICS:
+            values = pd.Series([100 * m[metric] for m in pooled.values() if m[metric] >= 0])
+            row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
+        paper = printed.get(run, {}).get("printed", {})
+        row |= {f"printed {key}": float(paper.get(key, "nan")) for key in ("AP", "FPS")}
+        row |= {
+            "config": provenance["config_hash"],
+            "left out": ", ".join(f"s{seed} ({key})" for seed, key in others.items()),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
+
+
+def seed_table(profile: str, runs: list[str] | None = None, metric: str = "AP") -> pd.DataFrame:
+    """One row per experiment, one column per seed: a metric in percent, NaN where it is missing.
+
+    Only what may be compared: seeds that `run_table` pools, of runs whose settings are those of
+    params.yaml and that saw the same training images as the first one. `attrs["left out"]` says
+    which were left out and why; runs without results just have no row.
+
+    Args:
+        profile: whose results to read, below `results`.
+        runs: None takes `runs`, `taught` and `ladder` of params.yaml.
+
+    Raises:
+        UserError: unreadable results.
+    """
+    params = read_params()
+    if runs is None:
+        runs = list(dict.fromkeys([*all_runs(params), *params["ladder"]]))
+    rows, left_out, images = {}, {}, None
+    for run in runs:
+        if not _files(root() / "results" / profile, run):
+            continue
+        pooled, provenance, _ = _pooled(root() / "results" / profile, run, profile)
+        images = images or provenance["pack_hash"]
+        if provenance["config_hash"] != _hash_now(run, profile, provenance):
+            left_out[run] = "trained with other settings than params.yaml has now"
+        elif provenance["pack_hash"] != images:
+            left_out[run] = "trained on other images"
+        else:
+            values = {seed: 100 * metrics[metric] for seed, metrics in pooled.items()}
+            rows[run] = {seed: value for seed, value in values.items() if value >= 0}
+    table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).sort_index(axis=1)
+    table.attrs["left out"] = left_out
+    return table
+
+
+def _hash_now(run: str, profile: str, provenance: dict) -> str:
+    """The hash of a run's settings as params.yaml has them, with the classes that it found."""
+    classes = provenance["config"]["model"].get("num_classes")
+    return load_config(run, profile).with_classes(classes).hash
+
+
+def contrasts(seeds: pd.DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """Differences between runs, seed by seed, and whether the spread allows to call them so.
+
+    Runs of one seed share the order of the images and, where the network is the same, their first
+    weights. The spread s is that of all runs together, after a mean per run and a shift per seed:
+    a few seeds of one run say little. The interval is mean +- t s sqrt(sum of w^2 / seeds), 95 %.
+
+    Args:
+        seeds: of `seed_table`, with every run that there is, not only the wanted ones.
+        wanted: name of a row -> weight w of each run, such as {"+silu": 1, "c0": -1}.
+
+    Returns:
+        One row per contrast whose runs are all there: difference, its own std (NaN for one seed),
+        seeds, `within` (half of the interval, NaN where no run has two seeds) and verdict: up,
+        down, none shown (the interval holds 0) or unknown (no interval).
+    """
+    spread, freedom = _spread(seeds)
+    found = []
+    for name, weights in wanted.items():
+        if not set(weights) <= set(seeds.index):
+            continue
+        each = sum(weight * seeds.loc[run] for run, weight in weights.items()).dropna()
+        if each.empty:
+            continue
+        noise = (sum(weight**2 for weight in weights.values()) / len(each)) ** 0.5
+        within = spread * noise * _t_quantile(freedom) if freedom else float("nan")
+        mean = each.mean()
+        verdict = "up" if mean > 0 else "down"
+        if not freedom:
+            verdict = "unknown"
+        elif abs(mean) <= within:
+            verdict = "none shown"
+        found.append((name, mean, each.std(ddof=1), len(each), within, verdict))
+    columns = ["contrast", "difference", "difference std", "seeds", "within", "verdict"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _spread(seeds: pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation of what a mean per run and a shift per seed leave, and its freedom."""
+    rows, columns = np.nonzero(seeds.notna().to_numpy())
+    design = np.zeros((len(rows), sum(seeds.shape)))
+    design[np.arange(len(rows)), rows] = 1
+    design[np.arange(len(rows)), seeds.shape[0] + columns] = 1
+    values = seeds.to_numpy()[rows, columns]
+    freedom = len(rows) - int(np.linalg.matrix_rank(design)) if len(rows) else 0
+    if not freedom:
+        return float("nan"), 0
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float((rest @ rest / freedom) ** 0.5), freedom
+
+
+def _t_quantile(freedom: int) -> float:
+    """97.5 percent quantile of Student's t, by bisection on its density's integral."""
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
+    scale /= math.sqrt(freedom * math.pi)
+    low, high = 0.0, 20.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        x = np.linspace(0, middle, 2001)
+        inside = np.trapezoid(scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2), x)
+        low, high = (middle, high) if inside < 0.475 else (low, middle)
+    return low
+
+
+def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dict, dict[int, str]]:
+    """Metrics by seed of what belongs together, the lowest seed's provenance, keys of the rest."""
+    seeds = _seeds(results, run, profile)
+    about = {s: _provenance(results, run, s, profile, m["config"]) for s, m in seeds.items()}
+    first = about[min(seeds)]
+    pooled = {s: m for s, m in seeds.items() if _common_key(about[s]) == _common_key(first)}
+    return pooled, first, {s: about[s]["key"] for s in seeds if s not in pooled}
+
+
+def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
+    """Seed -> metrics of every result of `run`, by rising seed."""
+    found = {
+        seed: read_result(path, ("config", *METRICS), train_command(run, profile, seed))
+        for seed, path in _files(results, run).items()
+    }
+    if not found:
+        raise UserError(
+            f"{results / 'metrics'}: nothing of {run} there; "
+            f"`{train_command(run, profile, 0)}` or `dvc repro` makes it"
+        )
+    return found
+
+
+def _files(results: Path, run: str) -> dict[int, Path]:
+    """Seed -> metrics file of `run`, by rising seed."""
+    pattern = re.compile(re.escape(run) + r"-s(\d+)")
+    paths = (results / "metrics").glob("*.json")
+    found = {int(m[1]): path for path in paths if (m := pattern.fullmatch(path.stem))}
+    return dict(sorted(found.items()))
+
+
+def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -> dict:
+    path, command = results / "runs" / f"{run}-s{seed}.json", train_command(run, profile, seed)
+    keys = ("config", "config_hash", "input_size", "num_params", "key")
+    provenance = read_result(path, keys, command)
+    if provenance["config_hash"] != config:
+        raise UserError(
+            f"{path}: describes settings {provenance['config_hash']}, but the metrics are of "
+            f"{config}; `{command}` writes both anew"
+        )
+    return provenance
+
+
+def _common_key(provenance: dict) -> str:
+    """Settings, data and teacher of a run; its first weights differ from seed to seed."""
+    taught = provenance["config"]["distill"]["teacher"]
+    return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
+
+
+def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
+    """A file of results; `UserError` names `command` if it is missing, damaged or incomplete."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; `{command}` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
+    return content
+
+
+TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
+paper's own numbers: COCO val2017, its hardware. They are not comparable. `left out`: seeds that
+were trained with other settings, data or teacher than seed 0, with the key of these."""
+CONTRAST_NOTE = """Differences in AP, percentage points, seed by seed: mean ± standard deviation.
+`within` is half of the 95 % interval, from the spread of all runs together; a difference inside it
+is none shown. Of twenty rows without any effect one would still be called a difference; rows that
+share a run err together."""
+
+
+def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:
+    """Write `frame` as `path`.csv and `path`.md, with two decimals; the note goes below the latter.
+
+    In the Markdown file `X` and `X std` become one cell, `mean ± std`.
+    """
+    text = frame.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
+    text = text.where(frame.notna(), "")
+    write_text(path.with_suffix(".csv"), text.to_csv(index=False, lineterminator="\n"))
+
+    shown = [name for name in text if not name.endswith(" std")]
+    for name in shown:
+        if f"{name} std" in text:
+            spread = text[f"{name} std"]
+            text[name] = text[name] + spread.where(spread == "", " ± " + spread)
+    lines = [shown, ["---"] * len(shown), *text[shown].to_numpy().tolist()]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    write_text(path.with_suffix(".md"), f"{table}\n{note}\n")

@@ -1,0 +1,426 @@
+"""How fast the systems of Table 1 are on this machine: one protocol for all of them.
+
+    python -m lightdet_tools.table1.latency
+
+Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
+first; then every one has its turn, again and again (`benchmark.interleaved`). So a slow minute of
+the machine hits all of them alike, and ratios inside one group are what may be compared. Each is
+called for --seconds, but some times at least: a row's `calls` says how often.
+`network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
+leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
+the canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours and
+NanoDet's look at the threshold first, `detect.exported_find`), in one thread where the network is
+not torch's. Weights are random, batch norm is measured on drawn scenes, class logits of ours and
+NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES pairs of cell and
+class through.
+Written to results/speed/latency.json after every group.
+"""
+
+import argparse
+import copy
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightdet_core.config import UserError, load_config, root, run_cli
+from lightdet_core.machinery.distributed import best_device
+from lightdet_core.machinery.files import write_json
+from lightdet_core.machinery.images import letterbox
+from lightdet_core.machinery.provenance import git_state, hardware
+from lightdet_core.model import LightDet
+from lightdet_core.sparsity import measure_batch_norm
+from lightdet_tools.cost.benchmark import cuda_graph, interleaved
+from lightdet_tools.data.scenes import draw_scene
+from lightdet_tools.deploy import export, runtime
+from lightdet_tools.deploy.detect import exported_find
+from lightdet_tools.deploy.runtime import Exported
+from lightdet_tools.table1 import comparators
+
+# experiments, at the paper's sizes with 80 classes
+OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3")
+COMPILED = ("g5",)  # most of a minute each
+QUANTIZED = ("g1", "c0", "g5")
+REFERENCE = "yolov4_tiny"  # of the ratios
+SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
+CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn")
+
+
+class System(NamedTuple):
+    """One detector."""
+
+    key: str
+    title: str
+    size: int  # of its square input, pixels
+    model: nn.Module  # forward: images (B, 3, S, S) -> tensors; detect: -> boxes
+    deployed: nn.Module  # what is exported: the same outputs
+    in_paper: str  # what Table 1 shows in its row
+    canvas: np.ndarray  # a drawn scene, (S, S, 3) uint8
+    wanted: list[Tensor]  # what `model` gives for it
+
+
+def systems(names: list[str] | None = None) -> list[System]:
+    """The comparators of Table 1 and our networks, with random weights.
+
+    Args:
+        names: of COMPARATORS and of experiments; None takes all comparators and OURS.
+    """
+    found = []
+    for name in names or [*comparators.COMPARATORS, *OURS]:
+        torch.manual_seed(0)
+        if name in comparators.COMPARATORS:
+            about = comparators.COMPARATORS[name]
+            title, size, printed = about.title, about.size, about.printed
+            model = settle(comparators.build(name), size)
+        else:
+            config = load_config(name, "coco").model
+            title, size, printed = f"LightDet {name}", config.input_size, ""
+            model = settle(LightDet(config).eval(), size)
+        canvas = letterbox(draw_scene(0, 0)[0], size)
+        if isinstance(model, LightDet):
+            _spread(model, _tensor(canvas))
+        with torch.inference_mode():
+            wanted = list(model(_tensor(canvas)))
+        ours = name not in comparators.COMPARATORS
+        deployed = export.deployable(model, size) if ours else model
+        found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
+    return found
+
+
+@torch.no_grad()
+def settle(model: nn.Module, size: int) -> nn.Module:
+    """Weights off their first values, which exporters merge where equal, and outputs that differ.
+
+    Batch norm as of a first training step makes the features of an untrained network differ from
+    cell to cell as those of a trained one do.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            noise = torch.rand(tensor.shape, generator=generator)
+            tensor.mul_(1 + 0.01 * noise).add_(1e-4 * noise)
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        scenes = np.stack([letterbox(draw_scene(0, index)[0], size) for index in range(2)])
+        measure_batch_norm(model, [torch.from_numpy(scenes).permute(0, 3, 1, 2).float()])
+    return model
+
+
+@torch.no_grad()
+def _spread(model: LightDet, images: Tensor) -> None:
+    """Class logits as far apart as a trained network's.
+
+    How many cells are decoded before the quality is known depends on it.
+    """
+    classes, factor = model.head.num_classes, SPREAD / model(images)[0].std()
+    for tower in model.head.towers:
+        tower[-1].weight[:classes] *= factor
+
+
+# ------------------------------------------------------------------------------------- runtimes
+
+
+class Loaded(NamedTuple):
+    """A system in a runtime."""
+
+    prepare: Callable[[np.ndarray], object]  # canvas (S, S, 3) uint8 -> the network's input
+    network: Callable[[object], list]  # -> raw outputs, arrays or tensors with a batch axis
+    size_bytes: int | None = None  # of the file that was loaded
+
+
+def load_torch(system: System, threads: int, folder: Path) -> Loaded:
+    model = system.model.to(memory_format=torch.channels_last)
+    return Loaded(_tensor, torch.inference_mode()(lambda x: list(model(x))))
+
+
+def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
+    model = system.model.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def network(x: Tensor) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return list(model(x))
+
+    return Loaded(_tensor, network)
+
+
+def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
+    if not shutil.which("g++"):
+        raise UserError("torch.compile needs g++ on the PATH")
+    model = torch.compile(system.model.to(memory_format=torch.channels_last))
+    return Loaded(_tensor, torch.inference_mode()(lambda x: list(model(x))))
+
+
+def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
+    """fp16 on the GPU, as one CUDA graph, so that no time goes into launching kernels."""
+    model = copy.deepcopy(system.model).to("cuda", torch.float16, memory_format=torch.channels_last)
+    zeros = np.zeros((system.size, system.size, 3), np.uint8)
+    network = cuda_graph(model, _tensor(zeros).to("cuda", torch.float16))
+    return Loaded(lambda canvas: _tensor(canvas).to("cuda", torch.float16), network)
+
+
+def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
+    return _session(_onnx(system).SerializeToString(), threads)
+
+
+def load_int8(system: System, threads: int, folder: Path) -> Loaded:
+    images = export.example_images(system.size)
+    model = export.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
+    return _session(model.SerializeToString(), threads)
+
+
+def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
+    deployed = system.deployed
+    if isinstance(deployed, export.Deployable):  # ncnn has a Mish of its own
+        deployed = export.deployable(system.model, system.size, mish=nn.Mish)
+    param, values = export.convert_ncnn(deployed, _zeros(system), ("fp32",))["fp32"]
+    path = folder / f"{system.key}.param"
+    path.write_text(param)
+    path.with_suffix(".bin").write_bytes(values)
+    network = runtime.ncnn_network(path, len(system.wanted), threads)
+
+    def batch(pixels: object) -> list[np.ndarray]:
+        return [output[None] for output in network(pixels)]
+
+    return Loaded(runtime.ncnn_pixels, batch, len(values))
+
+
+def _tensor(canvas: np.ndarray) -> Tensor:
+    images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2)
+    return images.float().contiguous(memory_format=torch.channels_last)
+
+
+def _zeros(system: System) -> Tensor:
+    return torch.zeros(1, 3, system.size, system.size)
+
+
+def _onnx(system: System) -> object:
+    names = [f"out{i}" for i in range(len(system.wanted))]
+    return export.convert_onnx(system.deployed, _zeros(system), names)
+
+
+def _session(content: bytes, threads: int) -> Loaded:
+    session = runtime.onnx_session(content, threads)
+    prepare = lambda canvas: runtime.to_floats(canvas[None])  # noqa: E731
+    return Loaded(prepare, lambda x: session.run(None, {"images": x}), len(content))
+
+
+class Runtime(NamedTuple):
+    """A way to run a network."""
+
+    load: Callable[[System, int, Path], Loaded]
+    base: str  # the runtime of the reference that its ratios are to: of the same group
+    keys: tuple[str, ...] | None = None  # of the systems that it is for; None: all
+    # largest difference from torch in fp32, in standard deviations of the output
+    tolerance: float = 0.05
+
+
+GROUPS = (  # timed together
+    {
+        "torch": Runtime(load_torch, "torch"),
+        # how far few bits are off, only the AP of a trained network can say
+        "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, float("inf")),
+        "torch.compile": Runtime(load_compiled, "torch", COMPILED),
+    },
+    {
+        "onnxruntime": Runtime(load_onnx, "onnxruntime"),
+        "onnxruntime int8": Runtime(load_int8, "onnxruntime", QUANTIZED, float("inf")),
+    },
+    {"ncnn": Runtime(load_ncnn, "ncnn")},
+    {"cuda fp16": Runtime(load_cuda, "cuda fp16", None, 1.0)},
+)
+RUNTIMES = [name for group in GROUPS for name in group]
+
+
+# ------------------------------------------------------------------------------------ measuring
+
+
+def rows_of(times: dict[tuple, list[float]]) -> list[dict]:
+    """Median and the middle 80 % in milliseconds, by (runtime, base, system, part)."""
+    rows = []
+    for (name, base, system, part), values in times.items():
+        low, middle, high = 1000 * np.quantile(values, (0.1, 0.5, 0.9))
+        rows.append(
+            {
+                "runtime": name,
+                "base": base,
+                "system": system,
+                "part": part,
+                "calls": len(values),
+                "median_ms": round(middle, 3),
+                "p10_ms": round(low, 3),
+                "p90_ms": round(high, 3),
+            }
+        )
+    return rows
+
+
+def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable[[], object]:
+    """From a decoded image to boxes on the canvas."""
+    image = np.ascontiguousarray(letterbox(draw_scene(0, 0)[0], 640)[80:560])  # 640 x 480
+    canvas = partial(letterbox, image, system.size, quick=True)
+    if isinstance(system.model, LightDet):
+
+        def run(canvases: np.ndarray) -> list[np.ndarray]:
+            outputs = loaded.network(loaded.prepare(canvases[0]))
+            return [_floats(x).numpy() for x in outputs]
+
+        quality = export.quality_layers(system.model.head.quality)
+        about = {"form": "raw", "input": {"size": system.size}, "quality": quality}
+        find = exported_find(Exported(about, run))
+        return lambda: find(canvas(), threshold, 0.6, 100)
+
+    def detect() -> object:
+        outputs = [_floats(x) for x in loaded.network(loaded.prepare(canvas()))]
+        return system.model.postprocess(outputs, (system.size,) * 2, threshold, 0.6, 100)
+
+    return detect
+
+
+def _floats(output: np.ndarray | Tensor) -> Tensor:
+    return torch.as_tensor(output).float().cpu()
+
+
+def score_threshold(system: System, outputs: list[Tensor], candidates: int = CANDIDATES) -> float:
+    """The score that so many (cell, class) pairs exceed, or 0 where there are fewer."""
+    limits = 0.0, 1.0, 10**6  # 1.0: nothing is suppressed
+    scores = system.model.postprocess(outputs, (system.size,) * 2, *limits)[0].scores
+    few = len(scores) <= candidates
+    return 0.0 if few else scores.topk(candidates + 1).values[-1].item()
+
+
+def measure(
+    names: list[str] | None,
+    runtimes: list[str],
+    seconds: float,
+    threads: int,
+    progress: Callable[[str], None] = print,
+    keep: Callable[[dict], None] = lambda found: None,
+) -> dict:
+    """Times of all systems in all runtimes.
+
+    Args:
+        names: of `systems`.
+        runtimes: of RUNTIMES.
+        keep: is given what is there after each group of runtimes.
+
+    Returns:
+        systems (key, title, size, parameters, gmac, in_paper and bytes by runtime), latency
+        (`rows_of`) and not_possible (runtime, system, reason).
+    """
+    torch.set_num_threads(threads)
+    progress("building the networks")
+    chosen = systems(names)
+    found = {
+        "systems": [
+            {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
+            | {k: round(v, 4) for k, v in comparators.count(s.model, s.size).items()}
+            | {"bytes": {}}
+            for s in chosen
+        ],
+        "latency": [],
+        "not_possible": [],
+    }
+    facts = {row["key"]: row for row in found["systems"]}
+    for group in GROUPS:
+        torch.set_num_threads(threads)
+        calls = {}
+        with tempfile.TemporaryDirectory() as folder:
+            pairs = [(name, s) for name in group if name in runtimes for s in chosen]
+            for name, system in pairs:
+                base, keys = group[name].base, group[name].keys
+                if keys is not None and system.key not in keys:
+                    continue
+                progress(f"{name}: loading {system.title}")
+                try:
+                    loaded = group[name].load(system, threads, Path(folder))
+                    x = loaded.prepare(system.canvas)
+                    outputs = [_floats(output) for output in loaded.network(x)]
+                    _check_same(outputs, system.wanted, group[name].tolerance)
+                    calls[name, base, system.key, "network"] = partial(loaded.network, x)
+                    if loaded.size_bytes is not None:
+                        facts[system.key]["bytes"][name] = loaded.size_bytes
+                    with torch.inference_mode():
+                        boxes = image_to_boxes(system, loaded, score_threshold(system, outputs))
+                        boxes()
+                    calls[name, base, system.key, "boxes"] = boxes
+                except Exception as error:  # of five libraries: no common class
+                    part = "boxes" if (name, base, system.key, "network") in calls else "network"
+                    row = {"runtime": name, "system": system.title, "part": part}
+                    found["not_possible"].append(row | {"reason": runtime.first_line(error)})
+                    progress(f"{name}: no {part} of {system.title}: {runtime.first_line(error)}")
+            if calls:
+                if "torch" not in group:  # a second thread of it would wait for the runtime's
+                    torch.set_num_threads(1)
+                progress(f"{' and '.join(group)}: timing {len(calls)} calls")
+                with torch.inference_mode():
+                    found["latency"] += rows_of(interleaved(calls, seconds))
+                keep(found)
+    return found
+
+
+def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        if a.shape != b.shape:
+            raise UserError(f"an output is {tuple(a.shape)}, torch's {tuple(b.shape)}")
+        difference = float((a - b).abs().max() / b.std())
+        if not difference <= limit:
+            raise UserError(
+                f"its outputs differ from torch's by {difference:.2g} of their deviation"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
+    parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
+    parser.add_argument("--seconds", type=float, default=0.7, help="per system, runtime and part")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--out", type=Path, help="default: results/speed/latency.json")
+    args = parser.parse_args()
+    if args.seconds <= 0 or args.threads < 1:
+        parser.error("--seconds must be above 0 and --threads at least 1")
+    if (args.systems or args.runtimes) and not args.out:
+        parser.error("a part of the table does not replace the whole: add --out FILE")
+    out = args.out or root() / "results" / "speed" / "latency.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    usable = [name for name in RUNTIMES if "cuda" not in name or torch.cuda.is_available()]
+    start = time.monotonic()
+
+    def progress(line: str) -> None:
+        print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
+
+    options = [f"--seconds {args.seconds:g} --threads {args.threads}"]
+    for name in ("systems", "runtimes"):
+        if getattr(args, name):
+            options.append(f"--{name} {' '.join(repr(x) for x in getattr(args, name))}")
+    device = best_device()
+    about = {
+        "command": f"python -m lightdet_tools.table1.latency {' '.join(options)}",
+        **git_state(),
+        "hardware": hardware(device),
+        "threads": args.threads,
+        "versions": {"python": platform.python_version(), **{k: version(k) for k in LIBRARIES}},
+        "reference": REFERENCE,
+    }
+
+    def keep(found: dict) -> None:
+        write_json(out, about | {"took_s": round(time.monotonic() - start)} | found, indent=1)
+
+    keep({"systems": [], "latency": [], "not_possible": []})  # it can be written, then
+    measure(args.systems, args.runtimes or usable, args.seconds, args.threads, progress, keep)
+    print(f"written to {out}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

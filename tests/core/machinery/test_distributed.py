@@ -1,0 +1,301 @@
+"""Several processes on a CPU (gloo): the same batches, losses and detections as one process."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from conftest import silent, teach, tiny, use_root
+from safetensors.torch import load_file
+from torch import nn
+
+from lightdet_core import augment, sparsity, train
+from lightdet_core.augment import training_batch
+from lightdet_core.config import TrainConfig, UserError, root
+from lightdet_core.evaluate import detect_pack
+from lightdet_core.machinery import distributed
+from lightdet_core.machinery.packs import open_pack, pack_path
+from lightdet_core.model import build
+
+CPU = torch.device("cpu")
+# everything that looks at a whole batch: normalisers, batch norm, stochastic depth, mixed images
+CHANGES = {
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "warmup_lr": 0.001,
+    "model": {"head": "gflv2"},
+    "augment": {"mosaic": 0.5, "mixup": 0.4, "cutmix": 0.4, "mosaic_off_epochs": 1},
+}
+
+
+def in_(root):
+    os.environ["LIGHTDET_ROOT"] = str(root)
+
+
+def fit(root, config, runs, progress, stop_at=None):
+    """`train.fit` where scenes and packs of the tests are; process 1 may stop in a step."""
+    in_(root)
+
+    def batch(pack, config, seed, step, device, **rows):
+        if step == stop_at and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_batch(pack, config, seed, step, device, **rows)
+
+    augment.training_batch = batch
+    train.build = in_double
+    train.fit(config, runs, progress, "cpu")
+
+
+def in_double(config):
+    """The network in float64: in float32 rounding moves a loss by 1e-5 within three steps."""
+    net = build(config).double()
+    net.register_forward_pre_hook(lambda _, images: images[0].double())
+    return net
+
+
+def losses(folder):
+    with (folder / "log.csv").open(newline="") as file:
+        return torch.tensor([[float(x) for x in row.values()] for row in csv.DictReader(file)])
+
+
+def test_one_process_needs_nothing():
+    x = torch.tensor([1.0])
+    assert distributed.count() == 1 and distributed.rank() == 0
+    assert distributed.total(x) is x and distributed.own_rows(7) == range(7)
+    assert distributed.gather("a") == ["a"] and distributed.from_first("a") == "a"
+    net = nn.BatchNorm2d(2)
+    assert type(distributed.connect(net, TrainConfig())) is nn.BatchNorm2d
+
+
+def test_how_many(monkeypatch):
+    monkeypatch.delenv("LIGHTDET_PROCESSES", raising=False)
+    assert distributed.wanted(CPU, 128) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert distributed.wanted(torch.device("cuda"), 128) == 8
+    assert distributed.wanted(torch.device("cuda"), 20) == 2  # ten images each
+    assert distributed.wanted(torch.device("cuda", 3), 128) == 1
+    monkeypatch.setenv("LIGHTDET_PROCESSES", "3")
+    assert distributed.wanted(CPU, 128) == distributed.wanted(torch.device("cuda"), 8) == 3
+    for text, message in (
+        ("none", "a whole number from 1 up"),
+        ("9", "only 8 GPUs are visible"),
+        ("5", "batch_size 4 is less than 5 processes"),
+    ):
+        monkeypatch.setenv("LIGHTDET_PROCESSES", text)
+        with pytest.raises(UserError, match=message):
+            distributed.wanted(torch.device("cuda"), 4)
+
+
+@pytest.fixture(scope="module")
+def alone(data_root, tmp_path_factory):
+    """The run of one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_root(patch, data_root)
+        patch.setattr(train, "build", in_double)
+        return train.fit(tiny(**CHANGES), tmp_path_factory.mktemp("alone"), silent, "cpu")
+
+
+def compare(run, alone, number):
+    """Losses to 1e-5, step by step, and with them the weights."""
+    found, wanted = losses(run), losses(alone)
+    assert found.shape == wanted.shape and (wanted[:, 7] > 0).all()  # num_pos
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    state, other = (load_file(folder / "weights.safetensors") for folder in (run, alone))
+    for name, value in other.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
+    about = json.loads((run / "run.json").read_text())
+    assert about["processes"] == number
+    assert not list(run.parent.glob(".checkpoints/*.safetensors"))
+
+
+def test_two_processes_stop_together_go_on_and_compute_what_one_does(here, data_root, alone):
+    """By `launch`; process 1 is interrupted in the third step."""
+    config = tiny(**CHANGES, checkpoint_steps=100)
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
+        distributed.launch(partial(fit, data_root, config, here, stop_at=2), 2, silent)
+    lines = []
+    distributed.launch(partial(fit, data_root, config, here), 2, lines.append)
+    assert any("continuing at step 3 of 6" in line for line in lines)
+    assert any(line.startswith("g1-s0: AP ") for line in lines)
+    compare(here / "g1-s0", alone, 2)
+
+
+def test_four_processes_of_torchrun_compute_what_one_does(here, data_root, alone, tmp_path):
+    script = tmp_path / "fit.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(root() / 'tests')!r})\n"
+        "from pathlib import Path\n"
+        "import conftest, test_processes\n"
+        f"config = conftest.tiny(**{CHANGES!r})\n"
+        f"test_processes.fit(Path({str(data_root)!r}), config, Path({str(here)!r}), print)\n"
+    )
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node=4", script]
+    subprocess.run([sys.executable, "-m", *command], cwd=root(), check=True)
+    compare(here / "g1-s0", alone, 4)
+
+
+def test_our_batch_norm_rounds_less_than_torch_s():
+    """On a CPU, channels_last: the gradient of the first layer against float64."""
+    torch.manual_seed(0)
+    images = 10 * torch.randn(8, 16, 16, 16) + 100
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def gradient(norm, dtype):
+        torch.manual_seed(1)
+        conv = nn.Conv2d(16, 8, 1, bias=False).to(dtype)
+        y = norm(nn.BatchNorm2d(8)).to(dtype)(conv(images.to(dtype)))
+        (y.square() * torch.arange(16.0)).mean().backward()
+        return conv.weight.grad.double()
+
+    exact = gradient(lambda layer: layer, torch.float64)
+    own, torchs = (
+        (gradient(norm, torch.float32) - exact).norm() / exact.norm()
+        for norm in (distributed.own_batch_norm, lambda layer: layer)
+    )
+    assert own < 1e-3 and own < torchs / 3
+
+
+def statistics(images):
+    """Output, gradients and state of a batch norm on the rows of this process."""
+    torch.manual_seed(0)
+    net = distributed.connect(nn.Sequential(nn.BatchNorm2d(3)), TrainConfig())
+    nn.init.normal_(net[0].weight)
+    rows = distributed.own_rows(len(images))
+    own = images[rows.start : rows.stop].clone().requires_grad_()
+    y = net(own)
+    (y * torch.arange(4.0) ** 2).sum().backward()
+    distributed.sum_gradients(net, average_buffers=False)
+    return y.detach(), own.grad, net[0].weight.grad, dict(net.state_dict())
+
+
+def together(root, out, progress):
+    """In each of three processes: what they exchange, and their part of an evaluation."""
+    in_(root)
+    with distributed.joined(CPU):
+        place = distributed.rank()
+        config = tiny()
+        torch.manual_seed(0)
+        net = build(config)
+        val = open_pack(pack_path(config, "val"))
+        try:
+            distributed.own_rows(2)
+        except UserError as error:
+            mistake = str(error)
+        found = {
+            "count": distributed.count(),
+            "total": distributed.total(torch.tensor(float(place + 1))).item(),
+            "any": [distributed.any_of(place == 2), distributed.any_of(False)],
+            "first": distributed.from_first(place),
+            "gather": distributed.gather(place),
+            "rows": list(distributed.own_rows(8)),
+            "mistake": mistake,
+            "detections": detect_pack(net, val, config.evaluate),
+            "statistics": statistics(IMAGES),
+        }
+        torch.save(found, out / f"{place}.pt")
+        progress("together")
+        distributed.check_agreement(f"data {place // 2}", "copy them")
+
+
+IMAGES = torch.randn(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))  # 2 + 2 + 3
+
+
+def test_what_processes_exchange(here, data_root, tmp_path):
+    lines = []
+    with pytest.raises(UserError, match=r"3 processes differ \(data 0, data 0, data 1\): copy"):
+        distributed.launch(partial(together, data_root, tmp_path), 3, lines.append)
+    found = [torch.load(tmp_path / f"{place}.pt") for place in range(3)]
+    assert lines == ["together"] * 3
+    for one in found:
+        assert (one["count"], one["total"], one["any"], one["first"]) == (3, 6.0, [True, False], 0)
+        assert one["mistake"].startswith("train.batch_size 2 is less than 3 processes")
+    assert [one["gather"] for one in found] == [[0, 1, 2], [], []]
+    assert [row for one in found for row in one["rows"]] == list(range(8))
+
+    config = tiny()
+    torch.manual_seed(0)
+    val = open_pack(pack_path(config, "val"))
+    detections = detect_pack(build(config).eval(), val, config.evaluate)
+    assert [one["detections"] for one in found] == [detections, [], []]  # bit for bit
+
+    parts = [one["statistics"] for one in found]
+    y, gradient, of_weight, state = statistics(IMAGES)  # torch's own, over all images
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    close(torch.cat([part[0] for part in parts]), y)
+    close(torch.cat([part[1] for part in parts]), gradient)
+    for part in parts:
+        close(part[2], of_weight)
+        for name, value in state.items():
+            close(part[3][name], value)
+
+
+def agreeing(root, config, runs, progress):
+    """`fit`; in the end all processes must hold the same weights and statistics."""
+    in_(root)
+    real = train._weights
+
+    def weights(state):
+        found = real(state)
+        text = hashlib.sha256(b"".join(v.numpy().tobytes() for v in found.values())).hexdigest()
+        distributed.check_agreement(text, "all must hold the same state")
+        return found
+
+    train._weights = weights
+    train.fit(config, runs, progress, "cpu")
+
+
+def test_processes_with_their_own_batch_norm_hold_one_state(here, data_root):
+    """Pruned, taught and evaluated on the way; statistics are averaged after every step."""
+    taught = {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}
+    config = tiny(
+        sync_bn=False,
+        evaluate_epochs=1,
+        sparsity={"prune_at": 0.5},
+        distill=taught,
+        model={"head": "gflv2"},
+    )
+    assert (
+        config.hash
+        != dataclasses.replace(config, train=dataclasses.replace(config.train, sync_bn=True)).hash
+    )
+    teach(here, "g2")
+    lines = []
+    distributed.launch(partial(agreeing, data_root, config, here), 2, lines.append)
+    assert any("pruned 35 layers" in line for line in lines)
+    state = load_file(here / "g1-s0" / "weights.safetensors")
+    assert sparsity.check_2to4(state) == []
+    about = json.loads((here / "g1-s0" / "run.json").read_text())
+    assert [row["step"] for row in about["evaluations"]] == [2, 3, 3, 4]  # twice at pruning
+
+
+def broken(progress):
+    with distributed.joined(CPU):
+        if distributed.rank() == 1:
+            raise RuntimeError("out of memory, say")
+        distributed.total(torch.ones(1))
+
+
+def test_an_error_that_is_nobody_s_mistake_keeps_its_text():
+    with pytest.raises(RuntimeError, match=r"process 1 of 2: .*out of memory, say[^$]*in broken"):
+        distributed.launch(broken, 2, silent)
+
+
+def lost(progress):
+    with distributed.joined(CPU):
+        if distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.total(torch.ones(1))
+
+
+def test_a_lost_process_ends_the_others():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(UserError, match=r"process 1 of 2 was lost \(exit code -9\)"):
+        distributed.launch(lost, 2, silent)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+from conftest import silent, tiny, use_root
+
+from lightdet_core import train
+from lightdet_core.config import UserError
+from lightdet_core.machinery import runs
+
+
+def finished(folder, key):
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"key": key}))
+    (folder / "weights.safetensors").touch()
+    return folder
+
+
+def test_a_run_that_another_process_trains_is_refused(here):
+    lock = here / ".checkpoints" / "g1-s0.lock"
+    with runs.alone(lock), pytest.raises(UserError, match=r"process \d+ on .* trains"):
+        train.fit(tiny(), here, silent, "cpu")
+    train.fit(tiny(epochs=1), here, silent, "cpu")  # the lock is free again
+
+
+@pytest.mark.parametrize("damage", ["run.json", "weights.safetensors", "text", "other json"])
+def test_a_damaged_folder_is_no_finished_run(tmp_path, damage):
+    folder = finished(tmp_path / "g1-s0", "abc")
+    assert runs.finished_key(folder) == "abc"
+    if damage in ("text", "other json"):
+        (folder / "run.json").write_text("[]" if damage == "other json" else "{")
+    else:
+        (folder / damage).unlink()
+    assert runs.finished_key(folder) == "incomplete"
+
+
+def test_no_run_is_overwritten_by_another_moved_aside(tmp_path):
+    names = []
+    for _ in range(3):
+        names.append(runs.move_aside(finished(tmp_path / "g1-s0", "abc")).name)
+    assert names == ["g1-s0.abc", "g1-s0.abc.1", "g1-s0.abc.2"]
+    assert all(runs.finished_key(tmp_path / name) == "abc" for name in names)
+
+
+def test_published_files_are_those_of_the_run(tmp_path, monkeypatch):
+    use_root(monkeypatch, tmp_path)
+    folder = finished(tmp_path / "run", "abc")
+    (folder / "metrics.json").write_text("metrics")
+    (folder / "log.csv").write_text("log")
+    for _ in range(2):  # a second time replaces
+        runs.publish(folder, tiny())
+    results = tmp_path / "results" / tiny().profile
+    found = {str(p.relative_to(results)): p.read_text() for p in results.rglob("*.*")}
+    name = tiny().run_name
+    assert found == {
+        f"metrics/{name}.json": "metrics",
+        f"logs/{name}.csv": "log",
+        f"runs/{name}.json": (folder / "run.json").read_text(),
+    }

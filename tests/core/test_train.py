@@ -1,0 +1,658 @@
+import csv
+import dataclasses
+import functools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import close, silent, teach, tiny
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from lightdet_core import augment, distill, sparsity, train
+from lightdet_core.augment import training_batch
+from lightdet_core.config import TrainConfig, UserError, load_config, root
+from lightdet_core.machinery import checkpoint, precision
+from lightdet_core.model import build, load_weights, save_weights
+from lightdet_tools.data import pack
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def kept(runs):
+    """What is left of a training that was not finished."""
+    return [path for path in runs.glob(".checkpoints/*") if path.suffix != ".lock"]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- schedules -------------------------------------------------------------------------------
+
+
+def test_warmup_golden(golden):
+    inputs, expected = golden("warmup")
+    paper = load_config("g1", "coco").train
+    nanodet = load_config("nanodet-lite1", "coco").train
+    for settings, key in ((paper, "paper_lr"), (nanodet, "nanodet_lite1_lr")):
+        rates = [train.learning_rate(settings, step, 924) for step in inputs["steps"]]
+        close(torch.tensor(rates), expected[key])
+
+
+def test_multistep_and_cosine():
+    settings = load_config(
+        "nanodet-lite1", "coco"
+    ).train  # 0.07, x0.1 after epochs 130, 150, 160, 165
+    rates = [train.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
+    close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
+    settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
+    rates = [train.learning_rate(settings, step, 10) for step in (20, 60, 100)]
+    close(torch.tensor(rates), [1.0, 0.55, 0.1])
+
+
+def test_ema_golden(golden):
+    inputs, expected = golden("nanodet_ema")
+    new = [1 - train.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
+    close(torch.tensor(new), expected["new_weight"])
+
+
+def test_average_follows_weights_and_statistics():
+    net = torch.nn.BatchNorm1d(2)
+    average = {k: v.clone() for k, v in net.state_dict().items()}
+    with torch.no_grad():
+        net.weight.fill_(3.0), net.running_mean.fill_(1.0), net.num_batches_tracked.fill_(7)
+    train.update_average(average, net, 0.75)
+    assert average["weight"].tolist() == [1.5, 1.5]  # 0.75 x 1 + 0.25 x 3
+    assert average["running_mean"].tolist() == [0.25, 0.25]
+    assert average["num_batches_tracked"] == 7
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_decay_reaches_every_parameter(optimizer):
+    """Batch-norm and biases included, as NanoDet has it."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    made = train.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
+    (group,) = made.param_groups
+    assert len(group["params"]) == 4 and group["weight_decay"] == 0.03
+    if optimizer == "sgd":
+        assert group["momentum"] == 0.9 and not group["nesterov"]
+
+
+# --- the loop --------------------------------------------------------------------------------
+
+
+def test_run_folder_and_repetition(here):
+    """Every file is there; the same seed gives the same bytes, another seed does not."""
+    config = tiny()
+    folder = train.fit(config, here, silent, "cpu")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "detections.json",
+        "log.csv",
+        "metrics.json",
+        "run.json",
+        "weights.safetensors",
+    ]
+    run = json.loads((folder / "run.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert run["config_hash"] == metrics["config"] == config.hash
+    assert run["steps"] == 6 and run["train_images"] == 16 and run["val_images"] == 4
+    assert run["versions"]["torch"] == torch.__version__
+    rows = (folder / "log.csv").read_text().splitlines()
+    assert rows[0] == ",".join(train.LOG_COLUMNS) and len(rows) == 7
+    assert not kept(here)
+
+    again = train.fit(config, here.with_name("again"), silent, "cpu")
+    for name in ("metrics.json", "log.csv", "detections.json", "weights.safetensors"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+    other = train.fit(tiny(seed=1), here, silent, "cpu")
+    assert other.name == "g1-s1" and not same(weights(other), weights(folder))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step, monkeypatch):
+    """Fail in the middle of a step, as a kill would."""
+
+    def batch(pack, config, seed, now, device, **rows):
+        if now == step:
+            raise Stopped
+        return training_batch(pack, config, seed, now, device, **rows)
+
+    monkeypatch.setattr(augment, "training_batch", batch)
+
+
+HALF = {"sparsity": {"prune_at": 0.5}}  # pruned before step 3
+
+
+def needs(half):
+    return pytest.mark.skipif(not precision.cpu_computes_in(half), reason=f"this CPU has no {half}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0},
+        pytest.param({"precision": "bf16", **HALF}, marks=needs("bf16")),
+        pytest.param(
+            {"precision": "fp16", "batch_size": 2, "epochs": 1, **HALF}, marks=needs("fp16")
+        ),
+        {"sparsity": {"prune_at": 0.0}, "optimizer": "sgd", "lr": 0.01},
+        {"distill": {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}, **HALF},
+    ],
+)
+def test_resume_equals_undisturbed(here, monkeypatch, changes):
+    """Killed at steps 3 and 5, with checkpoints at 2 and 4: bit for bit the same weights."""
+    changes = dict(changes)
+    config = tiny(**changes)
+    if config.distill.teacher:
+        teach(here, "g2"), teach(here.with_name("undisturbed"), "g2")
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    for step in (3, 5):
+        with monkeypatch.context() as patch, pytest.raises(Stopped):
+            stop_at(step, patch)
+            train.fit(config, here, silent, "cpu")
+    lines = []
+    resumed = train.fit(config, here, lines.append, "cpu")
+    assert any("continuing at step 4 of " in line for line in lines)
+    assert not kept(here)
+    assert same(weights(resumed), weights(undisturbed))
+    for name in ("metrics.json", "log.csv"):
+        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_finished_run_is_returned_and_another_kept(here):
+    first = train.fit(tiny(), here, silent, "cpu")
+    before = weights(first)
+    lines = []
+    assert train.fit(tiny(), here, lines.append, "cpu") == first
+    assert len(lines) == 1 and "finished already" in lines[0]
+    second = train.fit(tiny(lr=1e-4), here, lines.append, "cpu")
+    assert second == first and not same(weights(second), before)
+    (aside,) = here.glob("g1-s0.*")
+    assert same(weights(aside), before) and any("kept as" in line for line in lines)
+
+
+def test_a_run_that_fails_leaves_the_finished_one_in_its_place(here):
+    first = train.fit(tiny(), here, silent, "cpu")
+    before = weights(first)
+    for changes in ({"init": "g3"}, {"model": {"pretrained": "nowhere.safetensors"}}):
+        with pytest.raises(UserError):
+            train.fit(tiny(**changes), here, silent, "cpu")
+    assert [p.name for p in here.glob("g1*")] == ["g1-s0"] and same(weights(first), before)
+
+
+def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
+    """Ctrl-C during step 3: that step is finished, saved, and continued from."""
+    config = tiny(checkpoint_steps=100)
+    handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+
+    def interrupted(pack, config, seed, step, device, **rows):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_batch(pack, config, seed, step, device, **rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(augment, "training_batch", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
+            train.fit(config, here, silent, "cpu")
+    assert signal.getsignal(signal.SIGINT) is handler  # put back
+    lines = []
+    resumed = train.fit(config, here, lines.append, "cpu")
+    assert any("continuing at step 3" in line for line in lines)
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_pruned_run_keeps_the_pattern(here, optimizer):
+    """In the weights that are written, averaged or not, and only in ASP's layers."""
+    for decay in (0.0, 0.9):
+        config = tiny(optimizer=optimizer, lr=0.01, ema_decay=decay, **HALF)
+        lines = []
+        folder = train.fit(config, here.with_name(str(decay)), lines.append, "cpu")
+        state = weights(folder)
+        assert sparsity.check_2to4(state) == []
+        _, totals = sparsity.report(state)
+        assert totals["zeros"] == totals["eligible_weights"] // 2 > 1e6
+        run = json.loads((folder / "run.json").read_text())
+        assert run["pruned_layers"] == totals["eligible_layers"]
+        assert any(f"pruned {run['pruned_layers']} layers to 2:4 at step 3" in x for x in lines)
+    dense = weights(train.fit(tiny(lr=0.01), here.with_name("dense"), silent, "cpu"))
+    assert len(sparsity.check_2to4(dense)) == totals["eligible_layers"]
+
+
+def test_accuracy_along_a_pruned_run(here, monkeypatch):
+    """At each epoch and on both sides of the pruning; a resumed run notes the same."""
+    config = tiny(evaluate_epochs=1, checkpoint_steps=3, **HALF)  # 2 steps per epoch, pruned at 3
+    folder = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    noted = json.loads((folder / "run.json").read_text())["evaluations"]
+    assert [(row["step"], row["pruned"]) for row in noted] == [
+        (2, False),
+        (3, False),
+        (3, True),
+        (4, True),
+    ]
+    assert all(0 <= row[k] <= 1 for row in noted for k in ("AP", "AP50", "AP75"))
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)  # saved, pruned and noted: both notes come again
+        train.fit(config, here, silent, "cpu")
+    resumed = train.fit(config, here, silent, "cpu")
+    assert json.loads((resumed / "run.json").read_text())["evaluations"] == noted
+    plain = train.fit(tiny(**HALF), here.with_name("plain"), silent, "cpu")
+    assert same(weights(resumed), weights(plain)) and config.hash == tiny(**HALF).hash
+
+
+def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
+    teach(here, "g2")
+    drawn = []
+
+    def spy(pack, config, seed, step, device, **rows):
+        drawn.append(seed)
+        return training_batch(pack, config, seed, step, device, **rows)
+
+    monkeypatch.setattr(augment, "training_batch", spy)
+    train.fit(tiny(epochs=1), here, silent, "cpu")
+    train.fit(tiny(epochs=1, init="g2"), here, silent, "cpu")
+    assert drawn[:2] == [0, 0] and drawn[2] == drawn[3] > 100_000
+
+
+def test_gradient_norm_leaves_masked_weights_out():
+    net = torch.nn.Linear(2, 1, bias=False)
+    net.weight.grad = torch.tensor([[3.0, 4.0]])
+    state = checkpoint.State(net, None, None, None, {}, torch.zeros(()))
+    assert train._gradient_norm(state) == 5
+    state.masks["weight"] = torch.tensor([[True, False]])
+    assert train._gradient_norm(state) == 3 and net.weight.grad.tolist() == [[3, 4]]
+    net.half().weight.grad = torch.full((1, 2), 60000.0).half()
+    assert train._gradient_norm(state) == 60000  # no overflow in half precision
+
+
+def test_gradient_norm_is_logged_before_clipping(here):
+    norms = {}
+    for clip in (0.0, 1e-3):
+        folder = train.fit(tiny(epochs=1, grad_clip=clip), here.with_name(str(clip)), silent, "cpu")
+        with (folder / "log.csv").open() as file:
+            norms[clip] = [float(row["grad_norm"]) for row in csv.DictReader(file)]
+    assert norms[0.0][0] == norms[1e-3][0] > 1
+
+
+def test_the_average_is_what_is_written(here, monkeypatch):
+    kept = {}
+
+    def last(path, step, state):
+        kept.update({k: v.clone() for k, v in state.average.items()})
+
+    monkeypatch.setattr(train, "save", last)
+    folder = train.fit(tiny(ema_decay=0.9, ema_ramp=1, lr=0.01), here, silent, "cpu")
+    assert same(weights(folder), kept)
+
+
+def test_momentum_after_a_skipped_first_step():
+    """torch's fused SGD leaves it unfilled there; ours begins at zero."""
+    net = torch.nn.Linear(3, 3)
+    before = net.weight.detach().clone()
+    optimizer = train.make_optimizer(net, tiny(optimizer="sgd", lr=0.1, weight_decay=0.0).train)
+    scaler = torch.amp.GradScaler("cpu")
+    for gradient in (math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(net(torch.ones(1, 3)).sum() * gradient).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    torch.testing.assert_close(net.weight.detach(), before - 0.1)
+    assert (optimizer.state[net.weight]["momentum_buffer"] == 1).all()
+
+
+@needs("fp16")
+def test_overflowing_steps_are_skipped_and_counted(here, monkeypatch):
+    """fp16 with a scale far too high: gradients overflow until it has been halved often enough."""
+    start = functools.partial(torch.amp.GradScaler, init_scale=2.0**22)
+    monkeypatch.setattr(torch.amp, "GradScaler", start)
+    config = tiny(precision="fp16", epochs=2, batch_size=2, sparsity={"prune_at": 0.0})
+    folder = train.fit(config, here, silent, "cpu")
+    run = json.loads((folder / "run.json").read_text())
+    assert 0 < run["skipped_steps"] < run["steps"]
+    state = weights(folder)
+    assert sparsity.check_2to4(state) == [] and all(v.isfinite().all() for v in state.values())
+
+
+@needs("fp16")
+def test_loss_scale_that_never_fits(here, monkeypatch):
+    start = functools.partial(torch.amp.GradScaler, init_scale=1.5)
+    monkeypatch.setattr(torch.amp, "GradScaler", start)
+    monkeypatch.setattr(train, "SMALLEST_SCALE", 2.0)
+    with pytest.raises(train.UserError, match=r"the loss scale is 1\.5 at step 1.*precision"):
+        train.fit(tiny(precision="fp16", batch_size=2), here, silent, "cpu")
+
+
+@needs("fp16")
+def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch):
+    kinds = set()
+    real = train.update_average
+
+    def spy(average, model, decay):
+        kinds.update(v.dtype for v in model.state_dict().values())
+        kinds.update(str(v.dtype) for v in average.values())
+        real(average, model, decay)
+
+    monkeypatch.setattr(train, "update_average", spy)
+    settings = {"optimizer": "sgd", "lr": 0.01, "epochs": 1, "batch_size": 2}
+    config = tiny(precision="fp16-pure", model={"head": "gflv2"}, **settings)
+    folder = train.fit(config, here, silent, "cpu")
+    assert kinds == {torch.float16, torch.int64, "torch.float32", "torch.int64"}
+    assert {v.dtype for v in weights(folder).values()} == {torch.float32, torch.int64}
+
+
+def test_half_precision_weights_follow_their_gradient():
+    """Fused SGD on a CPU (torch 2.11) leaves them where they are."""
+    net = torch.nn.Linear(64, 64, bias=False).half()
+    before = net.weight.detach().clone()
+    settings = TrainConfig(precision="fp16-pure", lr=0.25, weight_decay=0.0)
+    net.weight.grad = torch.ones_like(net.weight)
+    train.make_optimizer(net, settings).step()
+    assert torch.equal(net.weight, before - 0.25)
+
+
+TAUGHT = {"teacher": "g2", "ld_weight": 1.0, "vlr_weight": 1.0, "kd_weight": 1.0}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_asks_for_no_value(precision):
+    """With tensors that have shapes but no values: on a GPU nothing in a step waits for one."""
+    config = tiny(precision=precision, grad_clip=1.0, distill=TAUGHT, model={"head": "gflv2"})
+    with FakeTensorMode():
+        net, teacher = build(config).train(), build(config).eval()
+        state = train.new_state(net, config.train, torch.device("cpu"))
+        objects = torch.empty(8, 5)
+        batch = augment.Batch(
+            torch.empty(8, 3, 64, 64),
+            torch.empty(8, 5, 4),
+            objects.long(),
+            objects.bool(),
+            objects,
+        )
+        terms = train.train_step(state, batch, config, teacher)
+        assert set(train.DISTILL_COLUMNS) < set(terms)
+        with pytest.raises(DataDependentOutputException):
+            terms["loss"].item()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_whole_run_on_a_gpu(here):
+    lines = []
+    train.fit(tiny(precision="fp16"), here, lines.append, "cuda", num_processes=1)
+    assert any("GB of packed images" in line for line in lines)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_on_a_gpu_waits_for_nothing(here):
+    device = torch.device("cuda")
+    config = tiny(precision="fp16", augment={"mosaic": 0.5, "mixup": 0.3, "cutmix": 0.3})
+    data = pack.open_pack(pack.pack_path(config, "train"))
+    net = build(config).to(device, memory_format=torch.channels_last).train()
+    state = train.new_state(net, config.train, device)
+    for step in range(3):  # the first ones load kernels and fill caches
+        torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
+        try:
+            train.train_step(state, training_batch(data, config, 0, step, device), config)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_precision_that_the_processor_lacks(here, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_computes_in", lambda dtype: False)
+    for name in ("bf16", "fp16", "fp16-pure"):
+        with pytest.raises(UserError, match=f"precision {name}: this cpu .*take fp32"):
+            train.fit(tiny(precision=name), here, silent, "cpu")
+
+
+def test_distillation_is_logged_and_the_teacher_must_fit(here):
+    distilled = {"teacher": "g2", "ld_weight": 1.0, "vlr_weight": 1.0, "kd_weight": 1.0}
+    with pytest.raises(UserError, match=r"distill\.teacher g2: .*train it first: python"):
+        train.fit(tiny(distill=distilled), here, silent, "cpu")
+    teach(here, "g2")
+    folder = train.fit(tiny(epochs=1, distill=distilled), here, silent, "cpu")
+    rows = list(csv.DictReader((folder / "log.csv").open()))
+    assert len(rows) == 2
+    for row in rows:
+        terms = [float(v) for k, v in row.items() if k.startswith("loss_")]
+        assert len(terms) == 6 and min(terms) > 0
+        assert math.isclose(sum(terms), float(row["loss"]), rel_tol=1e-4)
+    teach(here, "g3", reg_max=10)
+    with pytest.raises(distill.UserError, match=r"g3-s0.*reg_max is 10, the student's 7"):
+        train.fit(tiny(distill=distilled | {"teacher": "g3"}), here, silent, "cpu")
+
+
+def test_other_teacher_or_start_is_another_run(here):
+    """Weights that a run learns from or starts with belong to its key, by content."""
+    teach(here, "g2")
+    started = tiny(epochs=1, init="g2")
+    folder = train.fit(started, here, silent, "cpu")
+    key = json.loads((folder / "run.json").read_text())["key"]
+    path = here / "g2-s0" / "weights.safetensors"
+    state = {k: v + 0.01 if v.is_floating_point() else v for k, v in load_file(path).items()}
+    save_weights(path, state, started, load_weights(path)[2])
+    lines = []
+    other = train.fit(started, here, lines.append, "cpu")
+    assert any("kept as" in line for line in lines)
+    assert json.loads((other / "run.json").read_text())["key"] != key
+    teach(here, "g3", reg_max=10)
+    with pytest.raises(train.UserError, match=r"train\.init g3: not the same network as g1"):
+        train.fit(tiny(init="g3"), here, silent, "cpu")
+
+
+def test_other_teacher_is_another_run(here):
+    """The teacher is always seed 0; its weights belong to the key, those of its name do not."""
+    config = tiny(epochs=1, seed=1, distill={"teacher": "g2", "ld_weight": 1.0})
+    keys = set()
+    for seed in (1, 1, 2):
+        shutil.rmtree(here, ignore_errors=True)
+        teach(here, "g2", weights_of=seed)
+        folder = train.fit(config, here, silent, "cpu")
+        keys.add(json.loads((folder / "run.json").read_text())["key"])
+    assert len(keys) == 2
+
+
+def test_checkpoint_of_other_code_is_not_used(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    monkeypatch.setattr(train, "_code_hash", lambda: "edited00")
+    lines = []
+    train.fit(tiny(), here, lines.append, "cpu")
+    assert not any("continuing" in line for line in lines)
+    assert not kept(here)
+
+
+def test_full_disk_keeps_the_checkpoint_before(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (before,) = here.glob(".checkpoints/*.safetensors")
+    content = before.read_bytes()
+
+    def full(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match=r"cannot be written .*No space left"):
+        train.fit(tiny(), here, silent, "cpu")
+    assert before.read_bytes() == content
+
+
+def test_init_gives_the_first_weights(here):
+    """With a learning rate of nearly zero, and no average, they are the last ones, too."""
+    teach(here, "g2")
+    config = tiny(epochs=1, init="g2", lr=1e-12, warmup_lr=0.0, final_lr=0.0, ema_decay=0.0)
+    found = weights(train.fit(config, here, silent, "cpu"))
+    for name, value in load_file(here / "g2-s0" / "weights.safetensors").items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
+
+
+def test_loss_that_is_not_finite(here):
+    """A learning rate far too high: the last good checkpoint stays, the message says what to do."""
+    config = tiny(
+        optimizer="sgd", lr=1e20, warmup_lr=0.001, warmup_steps=3, grad_clip=0.0, checkpoint_steps=1
+    )
+    with pytest.raises(train.UserError, match=r"the loss is .*lower train\.lr.*safetensors"):
+        train.fit(config, here, silent, "cpu")
+    for path in (checkpoints := list(here.glob(".checkpoints/*.safetensors"))):
+        assert all(v.isfinite().all() for v in load_file(path).values() if v.is_floating_point())
+    assert len(checkpoints) == 2  # the last good one and the one before it
+    assert not (here / "g1-s0").exists()
+
+
+def test_damaged_checkpoint_is_named(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (checkpoint,) = here.glob(".checkpoints/*.safetensors")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"damaged checkpoint .*delete it to start again"):
+        train.fit(tiny(), here, silent, "cpu")
+    assert checkpoint.exists()
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(5, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (last,) = (p for p in here.glob(".checkpoints/*.safetensors") if ".previous" not in p.name)
+    content = bytearray(last.read_bytes())
+    last.write_bytes(content[: len(content) // 2])
+    lines = []
+    resumed = train.fit(tiny(), here, lines.append, "cpu")
+    assert any(f"{last}: damaged" in x and "taking the one before" in x for x in lines)
+    assert any("continuing at step 2 of" in x for x in lines)
+    undisturbed = train.fit(tiny(), here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
+    assert (resumed / "log.csv").read_bytes() == (undisturbed / "log.csv").read_bytes()
+
+
+def test_a_checkpoint_that_reads_back_differently_is_refused(here, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(3, patch)
+        train.fit(tiny(), here, silent, "cpu")
+    (before,) = here.glob(".checkpoints/*.safetensors")
+    content = before.read_bytes()
+
+    def lossy(tensors, path, **more):
+        changed = next(k for k, v in tensors.items() if v.is_floating_point() and v.numel())
+        save_file(tensors | {changed: tensors[changed] + 1}, path, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", lossy)
+    with pytest.raises(UserError, match="reads back as other numbers"):
+        train.fit(tiny(), here, silent, "cpu")
+    assert before.read_bytes() == content and not list(here.glob(".checkpoints/*.partial"))
+
+
+def test_classes_come_from_the_data_or_must_agree(here):
+    folder = train.fit(tiny(epochs=1, model={"num_classes": None}), here, silent, "cpu")
+    run = json.loads((folder / "run.json").read_text())
+    assert run["config"]["model"]["num_classes"] == 7
+    with pytest.raises(train.UserError, match="num_classes is 3, but the annotations have 7"):
+        train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
+    chosen = dataclasses.replace(tiny().data, classes=("person",))
+    with pytest.raises(UserError, match="train-96: made with the classes all, not person"):
+        train.fit(dataclasses.replace(tiny(), data=chosen), here, silent, "cpu")
+
+
+def test_compiled_network_trains_alike(here, monkeypatch):
+    """Traced but not translated (that takes minutes): the same log, under another hash."""
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_a_compiler)
+    settings = {"epochs": 1}
+    compiled = train.fit(tiny(compile=True, **settings), here, silent, "cpu")
+    plain = train.fit(tiny(**settings), here.with_name("plain"), silent, "cpu")
+    assert tiny(compile=True).hash != tiny().hash
+    assert same(weights(compiled), weights(plain))
+
+
+def compile_without_a_compiler(self):
+    self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+
+def test_training_learns(here):
+    """Forty steps on sixteen scenes sharpen the edges, in GFLv1 and in GFLv2.
+
+    The first steps of GFLv2 are no yardstick: W = max(sum of w_p, 1) is 1 there.
+    """
+    dfl = {}
+    for head in ("gflv1", "gflv2"):
+        config = tiny(epochs=20, checkpoint_steps=100, model={"head": head})
+        folder = train.fit(config, here.with_name(head), silent, "cpu")
+        rows = [r.split(",") for r in (folder / "log.csv").read_text().splitlines()[1:]]
+        column = train.LOG_COLUMNS.index("loss_dfl")
+        dfl[head] = [float(row[column]) for row in rows]
+        assert all(math.isfinite(x) for x in dfl[head])
+    start = sum(dfl["gflv1"][:5])
+    assert sum(dfl["gflv1"][-5:]) < 0.85 * start and sum(dfl["gflv2"][-5:]) < 0.85 * start
+
+
+def test_command_reports_mistakes_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "lightdet_core.train", "--experiment", "g7", "--profile", "demo"],
+        cwd=root(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: experiment 'g7': choose one of")
+
+
+@pytest.mark.parametrize("moment", ["dense", "pruning", "sparse"])
+def test_kill_and_resume_through_the_command(here, data_root, moment):
+    """kill -9 while the command trains; the next one continues to the undisturbed weights."""
+    settings = {"epochs": 10, "sparsity": {"prune_at": 0.5}}  # 20 steps, pruned before step 10
+    code = (
+        "import sys; sys.path.insert(0, {tests!r})\n"
+        "from pathlib import Path\n"
+        "from lightdet_core import datasets, pack, train\n"
+        "import conftest\n"
+        "datasets.root() = pack.root() = Path({data!r})\n"
+        "config = conftest.tiny(**{settings!r})\n"
+        "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
+    ).format(tests=str(root() / "tests"), data=str(data_root), runs=str(here), settings=settings)
+    victim = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root(), stdout=subprocess.PIPE, text=True
+    )
+
+    def saved() -> int:
+        return max(
+            (p.stat().st_mtime_ns for p in here.glob(".checkpoints/*.safetensors")), default=0
+        )
+
+    before = 0
+    if moment != "dense":
+        assert any(" pruned " in line for line in victim.stdout)  # reads up to that line
+        before = saved()
+    limit = time.monotonic() + 120
+    while moment != "pruning" and saved() == before and time.monotonic() < limit:
+        time.sleep(0.01)
+    victim.kill()
+    victim.wait()
+    victim.stdout.close()
+    config = tiny(**settings)
+    lines = []
+    resumed = train.fit(config, here, lines.append, "cpu")
+    (step,) = (int(x.split("step ")[1].split()[0]) for x in lines if "continuing at" in x)
+    assert {"dense": step < 10, "pruning": step >= 10, "sparse": step > 10}[moment]
+    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+    assert same(weights(resumed), weights(undisturbed))
+    for name in ("metrics.json", "log.csv"):
+        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()

@@ -1,0 +1,481 @@
+"""detect.py: `pytest tests/test_detect.py`. Videos are tested where OpenCV is installed."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pycocotools.coco import COCO
+from torch import nn
+
+from lightdet_core.boxes import Detections
+from lightdet_core.config import EvaluateConfig, UserError, load_config, run_cli
+from lightdet_core.evaluate import detect_pack
+from lightdet_core.machinery.images import letterbox
+from lightdet_core.machinery.packs import Pack, coco_results
+from lightdet_core.model import PAN, LightDet, save_weights
+from lightdet_tools.data.scenes import draw_scene
+from lightdet_tools.deploy import detect, export
+from lightdet_tools.deploy.detect import Detector, open_detector
+from lightdet_tools.deploy.runtime import KEY, Exported
+from lightdet_tools.report.tables import COLORS
+
+SIZE = 96  # 12, 6 and 3 cells per side
+CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
+ERRORS = (ValueError, OSError)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(head="gflv2"):
+    config = load_config("g5", "smoke", seed=4)
+    settings = {"backbone": "lite0", "input_size": SIZE, "num_classes": 3, "channels": 16}
+    settings |= {"stacked_convs": 1, "reg_max": 7, "head": head}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
+
+
+def picture(width=150, height=80) -> np.ndarray:
+    return np.asarray(Image.fromarray(draw_scene(0, 0)[0]).resize((width, height)))
+
+
+def tuned(net: LightDet) -> LightDet:
+    """The heads say something, and something else for every cell."""
+    with torch.no_grad():
+        for layer in net.head.towers.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+        image = torch.from_numpy(letterbox(picture(), SIZE)).permute(2, 0, 1)[None].float()
+        spread = net.eval()(image)[0].std()
+        for tower in net.head.towers:
+            tower[-1].weight *= 2 / spread
+            tower[-1].bias[:3] = -2.0
+        for layer in (net.head.quality or [])[::2]:
+            layer.weight.normal_(0, 0.5)
+            layer.bias.fill_(1.0)
+    return net
+
+
+class Stub(nn.Module):
+    """A backbone of three convolutions, which exports in no time."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_stem = nn.Conv2d(3, 8, 8, stride=8)
+        self.down = nn.ModuleList(nn.Conv2d(8, 8, 2, stride=2) for _ in range(2))
+
+    def forward(self, x):
+        maps = [self.conv_stem(x)]
+        for conv in self.down:
+            maps.append(conv(F.relu(maps[-1])))
+        return maps
+
+
+def stub(head: str) -> LightDet:
+    torch.manual_seed(0)
+    net = LightDet(small(head).model)
+    net.backbone.net, net.neck = Stub(), PAN([8, 8, 8], 16)
+    return tuned(net)
+
+
+def write(net, folder, kind, decoded):
+    """The stub as an exported file: `export.to_onnx` and `to_ncnn` need a run of their own."""
+    uint8 = kind == "onnx-uint8"
+    form = {"uint8": uint8} if kind != "ncnn" else {"mish": nn.Mish}
+    module = export.deployable(net, SIZE, decoded, **form)
+    about = export.describe(module, small().settings, CATEGORIES)
+    example = torch.from_numpy(export.example_images(SIZE)[:1])
+    example = example if uint8 else example.permute(0, 3, 1, 2).float()
+    if kind == "ncnn":
+        about["input"]["name"] = "in0"
+        param, values = export.convert_ncnn(module, example)["fp32"]
+        (folder / "x.param").write_text(param)
+        (folder / "x.bin").write_bytes(values)
+        (folder / "x.json").write_text(json.dumps(about))
+        return folder / "x.param"
+    model = export.convert_onnx(module, example, list(module.outputs))
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    onnx.save(model, folder / "x.onnx")
+    return folder / "x.onnx"
+
+
+def gap(net: LightDet, canvas: np.ndarray) -> float:
+    """A threshold that no score is near, so that rounding does not count."""
+    scores = np.sort(export.expected(net, canvas[None], decoded=True)[0].ravel())[-90:-60]
+    widest = np.diff(scores).argmax()
+    return float(scores[widest : widest + 2].mean())
+
+
+# ------------------------------------------------------------------------------------ the door
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@pytest.mark.parametrize("head", ["gflv1", "gflv2"])
+@pytest.mark.parametrize("kind", ["onnx", "onnx-uint8", "ncnn"])
+def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, decoded):
+    """`LightDet.detect` on the letterboxed image, brought back to the original by `detect_pack`."""
+    net, image = stub(head), picture()
+    canvas = letterbox(image, SIZE, quick=True)
+    threshold = gap(net, canvas)
+    pack = Pack(canvas[None], None, None, None, None, np.array([5]), np.array([[150, 80]]), SIZE,
+                CATEGORIES, "", "", None)  # fmt: skip
+    wanted = detect_pack(net, pack, EvaluateConfig(threshold, 0.6, 100))
+    detector = open_detector(write(net, tmp_path, kind, decoded))
+    assert (detector.size, detector.categories) == (SIZE, CATEGORIES)
+    found = detector.detect(image, threshold)
+    assert 20 < len(wanted) == len(found.scores) and len(set(found.labels.tolist())) > 1
+    scored = found.scores.tolist(), found.labels.tolist()
+    results = coco_results(found.boxes.double().numpy(), *scored, 5, CATEGORIES)
+    for one, other in zip(results, wanted, strict=True):
+        assert one["category_id"] == other["category_id"] and one["image_id"] == 5
+        assert one["score"] == pytest.approx(other["score"], abs=3e-5)
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+
+
+def alike(net, head, decoded):
+    """The network itself behind the door for exported files."""
+    module = export.deployable(net, SIZE, decoded)
+    about = export.describe(module, small(head).settings, CATEGORIES)
+    return detect.exported_find(Exported(about, lambda x: export.expected(net, x, decoded)))
+
+
+@pytest.mark.parametrize("head", ["gflv1", "gflv2"])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_no_cell_is_lost_before_decoding(head, decoded):
+    """Any threshold, number of detections and overlap; at 0 every score is above."""
+    net, canvas = stub(head), letterbox(picture(), SIZE)
+    find = alike(net, head, decoded)
+    images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
+    scores = export.expected(net, canvas[None], True)[0]
+    exact = float(scores[0, 40, 1])  # a score of its own is not above itself
+    counts = []
+    for limits in [(t, 0.6, 100) for t in (0, 0.05, 0.15, exact, 0.9, 1)] + [(0.1, 0.3, 7)]:
+        found, (wanted,) = find(canvas, *limits), net.detect(images, *limits)
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b)
+        counts.append(len(found.scores))
+    assert counts[0] == 100 and counts[-1] == 7 and counts[-2] == 0 < counts[2]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    net = tuned(LightDet(small().model))
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    save_weights(path, net.state_dict(), small(), CATEGORIES)
+    return path, net
+
+
+def test_a_run_is_a_detector(weights):
+    path, net = weights
+    detector, image = open_detector(path), picture(96, 96)
+    batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+    for a, b in zip(detector.detect(image, 0.1), net.detect(batch, 0.1)[0], strict=True):
+        assert len(a) > 5
+        torch.testing.assert_close(a, b)
+    with pytest.raises(UserError, match=r"score_threshold 1\.5: a number from 0 to 1"):
+        detector.detect(image, 1.5)
+    with pytest.raises(UserError, match=r"score_threshold nan"):
+        detector.detect(image, float("nan"))
+    for wrong in (image / 255, image[..., 0], image[:0], image[..., :2]):
+        with pytest.raises(UserError, match=r"image: .*, uint8 \(H, W, 3\) is needed"):
+            detector.detect(wrong, 0.3)
+
+
+def test_weights_that_cannot_be_used(weights, tmp_path):
+    whole = weights[0].read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:9000])
+    save_weights(tmp_path / "other.safetensors", {"x": torch.zeros(1)}, small(), CATEGORIES)
+    for name, message in {
+        "none.safetensors": "no trained run there",
+        "cut.safetensors": "not a readable .safetensors file",
+        "other.safetensors": "does not fit its own config",
+        "none.onnx": "not found",
+        "none.param": "not found; ncnn needs .param, .bin and .json",
+        "net.pt": "weights are a .safetensors, .onnx or ncnn's .param file",
+    }.items():
+        with pytest.raises(ERRORS, match=f"{name}: .*{message}"):
+            open_detector(tmp_path / name)
+    with pytest.raises(UserError, match=r"is a folder; the weights are .*/weights\.safetensors"):
+        open_detector(weights[0].parent)
+    with pytest.raises(UserError, match="threads 0: at least 1"):
+        open_detector(weights[0], threads=0)
+
+
+# ----------------------------------------------------------------------------------- the files
+
+
+def stamp(image, score_threshold):
+    """Pretends to see a zebra in the right half and, less certainly, a car on everything."""
+    height, width = image.shape[:2]
+    boxes = torch.tensor([[width / 2, 0, width, height], [0, 0, width, height]])
+    scores = torch.tensor([0.75, 0.5])
+    keep = scores > score_threshold
+    return Detections(boxes[keep], scores[keep], torch.tensor([1, 0])[keep])
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """`command(*images)` runs the command line in a folder, with a pretended detector."""
+    monkeypatch.setattr(detect, "open_detector", lambda *_: Detector(stamp, CATEGORIES, SIZE))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> dict:
+        detect.main(["net.onnx", *arguments, "--out", "out"])
+        return json.loads((tmp_path / "out" / "detections.json").read_text())
+
+    return run
+
+
+def save(path, pixels=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(40, 20) if pixels is None else pixels).save(path, **options)
+    return path
+
+
+def files(folder) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_files_and_folders(command, tmp_path, capsys):
+    """Equal names, other files and earlier results in the folder."""
+    for name in ("in/b.PNG", "in/a.JPG", "in/sub/a.jpg", "in/a.bmp", "in/.c.png", "more/a.jpeg"):
+        save(tmp_path / name)
+    (tmp_path / "in/notes.txt").write_text("no image")
+    (tmp_path / "in/clip.mp4").write_text("no image")
+    coco = command("in", "more/a.jpeg", "in/sub/a.jpg")
+    drawn = ["a-2.jpg", "a-3.jpg", "a.jpg", "a.png", "b.png", "detections.json", "sub/a.jpg"]
+    assert files(tmp_path / "out") == drawn
+    inputs = ["in/a.JPG", "in/a.bmp", "in/b.PNG", "in/sub/a.jpg", "more/a.jpeg", "in/sub/a.jpg"]
+    assert [image["file_name"] for image in coco["images"]] == inputs
+    out = capsys.readouterr().out
+    assert "5/6 more/a.jpeg: 2 boxes -> out/a-2.jpg" in out
+    assert "6 images, 12 boxes above 0.3; median" in out and "wrote out/detections.json" in out
+    first = detect.plan([tmp_path / "in"], tmp_path / "in" / "out", False)
+    for _, target in first:
+        save(target)
+    assert detect.plan([tmp_path / "in"], tmp_path / "in" / "out", True) == first
+
+
+def test_the_result_is_a_coco_file(command, tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png", picture(30, 31))
+    coco = command("b.png", "a.png", "--score", "0.5")
+    assert coco["categories"] == CATEGORIES
+    assert coco["images"] == [
+        {"id": 1, "file_name": "b.png", "width": 30, "height": 31},
+        {"id": 2, "file_name": "a.png", "width": 40, "height": 20},
+    ]
+    common = {"category_id": 7, "iscrowd": 0, "score": 0.75}
+    assert coco["annotations"] == [
+        {"id": 1, "image_id": 1, "bbox": [15.0, 0.0, 15.0, 31.0], "area": 465.0, **common},
+        {"id": 2, "image_id": 2, "bbox": [20.0, 0.0, 20.0, 20.0], "area": 400.0, **common},
+    ]
+    index = COCO(tmp_path / "out" / "detections.json")
+    assert index.getAnnIds(imgIds=[2]) == [2]
+
+
+def test_a_drawing_shows_the_boxes(command, tmp_path):
+    """Colour by class, the surest on top; what is no box, rim or label is the image."""
+    save(tmp_path / "a.png", picture(300, 200))
+    command("a.png")
+    before = picture(300, 200)
+    after = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    colors = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in COLORS]
+    assert tuple(after[150, 0]) == tuple(after[199, 100]) == colors[1]  # the car
+    assert tuple(after[150, 150]) == tuple(after[199, 299]) == tuple(after[150, 299]) == colors[2]
+    changed = (before != after).any(2)
+    assert not changed[40:190, 10:140].any() and not changed[40:190, 160:290].any()
+    assert changed[2:14, 5:50].any() and changed[2:14, 155:200].any()  # labels
+
+
+def modes(folder):
+    """One picture in every form that files have, and turned by EXIF."""
+    image = Image.fromarray(picture(40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise
+    image.convert("L").save(folder / "grey.png")
+    image.quantize(16).save(folder / "palette.png")
+    image.convert("RGBA").save(folder / "alpha.png")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((20, 40), 257 * 99, np.uint16)).save(folder / "deep.png")
+    image.save(folder / "turned.jpg", exif=exif, quality=95)
+    return image
+
+
+def test_every_form_of_image(command, tmp_path):
+    (tmp_path / "in").mkdir()
+    image = modes(tmp_path / "in")
+    coco = command("in", "--score", "1")  # nothing is drawn
+    sizes = {i["file_name"]: (i["width"], i["height"]) for i in coco["images"]}
+    assert sizes.pop("in/turned.jpg") == (20, 40) and set(sizes.values()) == {(40, 20)}
+    assert coco["annotations"] == [] and len(sizes) == 5
+
+    def drawn(name):
+        return np.asarray(Image.open(tmp_path / "out" / name)).astype(int)
+
+    assert (drawn("alpha.png") == np.asarray(image)).all()
+    assert (drawn("grey.png") == np.asarray(image.convert("L").convert("RGB"))).all()
+    assert (drawn("deep.png") == 99).all()
+    turned = np.asarray(image.rotate(-90, expand=True)).astype(int)
+    assert np.abs(drawn("turned.jpg") - turned).mean() < 12
+    assert np.abs(drawn("turned.jpg") - turned[::-1, ::-1]).mean() > 20
+
+
+def test_nothing_is_overwritten(command, tmp_path):
+    save(tmp_path / "a.png")
+    command("a.png")
+    save(tmp_path / "a.png", picture(10, 20))
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"out/detections\.json: exists \(and 1 more\).*--overw"):
+        command("a.png")
+    (tmp_path / "out" / "detections.json").unlink()
+    with pytest.raises(UserError, match=r"out/a\.png: exists; choose another --out or add"):
+        command("a.png")
+    assert (tmp_path / "out" / "a.png").read_bytes() == before["a.png"]
+    assert command("a.png", "--overwrite")["images"][0]["width"] == 10
+    assert Image.open(tmp_path / "out" / "a.png").size == (10, 20)
+    for folder in ("out", "."):  # an input by whatever name, even if asked to
+        with pytest.raises(UserError, match=r"a\.png: is an input and would be lost"):
+            detect.main(["x.onnx", str(tmp_path / folder), "--out", folder, "--overwrite"])
+
+
+def test_what_cannot_be_read(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    whole = save(tmp_path / "cut.png", picture()).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    save(tmp_path / "good.png")
+    for name, message in {
+        "none.png": "not found; an image, a folder of images or a video is needed",
+        "empty": "no images in it; known are .jpg, ",
+        "texts": "no images in it; known are .jpg, ",
+    }.items():
+        with pytest.raises(UserError, match=f"^{name}: {message}"):
+            command(name)
+    with pytest.raises(UserError) as caught:
+        command("cut.png", "text.jpg")
+    first, *rest = str(caught.value).splitlines()
+    assert first == "2 of 2 cannot be read; repair them or leave them out:"
+    assert [line.split(": ")[:2] for line in rest] == [
+        ["  cut.png", "unreadable image"], ["  text.jpg", "unreadable image"]
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"--score 30\.0: a number from 0 to 1"):
+        command("good.png", "--score", "30")
+    assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file: cannot be a folder \(File exists\)"):
+        detect.main(["x.onnx", "good.png", "--out", "file"])
+
+
+def test_a_damaged_picture_does_not_cost_the_others(command, tmp_path, capsys):
+    """They are in the file; the command still fails, and says what it left out."""
+    for name in ("in/a.png", "in/c.png"):
+        save(tmp_path / name)
+    (tmp_path / "in/b.png").write_bytes((tmp_path / "in/a.png").read_bytes()[:60])
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: command("in"))
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and "2/3 in/b.png: cannot be read\n" in out
+    assert err.startswith("error: 1 of 3 cannot be read; ") and "\n  in/b.png: unreadable" in err
+    assert files(tmp_path / "out") == ["a.png", "c.png", "detections.json"]
+    coco = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [(i["id"], i["file_name"]) for i in coco["images"]] == [(1, "in/a.png"), (2, "in/c.png")]
+    assert [a["image_id"] for a in coco["annotations"]] == [1, 1, 2, 2]
+
+
+def test_interrupted(command, tmp_path, monkeypatch, capsys):
+    """What is drawn stays; half a file and a result of half the images do not."""
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / name)
+    saving = Image.Image.save
+
+    def save_then_press(self, path, **options):
+        saving(self, path, **options)
+        if "b.png" in str(path):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", save_then_press)
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: command("a.png", "b.png", "c.png"))
+    assert end.value.code == 130 and files(tmp_path / "out") == ["a.png"]
+    err = capsys.readouterr().err
+    assert err == "interrupted: 1 of 3 are drawn, detections.json is not written\n"
+
+
+def test_an_error_is_one_line(tmp_path, capsys):
+    save(tmp_path / "a.png")
+    arguments = [str(tmp_path / x) for x in ("none.onnx", "a.png")]
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: detect.main([*arguments, "--out", str(tmp_path / "out")]))
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and files(tmp_path) == ["a.png"]
+    assert err == f"error: {tmp_path / 'none.onnx'}: not found; check the path\n"
+
+
+def test_from_a_run_to_its_detections(weights, tmp_path):
+    """The command with a real network: its file says what the door says."""
+    save(tmp_path / "a.png", picture())
+    arguments = [str(weights[0]), str(tmp_path / "a.png"), "--score", "0.1", "--threads", "1"]
+    detect.main([*arguments, "--out", str(tmp_path / "out")])
+    coco = json.loads((tmp_path / "out" / "detections.json").read_text())
+    found = open_detector(weights[0]).detect(picture(), 0.1)
+    assert len(coco["annotations"]) == len(found.scores) > 5
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    assert coco["annotations"][0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------- videos
+
+
+def test_videos_need_opencv(command, tmp_path, monkeypatch):
+    """Said before any work."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    save(tmp_path / "a.png")
+    (tmp_path / "b.MP4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.MP4: .*pip install opencv-python-headless"):
+        command("a.png", "b.MP4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_videos(command, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    shades = [60, 120, 180, 240]
+    size = (64, 48)
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, size)
+    for shade in shades:
+        writer.write(np.full((48, 64, 3), (0, 0, shade), np.uint8))  # OpenCV's blue comes first
+    writer.release()
+    seen = []
+
+    def look(image, score_threshold):
+        seen.append(image.mean((0, 1)))
+        return stamp(image, score_threshold)
+
+    jobs = detect.plan([tmp_path / "a.avi"], tmp_path / "out", False)
+    coco, times, damaged = detect.detect_files(Detector(look, CATEGORIES, SIZE), jobs, 0.9)
+    assert files(tmp_path / "out") == ["a.mp4"] and len(times) == 4 and not damaged
+    np.testing.assert_allclose(seen, [[shade, 0, 0] for shade in shades], atol=6)
+    assert [image["frame_id"] for image in coco["images"]] == [0, 1, 2, 3]
+    assert len({image["id"] for image in coco["images"]}) == 4
+    video = cv2.VideoCapture(str(tmp_path / "out" / "a.mp4"))
+    assert video.get(cv2.CAP_PROP_FPS) == 12.5 and video.get(cv2.CAP_PROP_FRAME_COUNT) == 4
+    np.testing.assert_allclose(video.read()[1].mean((0, 1)), [0, 0, shades[0]], atol=8)
+    (tmp_path / "b.mkv").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"b\.mkv: no frame can be read"):
+        command("b.mkv")
+    assert files(tmp_path / "out") == ["a.mp4"]

@@ -1,0 +1,486 @@
+"""export.py: `pytest tests/test_export.py`."""
+
+import copy
+import dataclasses
+import json
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import close
+from PIL import Image
+from torch import nn
+
+from lightdet_core import boxes, sparsity
+from lightdet_core.config import UserError, load_config, run_cli
+from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.model import LightDet, save_weights
+from lightdet_tools.data.pack import build
+from lightdet_tools.deploy import detect, export
+from lightdet_tools.deploy.export import deployable
+from lightdet_tools.deploy.runtime import open_exported
+
+SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
+CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two would spend ten times as long waiting for each other where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small(**changes):
+    """A run's config with the smallest backbone; its head is eligible for 2:4."""
+    config = load_config("g5", "smoke", seed=4)
+    settings = {"backbone": "lite0", "input_size": SIZE, "num_classes": 3, "channels": 16}
+    settings |= {"stacked_convs": 1, "reg_max": 7} | changes
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
+
+
+def network(**changes) -> LightDet:
+    """As if trained: nothing is at its initial value, and the outputs differ from cell to cell."""
+    torch.manual_seed(0)
+    net = LightDet(small(**changes).model).eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+        for tower in net.head.towers:
+            tower[-1].weight.normal_(0, 0.5)
+            tower[-1].bias.normal_(0, 0.5)
+        for layer in (net.head.quality or [])[::2]:
+            layer.weight.normal_(0, 0.5)
+            layer.bias.normal_(0, 0.5)
+    return net
+
+
+@pytest.fixture(scope="module")
+def net():
+    """SiLU, GFLv2, 2:4."""
+    model = network()
+    sparsity.apply_masks(model.state_dict(), sparsity.make_masks(model))
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(net, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "weights.safetensors"
+    save_weights(path, net.state_dict(), small(), CATEGORIES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx_export(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "new" / "folder"
+    return export.to_onnx(weights, folder, uint8=True), folder
+
+
+@pytest.fixture(scope="module")
+def ncnn_export(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    return export.to_ncnn(weights, folder, decoded=True), folder
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------------------------ network
+
+
+def test_sigmoid_mish_is_mish(golden):
+    """In torch and in ONNX Runtime, from where t is 1 to where it vanishes."""
+    inputs, expected = golden("silu_mish")
+    form = export.SigmoidMish()
+    close(form(torch.tensor(inputs["x"], dtype=torch.float32)), expected["mish"])
+    x = torch.tensor([[-1e4, -200, -88, -20, -8, -3, -0.1, 0, 0.1, 3, 19, 45, 90, 200, 1e4]])
+    model = export.convert_onnx(form, x, ["y"])
+    assert {node.op_type for node in model.graph.node} & {"Softplus", "Tanh", "Exp"} == set()
+    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
+        None, {"images": x.numpy()}
+    )
+    for y in (form(x), torch.from_numpy(found)):
+        torch.testing.assert_close(y, F.mish(x), atol=1e-6, rtol=1e-6)
+
+
+def test_largest_is_topk_with_ties():
+    torch.manual_seed(0)
+    values = torch.randint(0, 5, (300, 11)).float()  # every row has ties
+    values[0] = 1 / 11
+    for k in (1, 4, 11):
+        found = torch.cat(export.largest(values, k), -1)
+        assert torch.equal(found, values.topk(k, -1).values)
+
+
+def test_folding_keeps_the_function_and_the_pattern(net):
+    before = copy.deepcopy(net.state_dict())
+    folded = deployable(net, SIZE)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    count = sum(p.numel() for p in net.parameters()) - sum(m.num_features for m in norms)
+    assert sum(p.numel() for p in folded.parameters()) == count  # scale and shift -> a bias
+    eligible = {n: w for n, w in folded.state_dict().items() if sparsity.eligible(n, w)}
+    assert len(eligible) > 20 and sparsity.check_2to4(folded.state_dict()) == []
+    after = net.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"activation": "mish", "head": "gflv1"}, {"activation": "leakyrelu"}]
+)
+def test_deployable_is_the_same_function(changes):
+    """With odd and even maps, both outputs and both inputs."""
+    net = network(**changes)
+    for size, decoded, uint8 in ((SIZE, False, True), (SIZE, True, False), (96, True, True)):
+        images = export.example_images(size)
+        wanted = export.expected(net, images, decoded)
+        module = deployable(net, size, decoded, uint8)
+        assert not any(isinstance(x, nn.Mish) for x in module.modules())
+        batch = torch.from_numpy(images)
+        found = module(batch if uint8 else batch.permute(0, 3, 1, 2).float())
+        assert [tuple(x.shape[1:]) for x in found] == list(module.outputs.values())
+        for a, b in zip(found, map(torch.from_numpy, wanted), strict=True):
+            assert b.std() > 0.05
+            torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
+
+
+def test_expected_is_what_detect_uses(net):
+    """Threshold and NMS on the decoded outputs are `LightDet.detect`."""
+    images = export.example_images(SIZE)
+    scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
+    threshold = float(scores.quantile(0.9))
+    wanted = net.detect(torch.from_numpy(images).permute(0, 3, 1, 2).float(), threshold)
+    assert sum(len(one.scores) for one in wanted) > 10
+    for row, one in enumerate(wanted):
+        found = boxes.detect(scores[row], decoded[row], threshold, 0.6, 100)
+        for a, b in zip(found, one, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+# --------------------------------------------------------------------------------------- ONNX
+
+
+def test_onnx_report(onnx_export, net):
+    report, folder = onnx_export
+    assert names(folder) == ["g5-s4-uint8.onnx"] and report["files"] == [*folder.iterdir()]
+    assert report["precision"] == "fp32"
+    assert report["sizes"]["fp32"] == os.path.getsize(report["files"][0])
+    parameters = sum(p.numel() for p in deployable(net, SIZE).parameters())
+    assert 4 * parameters < report["sizes"]["fp32"] < 4 * parameters + 90_000
+    assert report["sizes"]["fp16"] < 0.52 * report["sizes"]["fp32"]
+    assert list(report["parity"]) == ["cls_logits", "box_logits"]
+    assert all(0 < value < 1e-4 for value in report["parity"].values())
+    masks = len(sparsity.make_masks(net))
+    assert report["sparsity"] == {"eligible": masks, "trained": masks, "exported": masks}
+    text = "\n".join(export.summary(report))
+    size = report["sizes"]["fp32"]
+    assert f"{size:,} B = {size / 1e6:.2f} MB = {size / 1048576:.2f} MiB (written)" in text
+    assert f"in {masks} of {masks}" in text and "g5-s4-uint8.onnx" in text
+
+
+def test_onnx_needs_nothing_else(onnx_export, net):
+    """By the file alone: classes, sizes, and scores and boxes from raw outputs of any batch."""
+    report, _ = onnx_export
+    exported = open_exported(report["files"][0])
+    about = exported.about
+    assert about["categories"] == CATEGORIES and about["config"]["seed"] == 4
+    assert about["input"] == {"name": "images", "dtype": "uint8", "layout": "NHWC", "size": SIZE}
+    assert (about["form"], about["precision"]) == ("raw", "fp32")
+    images = export.example_images(SIZE)
+    cls_logits, box_logits = map(torch.from_numpy, exported.run(images))
+    quality = detect._quality(about["quality"])(box_logits.softmax(-1))
+    points, strides, _ = boxes.level_grid(SIZE, SIZE)
+    scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
+    torch.testing.assert_close(cls_logits.sigmoid() * quality, scores, atol=1e-5, rtol=0)
+    found = boxes.decode(box_logits, points, strides).clamp(0, SIZE)
+    torch.testing.assert_close(found, decoded, atol=1e-3, rtol=0)
+    for one, row in zip(exported.run(images[1:2]), exported.run(images), strict=True):
+        np.testing.assert_allclose(one[0], row[1], atol=1e-5)
+
+
+def test_onnx_in_half_precision(net):
+    """Only the weights are rounded: the file computes what the rounded network does."""
+    module = deployable(net, SIZE)
+    images = torch.from_numpy(export.example_images(SIZE)).permute(0, 3, 1, 2).float()
+    model = export.store_half(export.convert_onnx(module, images[:1], list(module.outputs)))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(None, {"images": images.numpy()})
+    exact = [x.numpy() for x in module(images)]
+    for convolution in (m for m in module.modules() if isinstance(m, nn.Conv2d)):
+        convolution.weight.data = convolution.weight.half().float()
+    for a, b, c in zip(found, module(images), exact, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+        assert np.abs(a - c).max() > 2e-4  # it makes a difference
+
+
+# --------------------------------------------------------------------------------------- ncnn
+
+
+def test_ncnn_report(ncnn_export, net):
+    report, folder = ncnn_export
+    stem = "g5-s4-decoded"
+    assert names(folder) == [f"{stem}.bin", f"{stem}.json", f"{stem}.param"]
+    masks = len(sparsity.make_masks(net))
+    assert report["sparsity"] == {"eligible": masks, "trained": masks, "exported": masks}
+    assert list(report["parity"]) == ["scores", "boxes"]
+    assert report["parity"]["scores"] < 1e-5 and report["parity"]["boxes"] < 1e-3
+    module = deployable(net, SIZE, decoded=True)
+    floats = sum(p.numel() for p in module.parameters()) + 3 + 3 * module.num_cells  # mean, cells
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in module.modules())
+    # a tag of 4 bytes per convolution; weight and bias of three products, one without a bias
+    bins = module.num_bins
+    assert report["sizes"]["fp32"] == 4 * (floats + convolutions + 5 + bins)
+    assert report["sizes"]["fp32"] == os.path.getsize(folder / f"{stem}.bin")
+    assert report["sizes"]["fp16"] < 0.55 * report["sizes"]["fp32"]
+
+
+def test_ncnn_needs_nothing_else(ncnn_export, net):
+    _, folder = ncnn_export
+    exported = open_exported(folder / "g5-s4-decoded.param")
+    assert exported.about["categories"] == CATEGORIES
+    assert exported.about["input"]["name"] == "in0" and exported.about["form"] == "decoded"
+    images = export.example_images(SIZE)[::-1]
+    for a, b in zip(exported.run(images), export.expected(net, images.copy(), True), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_ncnn_weights_are_read_back(ncnn_export, net):
+    """Every convolution, in the order of the network, bit for bit."""
+    _, folder = ncnn_export
+    stored = list(export.stored_weights(folder / "g5-s4-decoded.param").values())
+    module = deployable(net, SIZE)
+    wanted = [m.weight for m in module.modules() if isinstance(m, nn.Conv2d)]
+    assert len(stored) == len(wanted)
+    digest = sorted((tuple(w.shape), w.double().sum().item()) for w in stored)
+    assert digest == sorted((tuple(w.shape), w.double().sum().item()) for w in wanted)
+
+
+def test_ncnn_in_half_precision(net, tmp_path):
+    """The pattern survives ncnn's own rounding, and its layers are found behind fp16 ones."""
+    module = deployable(net, SIZE, mish=nn.Mish)
+    images = torch.from_numpy(export.example_images(SIZE)[:1]).permute(0, 3, 1, 2).float()
+    param, values = export.convert_ncnn(module, images)["fp16"]
+    (tmp_path / "x.param").write_text(param)
+    (tmp_path / "x.bin").write_bytes(values)
+    stored = export.stored_weights(tmp_path / "x.param")
+    assert all(torch.equal(w, w.half().float()) for w in stored.values())
+    masks = len(sparsity.make_masks(net))
+    counts = export.check_pattern(net.state_dict(), stored)
+    assert counts == {"eligible": masks, "trained": masks, "exported": masks}
+
+
+# ------------------------------------------------------------------------------------- checks
+
+
+def test_a_lost_pattern_is_an_error(net):
+    state = dict(net.state_dict())
+    counts = export.check_pattern(state, state)
+    name = next(n for n, w in state.items() if sparsity.eligible(n, w))
+    filled = state | {name: torch.ones_like(state[name])}
+    assert export.check_pattern(filled, state)["trained"] == counts["trained"] - 1
+    with pytest.raises(UserError, match=f"trained in {counts['trained']} layers, exported in"):
+        export.check_pattern(state, filled)
+
+
+def test_a_difference_is_an_error():
+    a = np.linspace(-10, 10, 50, dtype=np.float32)
+    assert export.compare([a + 0.0005], [a], ["x"], "fp32")["x"] == pytest.approx(5e-4, rel=0.01)
+    with pytest.raises(UserError, match=r"x: .* differs from torch by 0\.01"):
+        export.compare([a + 0.01], [a], ["x"], "fp32")
+    assert export.compare([a + 0.01], [a], ["x"], "fp16")["x"] == pytest.approx(0.01, rel=0.01)
+    with pytest.raises(UserError, match="differs from torch by nan"):
+        export.compare([a * np.nan], [a], ["x"], "fp16")
+
+
+class TopK(nn.Module):
+    def forward(self, x):
+        return x.topk(4, -1).values
+
+
+class Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_operations_that_a_format_lacks():
+    with pytest.raises(UserError, match=r"ncnn: has no layer for .*topk"):
+        export.convert_ncnn(TopK(), torch.rand(1, 3, 8, 8))
+    with pytest.raises(UserError, match=r"ONNX: cannot be converted: .*bessel"):
+        export.convert_onnx(Bessel(), torch.rand(1, 3), ["y"])
+
+
+@pytest.fixture
+def finish(onnx_export, weights, tmp_path):
+    """`finish()` checks a file that is there already and puts it into place."""
+    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, uint8=True)
+    content = onnx_export[0]["files"][0].read_bytes()
+    return lambda **changes: export._finish(
+        job._replace(**changes), {key: {".onnx": content} for key in ("fp32", "fp16")}
+    )
+
+
+def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
+    (tmp_path / "g5-s4-uint8.onnx").write_bytes(b"old")
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.head.towers[0][-1].bias[0] += 0.1
+    with pytest.raises(UserError, match=r"cls_logits: .* differs from torch by 0\.1"):
+        finish(model=other)
+    assert names(tmp_path) == ["g5-s4-uint8.onnx"]
+    assert (tmp_path / "g5-s4-uint8.onnx").read_bytes() == b"old"
+    assert finish()["files"] == [tmp_path / "g5-s4-uint8.onnx"]
+    assert names(tmp_path) == ["g5-s4-uint8.onnx"]
+    assert open_exported(tmp_path / "g5-s4-uint8.onnx").about["categories"] == CATEGORIES
+
+
+def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
+    old = tmp_path / "g5-s4-uint8.onnx"
+    old.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        finish()
+    assert names(tmp_path) == [old.name] and old.read_bytes() == b"old"
+
+
+def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(export, "deployable", None)
+    with pytest.raises(UserError, match="no trained run there"):
+        export.to_onnx(tmp_path / "none.safetensors", tmp_path)
+    with pytest.raises(UserError, match="not a readable"):
+        (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])
+        export.to_ncnn(tmp_path / "cut.safetensors", tmp_path)
+    with pytest.raises(detect.UserError, match=f"is a folder; the weights are {weights}"):
+        export.to_onnx(weights.parent, tmp_path)
+    with pytest.raises(UserError, match=r"cut\.safetensors: cannot be written to"):
+        export.to_onnx(weights, tmp_path / "cut.safetensors")
+
+
+def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monkeypatch):
+    """The objects are what the network sees itself, so that its AP is far from 0 and 1."""
+    config = small()
+    image = export.example_images(SIZE)[0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (seen,) = net.detect(torch.from_numpy(image).permute(2, 0, 1)[None].float(), 0.05)
+    boxes_seen = seen.boxes[:6] + torch.tensor([0.0, 0, 4, 4])
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "width": SIZE, "height": SIZE}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": CATEGORIES[label]["id"],
+             "bbox": [*box[:2], box[2] - box[0], box[3] - box[1]]}
+            for i, (box, label) in enumerate(
+                zip(boxes_seen.clamp(max=SIZE).tolist(), seen.labels[:6].tolist(), strict=True), 1
+            )
+        ],
+        "categories": CATEGORIES,
+    }  # fmt: skip
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
+    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "val")
+    monkeypatch.setattr(export, "split_paths", lambda *_: (tmp_path / "val.json", tmp_path))
+    expected = coco_metrics(
+        truth_of(tmp_path / "val.json", pack), detect_pack(net, pack, config.evaluate)
+    )
+    found = export.accuracy(onnx_export[0]["files"][0], config)
+    assert 0.05 < expected["AP"] < 0.95
+    assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)
+
+
+@pytest.mark.parametrize("activation", ["relu6", "silu", "mish"])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_int8_holds_what_it_should(activation, decoded):
+    """ReLU6 and SiLU between the convolutions, nothing after the last ones, nothing of Mish."""
+    config = load_config("g5", "demo").model
+    model = LightDet(dataclasses.replace(config, num_classes=3, activation=activation)).eval()
+    module = deployable(model, SIZE, decoded)
+    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:1, None]
+    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
+    small = export.quantize(full, inputs)
+    made = {name: node.op_type for node in small.graph.node for name in node.output}
+    full_precision, seen = set(export._in_full(small)), {True: 0, False: 0}
+    for node in small.graph.node:
+        if node.op_type in ("Clip", "Sigmoid", "Mul"):
+            sources = {made[name] for name in node.input if name in made} - {"Constant"}
+            inside = sources == {"DequantizeLinear"}
+            assert inside == (node.name not in full_precision), node.name
+            seen[inside] += 1
+    assert (seen[True] > 20) == (activation == "silu")  # ReLU6 is gone: it is a range
+    assert (seen[False] > 0) == (decoded or activation == "mish")
+
+
+def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
+    """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
+    module = deployable(net, SIZE)
+    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:, None]
+    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
+    small = export.quantize(full, inputs)
+    kinds = [node.op_type for node in small.graph.node]
+    assert kinds.count("QuantizeLinear") > 20
+    assert len(small.SerializeToString()) < 0.4 * len(full.SerializeToString())
+    onnx.save(small, tmp_path / "x.onnx")
+    counts = export.check_pattern(net.state_dict(), export.stored_weights(tmp_path / "x.onnx"))
+    assert counts["exported"] == counts["trained"] == len(sparsity.make_masks(net)) > 0
+    sessions = [onnxruntime.InferenceSession(model.SerializeToString()) for model in (full, small)]
+    for x in inputs:
+        for a, b in zip(*(s.run(None, {"images": x}) for s in sessions), strict=True):
+            assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
+
+
+def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
+    lines = []
+    with pytest.raises(UserError, match="int8: for ONNX only"):
+        export.to_ncnn(weights, tmp_path, precision="int8")
+    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
+    with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
+        export.to_onnx(weights, tmp_path, precision="int8", progress=lines.append)
+    assert lines == ["converting to ONNX", "quantizing with training images"]
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_command_line(tmp_path, weights, capsys, monkeypatch):
+    found = {}
+    report = {"parity": {"x": 1e-6}, "sizes": {"fp32": 8}, "precision": "fp32", "files": ["f"]}
+    report["sparsity"] = {"eligible": 3, "trained": 2, "exported": 2}
+    for name in ("to_onnx", "to_ncnn"):
+        monkeypatch.setattr(export, name, lambda *a, name=name: found.update({name: a}) or report)
+    common = [str(weights), "--out", str(tmp_path)]
+    export.main([*common, "--format", "onnx", "--uint8"])
+    export.main([*common, "--format", "ncnn", "--precision", "fp16", "--decoded"])
+    assert found["to_onnx"][:-1] == (weights, tmp_path, False, True, "fp32")
+    assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
+    out = capsys.readouterr().out
+    assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
+    with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):
+        export.main([*common, "--format", "ncnn", "--uint8"])
+
+
+def test_an_error_is_one_line(tmp_path, capsys):
+    command = [str(tmp_path / "none.safetensors"), "--format", "onnx", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        run_cli(lambda: export.main(command))
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_description_is_json(ncnn_export):
+    """Read by a program that knows nothing of this one."""
+    _, folder = ncnn_export
+    about = json.loads((folder / "g5-s4-decoded.json").read_text())
+    cells = 100 + 25 + 9
+    assert about["outputs"] == {"scores": [cells, 3], "boxes": [cells, 4]}
+    assert about["config"]["evaluate"]["score_threshold"] == 0.05

@@ -1,0 +1,132 @@
+"""runtime.py, on files made by hand: `pytest tests/test_runtime.py`."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lightdet_core.config import UserError
+from lightdet_tools.deploy.runtime import KEY, open_exported
+
+SIZE = 3
+DESCRIPTION = {
+    "form": "raw",
+    "input": {"name": "images", "dtype": "float32", "layout": "NCHW", "size": SIZE},
+    "outputs": {"same": [3, SIZE, SIZE], "negative": [3, SIZE, SIZE]},
+    "quality": None,
+    "categories": [{"id": 3, "name": "ü"}],
+    "config": {"seed": 4},
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+
+
+def write_onnx(path, dtype="float32", about=DESCRIPTION):
+    """Two outputs of the pixels, which the file has in another order than the description."""
+    kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.UINT8
+    shape = ["B", SIZE, SIZE, 3] if dtype == "uint8" else ["B", 3, SIZE, SIZE]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["same"], to=TensorProto.FLOAT),
+        helper.make_node("Neg", ["same"], ["negative"]),
+    ]
+    outputs = [helper.make_tensor_value_info(x, 1, shape) for x in ("negative", "same")]
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("images", kind, shape)], outputs
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if about:
+        helper.set_model_props(model, {KEY: json.dumps(about)})
+    onnx.save(model, path)
+    return path
+
+
+def write_ncnn(folder, **changes):
+    """A convolution that doubles red, trebles green and drops blue, and its negative."""
+    weights = np.float32([[2, 0, 0], [0, 3, 0], [0, 0, 0]])
+    (folder / "x.param").write_text(
+        "7767517\n4 5\nInput in0 0 1 in0\nConvolution c 1 1 in0 a 0=3 1=1 5=0 6=9\n"
+        "Split s 1 2 a out0 b\nUnaryOp n 1 1 b out1 0=1\n"
+    )
+    (folder / "x.bin").write_bytes(bytes(4) + weights.tobytes())
+    about = DESCRIPTION | {"input": DESCRIPTION["input"] | {"name": "in0"}} | changes
+    (folder / "x.json").write_text(json.dumps(about))
+    return folder / "x.param"
+
+
+def test_onnx_gets_its_pixels_in_its_layout(tmp_path):
+    """Outputs come in the order of the description."""
+    exported = open_exported(write_onnx(tmp_path / "x.onnx"), threads=2)
+    assert exported.about == DESCRIPTION
+    same, negative = exported.run(IMAGES)
+    np.testing.assert_array_equal(same, IMAGES.transpose(0, 3, 1, 2).astype(np.float32))
+    np.testing.assert_array_equal(negative, -same)
+    about = DESCRIPTION | {"outputs": {"same": [SIZE, SIZE, 3]}}
+    about["input"] = DESCRIPTION["input"] | {"dtype": "uint8", "layout": "NHWC"}
+    (same,) = open_exported(write_onnx(tmp_path / "y.onnx", "uint8", about)).run(IMAGES[1:])
+    np.testing.assert_array_equal(same, IMAGES[1:].astype(np.float32))
+
+
+def test_ncnn_gets_rgb_image_by_image(tmp_path):
+    exported = open_exported(write_ncnn(tmp_path))
+    assert exported.about["categories"] == DESCRIPTION["categories"]
+    for images in (IMAGES, IMAGES[:, ::-1]):  # also when they are not contiguous
+        same, negative = exported.run(images)
+        np.testing.assert_array_equal(same[:, 0], 2.0 * images[..., 0])
+        np.testing.assert_array_equal(same[:, 1], 3.0 * images[..., 1])
+        np.testing.assert_array_equal(negative, -same)
+        assert not same[:, 2].any()
+
+
+def test_other_images_are_refused(tmp_path):
+    run = open_exported(write_onnx(tmp_path / "x.onnx")).run
+    for images in (IMAGES[:, 1:], IMAGES.astype(np.float32), IMAGES[0]):
+        with pytest.raises(UserError, match=r"x\.onnx: images are .*uint8 \(B, \(3, 3, 3\)"):
+            run(images)
+
+
+def test_damaged_onnx_files_are_named(tmp_path):
+    path = tmp_path / "x.onnx"
+    with pytest.raises(UserError, match=r"x\.onnx: not found"):
+        open_exported(path)
+    whole = write_onnx(path).read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"a picture"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.onnx: not a usable ONNX file"):
+            open_exported(path)
+    older = {key: value for key, value in DESCRIPTION.items() if key != "quality"}
+    write_onnx(path, about=older)
+    with pytest.raises(UserError, match=r"x\.onnx: .* lacks quality; export the run again"):
+        open_exported(path)
+    for about in (None, {}, ["form", "input"]):
+        write_onnx(path, about=about)
+        with pytest.raises(UserError, match=r"x\.onnx: has no LightDet description"):
+            open_exported(path)
+    with pytest.raises(UserError, match=r"x\.pt: an \.onnx or ncnn's \.param"):
+        open_exported(tmp_path / "x.pt")
+
+
+def test_damaged_ncnn_files_are_named(tmp_path):
+    entry = write_ncnn(tmp_path)
+    for suffix in (".param", ".bin", ".json"):
+        file = entry.with_suffix(suffix)
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(UserError, match=rf"x\{suffix}: not found; ncnn needs"):
+            open_exported(entry)
+        file.write_bytes(content[: len(content) // 2])
+        message = r"json: has no LightDet" if suffix == ".json" else r"param: ncnn cannot load it"
+        with pytest.raises(UserError, match=rf"x\.{message}"):
+            open_exported(entry)
+        file.write_bytes(content)
+    open_exported(entry).run(IMAGES)
+
+
+def test_another_networks_description_is_noticed(tmp_path):
+    outputs = DESCRIPTION["outputs"]
+    entry = write_ncnn(tmp_path, outputs=outputs | {"third": [1, 1]})
+    with pytest.raises(UserError, match=r"x\.param: does not have \d outputs"):
+        open_exported(entry).run(IMAGES)
+    entry = write_ncnn(tmp_path, outputs=outputs | {"negative": [3, 4, 4]})
+    with pytest.raises(UserError, match=r"gives .*but its description says .*\(3, 4, 4\)"):
+        open_exported(entry).run(IMAGES)

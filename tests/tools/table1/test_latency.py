@@ -1,0 +1,116 @@
+"""The protocol on calls of known length, and the whole path on two small systems."""
+
+import dataclasses
+import itertools
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lightdet_core.config import UserError, load_config
+from lightdet_tools.cost import benchmark
+from lightdet_tools.table1 import latency
+
+
+def test_every_call_gets_its_share_in_turns(monkeypatch):
+    order = []
+
+    def call(name: str, seconds: float):
+        def run() -> None:
+            order.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    calls = {"quick": call("quick", 0.001), "slow": call("slow", 0.02)}
+    times = benchmark.interleaved(calls, seconds=0.04, rounds=5)
+    assert len(times["slow"]) == benchmark.LEAST
+    assert len(times["quick"]) > 2 * benchmark.LEAST
+    assert min(times["slow"]) >= 0.02 > np.median(times["quick"])
+    measured = order[4:]  # two calls each say how long it takes
+    first, last = measured.index("slow"), len(measured) - 1 - measured[::-1].index("slow")
+    assert "quick" in measured[first:last]  # not one after the other
+    assert order.count("quick") == 2 + len(times["quick"]) + 2 * 5  # two a turn do not count
+    assert order.count("slow") == 2 + benchmark.LEAST + 2 * 5
+    monkeypatch.setattr(benchmark, "SLOW", 0.01)
+    order.clear()
+    benchmark.interleaved(calls, seconds=0.04, rounds=5)
+    assert order.count("slow") == 1 + benchmark.LEAST  # none that does not count
+
+
+def test_rows_hold_median_and_spread():
+    key = ("onnxruntime int8", "onnxruntime", "g5", "network")
+    (row,) = latency.rows_of({key: [0.001 * i for i in range(1, 12)]})
+    assert row == {
+        "runtime": "onnxruntime int8", "base": "onnxruntime", "system": "g5", "part": "network",
+        "calls": 11, "median_ms": 6.0, "p10_ms": 2.0, "p90_ms": 10.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["nanodet_m", "g5"])
+def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
+    """No tensors that an exporter would merge; outputs that differ from cell to cell; and about as
+    many candidates as wanted."""
+    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
+    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
+    (system,) = latency.systems([name])
+    norms = [m.weight for m in system.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) > 40
+    assert not any(torch.equal(a[:8], b[:8]) for a, b in itertools.pairwise(norms))
+    with torch.inference_mode():
+        threshold = latency.score_threshold(system, system.wanted, candidates=150)
+        scores = system.model.scores(*system.wanted)
+    assert float(system.wanted[0].std()) == pytest.approx(latency.SPREAD, rel=0.05)
+    assert system.wanted[0].std(1).median() > 0.02  # from cell to cell, too
+    assert int((scores > threshold).sum()) in range(145, 151)  # equal scores fall together
+
+
+@pytest.mark.parametrize(
+    "runtimes", [["torch", "torch bf16"], ["onnxruntime", "onnxruntime int8"], ["ncnn"]]
+)
+def test_two_systems_in_one_run(runtimes, monkeypatch):
+    """g5 has the quality predictor, which is left to the host."""
+    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
+    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
+    kept = []
+    found = latency.measure(["nanodet_m", "g5"], runtimes, 0.01, 1, str, kept.append)
+    assert found["not_possible"] == [] and kept == [found]
+    assert {(r["runtime"], r["system"], r["part"]) for r in found["latency"]} == {
+        (runtime, system, part)
+        for runtime in runtimes
+        for system in ("nanodet_m", "g5")
+        for part in ("network", "boxes")
+        if runtime in ("torch", "onnxruntime", "ncnn") or system == "g5"
+    }
+    assert all(r["median_ms"] > 0.1 and r["calls"] >= benchmark.LEAST for r in found["latency"])
+    nanodet = found["systems"][0]
+    assert nanodet["parameters"] == 950_036
+    if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
+        assert -0.02 < nanodet["bytes"][runtimes[0]] / (4 * 950_036) - 1 < 0.05
+
+
+def test_what_cannot_run_is_said(monkeypatch):
+    """One runtime's failure costs neither the others' numbers nor the reason."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no such runtime\nhere")
+
+    groups = ({"torch": latency.GROUPS[0]["torch"], "other": latency.Runtime(refuse, "other")},)
+    monkeypatch.setattr(latency, "GROUPS", groups)
+    found = latency.measure(["nanodet_m"], ["torch", "other"], 0.01, 1, str)
+    assert {row["runtime"] for row in found["latency"]} == {"torch"}
+    (row,) = found["not_possible"]
+    assert row == {
+        "runtime": "other", "system": "NanoDet-m", "part": "network", "reason": "no such runtime"
+    }  # fmt: skip
+
+
+def test_other_outputs_are_refused():
+    wanted = [torch.randn(1, 50, 3)]
+    latency._check_same([wanted[0] + 0.01], wanted, 0.05)
+    with pytest.raises(UserError, match=r"differ from torch's by 0\.\d+ of their deviation"):
+        latency._check_same([wanted[0] + 0.2], wanted, 0.05)
+    with pytest.raises(UserError, match=r"an output is \(1, 50\), torch's \(1, 50, 3\)"):
+        latency._check_same([wanted[0][..., 0]], wanted, 0.05)

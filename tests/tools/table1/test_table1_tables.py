@@ -1,0 +1,120 @@
+"""Tables and figures of speed from made-up measurements with known ratios."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+
+from lightdet_core.config import UserError
+from lightdet_tools.report.tables import load_paper
+from lightdet_tools.table1 import tables
+
+PAPER = load_paper()
+
+
+def row(runtime: str, system: str, part: str, ms: float, calls: int = 9) -> dict:
+    return {
+        "runtime": runtime, "base": runtime.removesuffix(" int8"), "system": system,
+        "part": part, "calls": calls,
+        "median_ms": ms, "p10_ms": 0.9 * ms, "p90_ms": 1.2 * ms,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def found() -> dict:
+    systems = [
+        {
+            "key": key,
+            "title": title,
+            "size": 416,
+            "parameters": n,
+            "gmac": g,
+            "bytes": sizes,
+            "in_paper": "",
+        }
+        for key, title, n, g, sizes in (
+            ("yolov4_tiny", "YOLOv4-tiny", 6_056_606, 3.45, {"onnxruntime": 2**20, "ncnn": 2**21}),
+            ("ssd", "SSD300", 35_641_826, 34.9, {"onnxruntime": 3 * 2**20}),
+            ("g5", "LightDet g5", 4_015_000, 1.93, {"onnxruntime": 2**22}),
+        )
+    ]
+    latency = [
+        row("onnxruntime", "yolov4_tiny", "network", 20.0),
+        row("onnxruntime", "ssd", "network", 300.0),
+        row("onnxruntime", "g5", "network", 10.0),
+        row("onnxruntime int8", "g5", "network", 5.0),
+        row("ncnn", "g5", "network", 30.0),
+        row("torch", "yolov4_tiny", "boxes", 50.0),
+        row("torch", "g5", "boxes", 40.0, calls=7),
+    ]
+    return {
+        "systems": systems, "latency": latency, "not_possible": [], "reference": "yolov4_tiny",
+        "threads": 2, "hardware": "a machine",
+    }  # fmt: skip
+
+
+def test_ratios_are_to_the_reference_of_the_same_runtime(found):
+    table = tables.speed_table(found).set_index(["runtime", "system", "part"])
+    assert table.at[("onnxruntime", "g5", "network"), "ratio"] == 0.5
+    assert table.at[("onnxruntime", "yolov4_tiny", "network"), "ratio"] == 1
+    # int8 has no reference of its own: that of fp32
+    assert table.at[("onnxruntime int8", "g5", "network"), "ratio"] == 0.25
+    assert np.isnan(table.at[("ncnn", "g5", "network"), "ratio"])  # no reference in this runtime
+    assert np.isnan(table.at[("torch", "g5", "boxes"), "ratio"])  # decoders are no networks
+    np.testing.assert_allclose(table["spread"], 30)
+
+
+def test_measured_table(found):
+    table = tables.measured_table(found, {"ssd": {"AP": 0.251, "images": 215}}).set_index("model")
+    assert table.loc["SSD300", "AP, official weights"] == "25.1 (215 images)"
+    assert table.loc["LightDet g5", "AP, official weights"] == ""
+    assert table.loc["SSD300", "onnxruntime file, MiB"] == 3
+    assert table.loc["SSD300", "onnxruntime ratio"] == 15
+    assert np.isnan(table.loc["SSD300", "ncnn file, MiB"])
+    assert table["calls, at least"].tolist() == [9, 9, 7]
+    assert table.loc["LightDet g5", "torch boxes, ms"] == 40
+    assert not set(table.columns) & set(tables.printed_table(PAPER).columns) - {"model"}
+
+
+def test_printed_numbers_are_all_in_the_audit():
+    printed, audit = tables.printed_table(PAPER), tables.audit_table(PAPER)
+    assert len(printed) == len(audit) == 8
+    assert (printed["AP"] == audit["AP printed"]).all()
+    assert (printed["FPS"] == audit["FPS printed"]).all()
+    assert (audit["its source"] != "").all() and (audit["its source "] != "").all()
+
+
+def test_figures_show_every_point(found):
+    figure = tables.plot_printed(PAPER)
+    assert sum(isinstance(c, PathCollection) for c in figure.axes[0].collections) == 8
+    figure = tables.plot_measured(found)
+    points = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
+    assert sorted(x for p in points for x in p.get_offsets()[:, 0]) == [10, 20, 30, 300]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["SSD300", "YOLOv4-tiny", "LightDet g5"]
+    accuracy = pd.DataFrame(
+        {"experiment": ["g5", "g9"], "AP": [30.0, 1.0], "AP std": [1.0, 1.0], "seeds": [3, 3],
+         "profile": ["demo", "demo"]}
+    )  # fmt: skip
+    accuracy["parameters"] = 1
+    table = tables.variants_table(accuracy, found, {"g5": 29.5})
+    assert table["onnxruntime, ms"].tolist()[0] == 10 and np.isnan(table["ncnn, ms"].tolist()[1])
+    small = table.iloc[-1]
+    assert (small["experiment"], small["AP"], small["onnxruntime, ms"]) == ("g5 int8", 29.5, 5)
+    assert table["onnxruntime ratio"].tolist()[0] == 0.5
+    figure = tables.plot_variants(table, found)
+    assert [axis.get_title() for axis in figure.axes] == ["onnxruntime", "ncnn"]
+    assert [t.get_text() for t in figure.axes[1].texts] == ["g5@416 (3)"]
+    plt.close("all")
+
+
+def test_missing_measurements_are_an_error(tmp_path):
+    path = tmp_path / "latency.json"
+    with pytest.raises(UserError, match=r"latency\.json: not there .* lightdet_core\.lat"):
+        tables.read_latency(path)
+    path.write_text(json.dumps({"systems": []}))
+    with pytest.raises(UserError, match="not there or not readable"):
+        tables.read_latency(path)
