@@ -101,6 +101,13 @@ def valuable_region(
     """
     cells = cell_boxes(points, strides, cell_scale)
     _, _, thresholds = _candidates(points, cells, level_sizes, gt_boxes, topk)
+    return region_weights(cells, gt_boxes, gt_mask, thresholds, gamma)
+
+
+def region_weights(
+    cells: Tensor, gt_boxes: Tensor, gt_mask: Tensor, thresholds: Tensor, gamma: float
+) -> Tensor:
+    """`valuable_region` of cells (P, 4) whose thresholds (B, G) `atss` has found already."""
     distance_iou = diou(cells, gt_boxes[:, :, None])  # (B, G, P)
     upper = thresholds[..., None]
     vlr_mask = (distance_iou >= gamma * upper) & (distance_iou < upper) & gt_mask[..., None]

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightdet_core.boxes import area
+from lightdet_core.boxes import Batch, area
 from lightdet_core.config import AugmentConfig, Config
 from lightdet_core.machinery.images import letterbox_transform
 from lightdet_core.machinery.packs import Pack
@@ -38,16 +38,6 @@ DRAWS = (
     *("brightened", "brightness", "contrasted", "contrast", "saturated", "saturation"),
     *("mix", "ratio_radius", "ratio_angle", "cut_area", "cut_x", "cut_y"),
 )
-
-
-class Batch(NamedTuple):
-    """One training batch on the device; padded entries of the last three are 0 or False."""
-
-    images: Tensor  # (B, 3, S, S) float32 RGB on the 0..255 scale, channels_last, not clipped
-    gt_boxes: Tensor  # (B, G, 4) float32 xyxy, pixels of the canvas
-    gt_labels: Tensor  # (B, G) long
-    gt_mask: Tensor  # (B, G) bool: real objects, neither padding nor crowd nor dropped
-    gt_weights: Tensor  # (B, G) float32: 1, or the object's share of the image under MixUp
 
 
 class _Geometry(NamedTuple):

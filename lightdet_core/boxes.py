@@ -18,6 +18,32 @@ QUALITY_TOPK = 4  # GFLv2's setting
 MAX_CANDIDATES = 5000  # per image into NMS; a trained network stays far below
 
 
+class Grid(NamedTuple):
+    """The cells of all levels, stride 8 first, row by row."""
+
+    points: Tensor  # (P, 2) xy of the centres, pixels
+    strides: Tensor  # (P,) pixels
+    level_sizes: list[int]  # cells per level
+
+
+class Logits(NamedTuple):
+    """What a network says of each cell, float32."""
+
+    cls: Tensor  # (B, P, C)
+    box: Tensor  # (B, P, 4, R)
+    quality: Tensor | None  # (B, P, 1) of GFLv2, None of GFLv1
+
+
+class Batch(NamedTuple):
+    """Images and their objects on a device; padded entries of the targets are 0 or False."""
+
+    images: Tensor  # (B, 3, H, W) float32 RGB on the 0..255 scale
+    gt_boxes: Tensor  # (B, G, 4) float32 xyxy, pixels of the canvas
+    gt_labels: Tensor  # (B, G) long
+    gt_mask: Tensor  # (B, G) bool: real objects, neither padding nor crowd nor dropped
+    gt_weights: Tensor | None = None  # (B, G) the object's share of a mixed image; None: all 1
+
+
 class Detections(NamedTuple):
     """Detections of one image, by falling score."""
 
@@ -26,16 +52,11 @@ class Detections(NamedTuple):
     labels: Tensor  # (N,)
 
 
-def level_grid(
-    height: int, width: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Cell centres of all levels, stride 8 first, row by row.
+def level_grid(height: int, width: int, device: torch.device | str = "cpu") -> Grid:
+    """The cells of a canvas.
 
     A level has ceil(size / stride) cells per side; cell (i, j) is centred at ((i + 0.5) stride,
     (j + 0.5) stride).
-
-    Returns:
-        points (P, 2) xy in pixels, strides (P,) in pixels, and the number of cells per level.
     """
     points, strides, level_sizes = [], [], []
     for stride in STRIDES:
@@ -46,7 +67,7 @@ def level_grid(
         points.append(torch.stack([grid_x, grid_y], -1).reshape(-1, 2))
         strides.append(torch.full((rows * columns,), float(stride), device=device))
         level_sizes.append(rows * columns)
-    return torch.cat(points), torch.cat(strides), level_sizes
+    return Grid(torch.cat(points), torch.cat(strides), level_sizes)
 
 
 def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightdet_core.assign import valuable_region
+from lightdet_core.assign import cell_boxes, region_weights
+from lightdet_core.boxes import Batch, Grid, Logits
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
 from lightdet_core.losses import num_positives, object_shares, positive_weight
 from lightdet_core.machinery.distributed import total
@@ -69,18 +70,12 @@ def class_distillation(
 
 
 def distillation_loss(
-    cls_logits: Tensor,
-    box_logits: Tensor,
-    quality_logits: Tensor | None,
-    teacher_cls_logits: Tensor,
-    teacher_box_logits: Tensor,
-    points: Tensor,
-    strides: Tensor,
-    level_sizes: list[int],
+    student: Logits,
+    teacher: Logits,
+    grid: Grid,
+    batch: Batch,
     matched_gt: Tensor,
-    gt_boxes: Tensor,
-    gt_mask: Tensor,
-    gt_weights: Tensor | None,
+    thresholds: Tensor,
     cell_scale: float,
     settings: DistillConfig,
 ) -> dict[str, Tensor]:
@@ -97,49 +92,45 @@ def distillation_loss(
     positives of the cell's level.
 
     Args:
-        cls_logits: (B, P, C). box_logits: (B, P, 4, R). teacher_*: of the same shapes.
-        quality_logits: (B, P, 1) for a GFLv2 student, None for GFLv1.
-        points: (P, 2) pixels. strides: (P,) pixels. level_sizes: cells per level.
-        matched_gt: (B, P) index of the cell's object, -1 for background.
-        gt_boxes: (B, G, 4) xyxy pixels. gt_mask: (B, G) bool, False for padding.
-        gt_weights: (B, G) share of the object in a mixed image, in LD and KD; None means 1.
-        cell_scale: side of the ATSS cell in strides.
-        settings: has ld_weight, vlr_weight, kd_weight (a term of weight 0 is not computed),
-            temperature (of LD and VLR), kd_temperature, vlr_gamma and normalizer.
+        student, teacher: of the same images, with the same cells, bins and classes.
+        grid, batch: their cells and targets.
+        matched_gt, thresholds: (B, P) and (B, G), of `assign.atss` with this cell_scale.
+        settings: a term of weight 0 is not computed; temperature is of LD and VLR.
 
     Returns:
         loss_ld, loss_ld_vlr, loss_kd: scalars; a constant 0 for a term that is switched off.
     """
-    batch = settings.normalizer == "batch"
-    share = object_shares(matched_gt, gt_weights)
+    by_batch = settings.normalizer == "batch"
+    share = object_shares(matched_gt, batch.gt_weights)
 
     def localization(weight: Tensor, released: float) -> Tensor:
         return localization_distillation(
-            box_logits.flatten(0, 1),
-            teacher_box_logits.flatten(0, 1),
+            student.box.flatten(0, 1),
+            teacher.box.flatten(0, 1),
             weight.flatten(),
             settings.temperature,
-            total(weight.sum()).clamp(min=1) if batch else released,
+            total(weight.sum()).clamp(min=1) if by_batch else released,
         )
 
     loss = dict.fromkeys(("loss_ld", "loss_ld_vlr", "loss_kd"), share.new_zeros(()))
     if settings.ld_weight:
-        weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)  # as DFL
+        weight = positive_weight(student, matched_gt, batch.gt_weights)  # as DFL
         loss["loss_ld"] = settings.ld_weight * localization(weight, released=1)
     if settings.vlr_weight:
-        grid = (points, strides, level_sizes)
-        weight = valuable_region(*grid, gt_boxes, gt_mask, cell_scale, settings.vlr_gamma)
+        cells = cell_boxes(grid.points, grid.strides, cell_scale)
+        targets = batch.gt_boxes, batch.gt_mask
+        weight = region_weights(cells, *targets, thresholds, settings.vlr_gamma)
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
     if settings.kd_weight:
-        if batch:
+        if by_batch:
             count = num_positives(matched_gt)
         else:  # (P,), of the cell's level
-            levels = (matched_gt >= 0).split(level_sizes, 1)
+            levels = (matched_gt >= 0).split(grid.level_sizes, 1)
             sums = [total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels]
             count = torch.cat(sums)
         loss["loss_kd"] = settings.kd_weight * class_distillation(
-            cls_logits.flatten(0, 1),
-            teacher_cls_logits.flatten(0, 1),
+            student.cls.flatten(0, 1),
+            teacher.cls.flatten(0, 1),
             (share / count).flatten(),
             settings.kd_temperature,
         )

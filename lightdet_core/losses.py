@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightdet_core import boxes
+from lightdet_core.boxes import Batch, Grid, Logits
 from lightdet_core.machinery.distributed import total
 
 WEIGHT_QFL, WEIGHT_GIOU, WEIGHT_DFL = 1.0, 2.0, 0.25
@@ -70,22 +71,15 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     return -(log_p[..., 0] * (1 - share) + log_p[..., 1] * share)
 
 
-def positive_weight(
-    cls_logits: Tensor,
-    quality_logits: Tensor | None,
-    matched_gt: Tensor,
-    gt_weights: Tensor | None = None,
-) -> Tensor:
+def positive_weight(logits: Logits, matched_gt: Tensor, gt_weights: Tensor | None) -> Tensor:
     """w_p: the detached score of a positive cell's best class, times its object's share; else 0.
-
-    Args and shapes as in `detection_loss`.
 
     Returns:
         (B, P).
     """
-    scores = cls_logits.detach().float().sigmoid()
-    if quality_logits is not None:
-        scores = scores * quality_logits.detach().float().sigmoid()
+    scores = logits.cls.detach().float().sigmoid()
+    if logits.quality is not None:
+        scores = scores * logits.quality.detach().float().sigmoid()
     return scores.amax(-1) * object_shares(matched_gt, gt_weights)
 
 
@@ -101,16 +95,7 @@ def num_positives(matched_gt: Tensor) -> Tensor:
 
 
 def detection_loss(
-    cls_logits: Tensor,
-    box_logits: Tensor,
-    quality_logits: Tensor | None,
-    points: Tensor,
-    strides: Tensor,
-    matched_gt: Tensor,
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    gt_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    logits: Logits, grid: Grid, batch: Batch, matched_gt: Tensor, label_smoothing: float = 0.0
 ) -> dict[str, Tensor]:
     """All loss terms of a batch, weighted (1, 2, 0.25) and normalised.
 
@@ -121,43 +106,40 @@ def detection_loss(
     score w_p and are divided by W = max(sum of w_p, 1). (NanoDet zeroes every term when W is 0.)
 
     Args:
-        cls_logits: (B, P, C).
-        box_logits: (B, P, 4, R).
-        quality_logits: (B, P, 1) for GFLv2, None for GFLv1.
-        points: (P, 2) pixels. strides: (P,) pixels.
+        logits, grid: of the network and its cells.
+        batch: its targets; gt_weights multiply the quality target and w_p.
         matched_gt: (B, P) index of the cell's object, -1 for background.
-        gt_boxes: (B, G, 4) xyxy pixels. gt_labels: (B, G).
-        gt_weights: (B, G) share of the object in a mixed image: it multiplies the quality target
-            and w_p; None means 1.
         label_smoothing: positives only, y = IoU (1 - label_smoothing).
 
     Returns:
         loss_qfl, loss_giou, loss_dfl: scalars to be added; num_pos and weight_sum: N and W.
     """
     owner = matched_gt.clamp(min=0)
-    reg_max = box_logits.shape[-1] - 1
+    strides, reg_max = grid.strides, logits.box.shape[-1] - 1
 
     # in units of the stride; background cells look at object 0 and get the weight 0
-    centers = points / strides[:, None]  # (P, 2)
-    targets = gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
-    predicted = boxes.distances_to_boxes(centers, boxes.integral(box_logits))
+    centers = grid.points / strides[:, None]  # (P, 2)
+    targets = batch.gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
+    predicted = boxes.distances_to_boxes(centers, boxes.integral(logits.box))
 
-    iou_target = boxes.iou(predicted.detach(), targets) * object_shares(matched_gt, gt_weights)
+    iou_target = boxes.iou(predicted.detach(), targets) * object_shares(
+        matched_gt, batch.gt_weights
+    )
     iou_target = iou_target * (1 - label_smoothing)
-    labels = gt_labels.gather(1, owner)
-    cls_targets = torch.zeros_like(cls_logits)
+    labels = batch.gt_labels.gather(1, owner)
+    cls_targets = torch.zeros_like(logits.cls)
     cls_targets.scatter_(-1, labels[..., None], iou_target[..., None])
-    if quality_logits is None:
-        qfl = quality_focal_loss(cls_logits, cls_targets)
+    if logits.quality is None:
+        qfl = quality_focal_loss(logits.cls, cls_targets)
     else:
-        qfl = joint_quality_focal_loss(cls_logits, quality_logits, cls_targets)
+        qfl = joint_quality_focal_loss(logits.cls, logits.quality, cls_targets)
     num_pos = num_positives(matched_gt)
 
-    weight = positive_weight(cls_logits, quality_logits, matched_gt, gt_weights)
+    weight = positive_weight(logits, matched_gt, batch.gt_weights)
     weight_sum = total(weight.sum()).clamp(min=1)
     giou = (1 - boxes.giou(predicted, targets)) * weight
     distances = boxes.boxes_to_distances(centers, targets, reg_max)
-    dfl = distribution_focal_loss(box_logits, distances).mean(-1) * weight
+    dfl = distribution_focal_loss(logits.box, distances).mean(-1) * weight
     return {
         "loss_qfl": WEIGHT_QFL * qfl.sum() / num_pos,
         "loss_giou": WEIGHT_GIOU * giou.sum() / weight_sum,

@@ -4,6 +4,7 @@ Tensor legend: B images · P cells of all levels (3,549 at 416) · C classes · 
 bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes
-from lightdet_core.boxes import DetectionNetwork, Detections
+from lightdet_core.boxes import DetectionNetwork, Detections, Logits
 from lightdet_core.config import Config, ModelConfig, UserError
+from lightdet_core.machinery.precision import forward
 from lightdet_core.machinery.weights import load_imagenet, read_safetensors
 
 
@@ -220,6 +222,11 @@ class LightDet(DetectionNetwork):
         """images (B, 3, H, W) RGB 0..255 -> cls_logits (B, P, C), box_logits (B, P, 4, R)."""
         return self.head(self.neck(self.backbone(images)))
 
+    def logits(self, images: Tensor, precision: str = "fp32") -> Logits:
+        """What the losses need, float32: (B, 3, H, W) through the network in a precision."""
+        cls_logits, box_logits = forward(self, images, precision)
+        return Logits(cls_logits, box_logits, self.head.quality_logits(box_logits))
+
     def scores(self, cls_logits: Tensor, box_logits: Tensor) -> Tensor:
         """(B, P, C) in 0..1: the class score, times the quality in GFLv2."""
         quality_logits = self.head.quality_logits(box_logits)
@@ -252,6 +259,12 @@ def build(config: Config) -> LightDet:
         found = load_imagenet(settings.backbone, settings.pretrained, net.state_dict())
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
+
+
+def untrained(config: Config) -> Config:
+    """The settings without the ImageNet weights, for when others are loaded anyway."""
+    model = dataclasses.replace(config.model, pretrained=False)
+    return dataclasses.replace(config, model=model)
 
 
 def fold_batch_norm(model: nn.Module) -> None:

@@ -73,7 +73,9 @@ def git_state() -> dict:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    changes = git("status", "--porcelain", "-uno", "--", "lightdet_core", "params.yaml")
+    changes = git(
+        "status", "--porcelain", "-uno", "--", "lightdet_core", "lightdet_tools", "params.yaml"
+    )
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 

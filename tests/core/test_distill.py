@@ -7,7 +7,7 @@ from conftest import close, saw
 
 from lightdet_core import distill
 from lightdet_core.assign import atss, valuable_region
-from lightdet_core.boxes import level_grid
+from lightdet_core.boxes import Batch, Logits, level_grid
 from lightdet_core.config import DistillConfig, ModelConfig, UserError, load_config
 from lightdet_core.losses import detection_loss
 from lightdet_core.model import LightDet, save_weights
@@ -40,18 +40,26 @@ def random_batch() -> dict[str, torch.Tensor]:
 
 
 def with_matches(batch: dict) -> dict:
-    return batch | {"matched_gt": atss(*GRID, batch["gt_boxes"], batch["gt_mask"], 5)[0]}
+    matched_gt, thresholds = atss(*GRID, batch["gt_boxes"], batch["gt_mask"], 5)
+    return batch | {"matched_gt": matched_gt, "thresholds": thresholds}
+
+
+def logits(batch: dict, of: str = "") -> Logits:
+    quality = None if of else batch["quality_logits"]
+    return Logits(batch[f"{of}cls_logits"], batch[f"{of}box_logits"], quality)
+
+
+def targets(batch: dict) -> Batch:
+    boxes = batch["gt_boxes"]
+    labels = torch.zeros(boxes.shape[:2], dtype=torch.long)
+    return Batch(torch.zeros(0), boxes, labels, batch["gt_mask"], batch["gt_weights"])
 
 
 def loss_of(batch: dict, **changes) -> dict[str, torch.Tensor]:
-    points, strides, level_sizes = GRID
+    student, teacher, found = logits(batch), logits(batch, "teacher_"), targets(batch)
+    matches = batch["matched_gt"], batch["thresholds"]
     return distill.distillation_loss(
-        **batch,
-        points=points,
-        strides=strides,
-        level_sizes=level_sizes,
-        cell_scale=5,
-        settings=settings(**changes),
+        student, teacher, GRID, found, *matches, 5, settings(**changes)
     )
 
 
@@ -159,10 +167,8 @@ def test_main_region_is_weighted_as_the_box_losses(quality):
     """W, the ratio of the two normalizers, is `detection_loss`'s; it is at least 1."""
     batch = random_batch()
     batch["quality_logits"] = torch.randn(2, 189, 1) if quality else None
-    keys = ("cls_logits", "box_logits", "quality_logits")
-    labels = torch.zeros(2, 3, dtype=torch.long)
-    arguments = (*(batch[k] for k in keys), *GRID[:2], batch["matched_gt"], batch["gt_boxes"])
-    total = detection_loss(*arguments, labels, batch["gt_weights"])["weight_sum"]
+    found = detection_loss(logits(batch), GRID, targets(batch), batch["matched_gt"])
+    total = found["weight_sum"]
     sums, means = loss_of(batch, normalizer="released"), loss_of(batch)
     assert total > 1
     torch.testing.assert_close(sums["loss_ld"] / means["loss_ld"], total)
@@ -267,7 +273,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_a_weight_of_zero_skips_the_term(monkeypatch):
     called = []
-    for name in ("localization_distillation", "class_distillation", "valuable_region"):
+    for name in ("localization_distillation", "class_distillation", "region_weights"):
         function = getattr(distill, name)
         monkeypatch.setattr(
             distill, name, lambda *a, f=function, n=name, **k: called.append(n) or f(*a, **k)
@@ -275,7 +281,7 @@ def test_a_weight_of_zero_skips_the_term(monkeypatch):
     off = {"ld_weight": 0.0, "vlr_weight": 0.0, "kd_weight": 0.0}
     for weight, term, functions in (
         ("ld_weight", "loss_ld", ["localization_distillation"]),
-        ("vlr_weight", "loss_ld_vlr", ["valuable_region", "localization_distillation"]),
+        ("vlr_weight", "loss_ld_vlr", ["region_weights", "localization_distillation"]),
         ("kd_weight", "loss_kd", ["class_distillation"]),
     ):
         called.clear()

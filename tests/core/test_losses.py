@@ -6,7 +6,7 @@ from conftest import close, saw
 
 from lightdet_core import losses
 from lightdet_core.assign import atss
-from lightdet_core.boxes import level_grid
+from lightdet_core.boxes import Batch, Logits, level_grid
 
 
 def one_hot_targets(labels: list[int], scores: list[float], classes: int) -> torch.Tensor:
@@ -92,14 +92,14 @@ def reference_batch(golden):
     return preds, gt_boxes, gt_labels, gt_mask, expected
 
 
-def batch_loss(preds, gt_boxes, gt_labels, gt_mask, **options):
-    points, strides, sizes = level_grid(96, 96)
-    matched, _ = atss(points, strides, sizes, gt_boxes, gt_mask, 5)
-    cls_logits, box_logits = preds[..., :3], preds[..., 3:].unflatten(-1, (4, 8))
-    quality = options.pop("quality_logits", None)
-    return losses.detection_loss(
-        cls_logits, box_logits, quality, points, strides, matched, gt_boxes, gt_labels, **options
-    )
+def batch_loss(
+    preds, gt_boxes, gt_labels, gt_mask, gt_weights=None, quality_logits=None, label_smoothing=0.0
+):
+    grid = level_grid(96, 96)
+    matched, _ = atss(*grid, gt_boxes, gt_mask, 5)
+    logits = Logits(preds[..., :3], preds[..., 3:].unflatten(-1, (4, 8)), quality_logits)
+    batch = Batch(torch.zeros(len(preds), 3, 96, 96), gt_boxes, gt_labels, gt_mask, gt_weights)
+    return losses.detection_loss(logits, grid, batch, matched, label_smoothing)
 
 
 def test_detection_loss_golden(golden):

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lightdet_core import augment, distill, sparsity, train
+from lightdet_core import augment, distill, engine, sparsity, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import TrainConfig, UserError, load_config, root
-from lightdet_core.machinery import checkpoint, precision
+from lightdet_core.machinery import checkpoint, log, precision
 from lightdet_core.model import build, load_weights, save_weights
 from lightdet_tools.data import pack
 
@@ -46,7 +46,7 @@ def test_warmup_golden(golden):
     paper = load_config("g1", "coco").train
     nanodet = load_config("nanodet-lite1", "coco").train
     for settings, key in ((paper, "paper_lr"), (nanodet, "nanodet_lite1_lr")):
-        rates = [train.learning_rate(settings, step, 924) for step in inputs["steps"]]
+        rates = [engine.learning_rate(settings, step, 924) for step in inputs["steps"]]
         close(torch.tensor(rates), expected[key])
 
 
@@ -54,16 +54,16 @@ def test_multistep_and_cosine():
     settings = load_config(
         "nanodet-lite1", "coco"
     ).train  # 0.07, x0.1 after epochs 130, 150, 160, 165
-    rates = [train.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
+    rates = [engine.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
     close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
     settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
-    rates = [train.learning_rate(settings, step, 10) for step in (20, 60, 100)]
+    rates = [engine.learning_rate(settings, step, 10) for step in (20, 60, 100)]
     close(torch.tensor(rates), [1.0, 0.55, 0.1])
 
 
 def test_ema_golden(golden):
     inputs, expected = golden("nanodet_ema")
-    new = [1 - train.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
+    new = [1 - engine.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
     close(torch.tensor(new), expected["new_weight"])
 
 
@@ -72,7 +72,7 @@ def test_average_follows_weights_and_statistics():
     average = {k: v.clone() for k, v in net.state_dict().items()}
     with torch.no_grad():
         net.weight.fill_(3.0), net.running_mean.fill_(1.0), net.num_batches_tracked.fill_(7)
-    train.update_average(average, net, 0.75)
+    engine.update_average(average, net, 0.75)
     assert average["weight"].tolist() == [1.5, 1.5]  # 0.75 x 1 + 0.25 x 3
     assert average["running_mean"].tolist() == [0.25, 0.25]
     assert average["num_batches_tracked"] == 7
@@ -82,7 +82,7 @@ def test_average_follows_weights_and_statistics():
 def test_decay_reaches_every_parameter(optimizer):
     """Batch-norm and biases included, as NanoDet has it."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    made = train.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
+    made = engine.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
     (group,) = made.param_groups
     assert len(group["params"]) == 4 and group["weight_decay"] == 0.03
     if optimizer == "sgd":
@@ -109,7 +109,7 @@ def test_run_folder_and_repetition(here):
     assert run["steps"] == 6 and run["train_images"] == 16 and run["val_images"] == 4
     assert run["versions"]["torch"] == torch.__version__
     rows = (folder / "log.csv").read_text().splitlines()
-    assert rows[0] == ",".join(train.LOG_COLUMNS) and len(rows) == 7
+    assert rows[0] == ",".join(log.COLUMNS) and len(rows) == 7
     assert not kept(here)
 
     again = train.fit(config, here.with_name("again"), silent, "cpu")
@@ -273,12 +273,12 @@ def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
 def test_gradient_norm_leaves_masked_weights_out():
     net = torch.nn.Linear(2, 1, bias=False)
     net.weight.grad = torch.tensor([[3.0, 4.0]])
-    state = checkpoint.State(net, None, None, None, {}, torch.zeros(()))
-    assert train._gradient_norm(state) == 5
+    state = engine.State(net, None, None, None, {}, torch.zeros(()))
+    assert engine._gradient_norm(state) == 5
     state.masks["weight"] = torch.tensor([[True, False]])
-    assert train._gradient_norm(state) == 3 and net.weight.grad.tolist() == [[3, 4]]
+    assert engine._gradient_norm(state) == 3 and net.weight.grad.tolist() == [[3, 4]]
     net.half().weight.grad = torch.full((1, 2), 60000.0).half()
-    assert train._gradient_norm(state) == 60000  # no overflow in half precision
+    assert engine._gradient_norm(state) == 60000  # no overflow in half precision
 
 
 def test_gradient_norm_is_logged_before_clipping(here):
@@ -293,10 +293,10 @@ def test_gradient_norm_is_logged_before_clipping(here):
 def test_the_average_is_what_is_written(here, monkeypatch):
     kept = {}
 
-    def last(path, step, state):
-        kept.update({k: v.clone() for k, v in state.average.items()})
+    def last(path, step, tensors):
+        kept.update({k[8:]: v.clone() for k, v in tensors.items() if k.startswith("average.")})
 
-    monkeypatch.setattr(train, "save", last)
+    monkeypatch.setattr(checkpoint, "save", last)
     folder = train.fit(tiny(ema_decay=0.9, ema_ramp=1, lr=0.01), here, silent, "cpu")
     assert same(weights(folder), kept)
 
@@ -305,7 +305,7 @@ def test_momentum_after_a_skipped_first_step():
     """torch's fused SGD leaves it unfilled there; ours begins at zero."""
     net = torch.nn.Linear(3, 3)
     before = net.weight.detach().clone()
-    optimizer = train.make_optimizer(net, tiny(optimizer="sgd", lr=0.1, weight_decay=0.0).train)
+    optimizer = engine.make_optimizer(net, tiny(optimizer="sgd", lr=0.1, weight_decay=0.0).train)
     scaler = torch.amp.GradScaler("cpu")
     for gradient in (math.inf, 1.0):
         optimizer.zero_grad()
@@ -333,22 +333,22 @@ def test_overflowing_steps_are_skipped_and_counted(here, monkeypatch):
 def test_loss_scale_that_never_fits(here, monkeypatch):
     start = functools.partial(torch.amp.GradScaler, init_scale=1.5)
     monkeypatch.setattr(torch.amp, "GradScaler", start)
-    monkeypatch.setattr(train, "SMALLEST_SCALE", 2.0)
-    with pytest.raises(train.UserError, match=r"the loss scale is 1\.5 at step 1.*precision"):
+    monkeypatch.setattr(engine, "SMALLEST_SCALE", 2.0)
+    with pytest.raises(UserError, match=r"the loss scale is 1\.5 at step 1.*precision"):
         train.fit(tiny(precision="fp16", batch_size=2), here, silent, "cpu")
 
 
 @needs("fp16")
 def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch):
     kinds = set()
-    real = train.update_average
+    real = engine.update_average
 
     def spy(average, model, decay):
         kinds.update(v.dtype for v in model.state_dict().values())
         kinds.update(str(v.dtype) for v in average.values())
         real(average, model, decay)
 
-    monkeypatch.setattr(train, "update_average", spy)
+    monkeypatch.setattr(engine, "update_average", spy)
     settings = {"optimizer": "sgd", "lr": 0.01, "epochs": 1, "batch_size": 2}
     config = tiny(precision="fp16-pure", model={"head": "gflv2"}, **settings)
     folder = train.fit(config, here, silent, "cpu")
@@ -362,7 +362,7 @@ def test_half_precision_weights_follow_their_gradient():
     before = net.weight.detach().clone()
     settings = TrainConfig(precision="fp16-pure", lr=0.25, weight_decay=0.0)
     net.weight.grad = torch.ones_like(net.weight)
-    train.make_optimizer(net, settings).step()
+    engine.make_optimizer(net, settings).step()
     assert torch.equal(net.weight, before - 0.25)
 
 
@@ -375,7 +375,7 @@ def test_a_step_asks_for_no_value(precision):
     config = tiny(precision=precision, grad_clip=1.0, distill=TAUGHT, model={"head": "gflv2"})
     with FakeTensorMode():
         net, teacher = build(config).train(), build(config).eval()
-        state = train.new_state(net, config.train, torch.device("cpu"))
+        state = engine.new_state(net, config.train, torch.device("cpu"))
         objects = torch.empty(8, 5)
         batch = augment.Batch(
             torch.empty(8, 3, 64, 64),
@@ -384,8 +384,8 @@ def test_a_step_asks_for_no_value(precision):
             objects.bool(),
             objects,
         )
-        terms = train.train_step(state, batch, config, teacher)
-        assert set(train.DISTILL_COLUMNS) < set(terms)
+        terms = engine.train_step(state, batch, config, teacher)
+        assert set(log.DISTILL_COLUMNS) < set(terms)
         with pytest.raises(DataDependentOutputException):
             terms["loss"].item()
 
@@ -405,11 +405,11 @@ def test_a_step_on_a_gpu_waits_for_nothing(here):
     config = tiny(precision="fp16", augment={"mosaic": 0.5, "mixup": 0.3, "cutmix": 0.3})
     data = pack.open_pack(pack.pack_path(config, "train"))
     net = build(config).to(device, memory_format=torch.channels_last).train()
-    state = train.new_state(net, config.train, device)
+    state = engine.new_state(net, config.train, device)
     for step in range(3):  # the first ones load kernels and fill caches
         torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
         try:
-            train.train_step(state, training_batch(data, config, 0, step, device), config)
+            engine.train_step(state, training_batch(data, config, 0, step, device), config)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -452,7 +452,7 @@ def test_other_teacher_or_start_is_another_run(here):
     assert any("kept as" in line for line in lines)
     assert json.loads((other / "run.json").read_text())["key"] != key
     teach(here, "g3", reg_max=10)
-    with pytest.raises(train.UserError, match=r"train\.init g3: not the same network as g1"):
+    with pytest.raises(UserError, match=r"train\.init g3: not the same network as g1"):
         train.fit(tiny(init="g3"), here, silent, "cpu")
 
 
@@ -510,7 +510,7 @@ def test_loss_that_is_not_finite(here):
     config = tiny(
         optimizer="sgd", lr=1e20, warmup_lr=0.001, warmup_steps=3, grad_clip=0.0, checkpoint_steps=1
     )
-    with pytest.raises(train.UserError, match=r"the loss is .*lower train\.lr.*safetensors"):
+    with pytest.raises(UserError, match=r"the loss is .*lower train\.lr.*safetensors"):
         train.fit(config, here, silent, "cpu")
     for path in (checkpoints := list(here.glob(".checkpoints/*.safetensors"))):
         assert all(v.isfinite().all() for v in load_file(path).values() if v.is_floating_point())
@@ -566,7 +566,7 @@ def test_classes_come_from_the_data_or_must_agree(here):
     folder = train.fit(tiny(epochs=1, model={"num_classes": None}), here, silent, "cpu")
     run = json.loads((folder / "run.json").read_text())
     assert run["config"]["model"]["num_classes"] == 7
-    with pytest.raises(train.UserError, match="num_classes is 3, but the annotations have 7"):
+    with pytest.raises(UserError, match="num_classes is 3, but the annotations have 7"):
         train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
     chosen = dataclasses.replace(tiny().data, classes=("person",))
     with pytest.raises(UserError, match="train-96: made with the classes all, not person"):
@@ -597,7 +597,7 @@ def test_training_learns(here):
         config = tiny(epochs=20, checkpoint_steps=100, model={"head": head})
         folder = train.fit(config, here.with_name(head), silent, "cpu")
         rows = [r.split(",") for r in (folder / "log.csv").read_text().splitlines()[1:]]
-        column = train.LOG_COLUMNS.index("loss_dfl")
+        column = log.COLUMNS.index("loss_dfl")
         dfl[head] = [float(row[column]) for row in rows]
         assert all(math.isfinite(x) for x in dfl[head])
     start = sum(dfl["gflv1"][:5])

@@ -1,0 +1,446 @@
+"""Training: what a step changes, one step, and the loop.
+
+Every random number is keyed by (seed, step) and nothing else is carried along, so that a run goes
+on from a checkpoint of its `State` to the same weights (bit for bit on a CPU).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightdet_core import sparsity
+from lightdet_core.assign import atss
+from lightdet_core.augment import on_device, steps_per_epoch, training_batches
+from lightdet_core.boxes import Batch, Logits, level_grid
+from lightdet_core.config import Config, TrainConfig, UserError
+from lightdet_core.distill import distillation_loss
+from lightdet_core.losses import detection_loss
+from lightdet_core.machinery import checkpoint, distributed
+from lightdet_core.machinery.log import Log
+from lightdet_core.machinery.packs import Pack
+from lightdet_core.machinery.runs import interruptible
+from lightdet_core.model import LightDet, build, untrained
+
+FRESH_BATCHES = 500_009  # added to the seed that draws them
+SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
+
+
+class Run(NamedTuple):
+    """What the training of one run is given."""
+
+    config: Config  # with the number of classes that the data have
+    pack: Pack  # of the images to train on
+    checkpoint: Path
+    teacher: LightDet | None
+    init: dict[str, Tensor] | None  # weights to begin with, of another run
+    device: torch.device
+    progress: Callable[[str], None]
+
+
+@dataclass
+class State:
+    """Everything that a step reads and changes."""
+
+    model: LightDet
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the fp16 loss; switched off in other precisions
+    average: dict[str, Tensor] | None  # moving average of the model's state, float32
+    masks: dict[str, Tensor]  # 2:4 masks by parameter; empty before pruning
+    skipped: Tensor  # () steps whose gradient was not finite
+
+
+# -------------------------------------------------------------------------------------- one step
+
+
+def batch_loss(
+    student: Logits, batch: Batch, config: Config, teacher: Logits | None = None
+) -> dict[str, Tensor]:
+    """Assignment and losses of one batch, by name; `total_loss` adds those that begin so."""
+    scale = config.model.cell_scale
+    grid = level_grid(*batch.images.shape[-2:], batch.images.device)
+    matched_gt, thresholds = atss(*grid, batch.gt_boxes, batch.gt_mask, scale)
+    terms = detection_loss(student, grid, batch, matched_gt, config.train.label_smoothing)
+    if teacher is not None:
+        terms |= distillation_loss(
+            student, teacher, grid, batch, matched_gt, thresholds, scale, config.distill
+        )
+    return terms
+
+
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of the losses of `batch_loss`."""
+    return sum(value for name, value in terms.items() if name.startswith("loss_"))
+
+
+def train_step(
+    state: State,
+    batch: Batch,
+    config: Config,
+    teacher: LightDet | None = None,
+    part: Callable[[str], AbstractContextManager] = nullcontext,
+    loss: Callable[..., dict[str, Tensor]] = batch_loss,
+) -> dict[str, Tensor]:
+    """One optimizer step; returns its loss terms, their sum `loss`, and `grad_norm`.
+
+    On many processes each has its share of the losses; they add up to those of the batch.
+
+    Args:
+        part, loss: for benchmarks: each part of the step runs inside of `part(name)`, and the loss
+            may be computed in another way.
+    """
+    train, model = config.train, state.model
+    with part("forward"):
+        logits, taught = model.logits(batch.images, train.precision), None
+        if teacher is not None:
+            with torch.no_grad():
+                taught = teacher.logits(batch.images, train.precision)
+    with part("assignment and loss"):
+        terms = loss(logits, batch, config, taught)
+        terms["loss"] = total_loss(terms)
+    with part("backward"):
+        state.optimizer.zero_grad(set_to_none=True)
+        state.scaler.scale(terms["loss"]).backward()
+        distributed.sum_gradients(model, average_buffers=not train.sync_bn)
+    with part("optimizer"):
+        state.scaler.unscale_(state.optimizer)
+        terms["grad_norm"] = _gradient_norm(state)
+        if train.grad_clip:
+            nn.utils.clip_grads_with_norm_(model.parameters(), train.grad_clip, terms["grad_norm"])
+        if state.scaler.is_enabled():
+            state.skipped += ~terms["grad_norm"].isfinite()
+        state.scaler.step(state.optimizer)  # in fp16 not where a gradient overflowed
+        state.scaler.update()
+    return terms
+
+
+def _gradient_norm(state: State) -> Tensor:
+    """Norm, in float32, of the gradient of the weights that still learn: not the masked ones."""
+    gradients = []
+    for name, parameter in state.model.named_parameters():
+        if parameter.grad is not None:
+            gradient = parameter.grad.float()
+            gradients.append(gradient * state.masks[name] if name in state.masks else gradient)
+    return nn.utils.get_total_norm(gradients)
+
+
+def follow(state: State, train: TrainConfig, step: int) -> None:
+    """The moving average, where there is one, goes towards the weights after a step."""
+    if state.average is not None:
+        update_average(state.average, state.model, ema_decay(train.ema_decay, step, train.ema_ramp))
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
+    now = {key: _full(value) for key, value in model.state_dict().items()}
+    floating = [key for key, value in now.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[k] for k in floating], [now[k] for k in floating], 1 - decay)
+    for key in now.keys() - set(floating):
+        average[key].copy_(now[key])
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half precision as float32; everything else as it is."""
+    return value.float() if value.dtype == torch.float16 else value
+
+
+def final_weights(state: State) -> dict[str, Tensor]:
+    """What a run evaluates and writes: the average, where there is one; float32, on the CPU."""
+    weights = state.average if state.average is not None else state.model.state_dict()
+    return {k: _full(v).detach().cpu().contiguous() for k, v in weights.items()}
+
+
+# -------------------------------------------------------------------------------------- the loop
+
+
+def learn(
+    run: Run, evaluate: Callable[[dict[str, Tensor]], dict]
+) -> tuple[dict[str, Tensor], dict]:
+    """The loop: from first weights, or a checkpoint, to final weights and facts about the run.
+
+    Args:
+        evaluate: the accuracy of weights, for `evaluate_epochs`.
+
+    Raises:
+        UserError: a loss that is not finite, a checkpoint that cannot be used.
+        KeyboardInterrupt: stopped after a step; a checkpoint of it is there.
+    """
+    config, train = run.config, run.config.train
+    state, start = begin(run)
+    pack, where = on_device(run.pack, run.device)
+    epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
+    steps = train.epochs * epoch_steps
+    prune_at = config.sparsity.prune_at
+    prune_step = None if prune_at is None else int(prune_at * steps)
+    # a run that goes on from another one's weights must not see that one's batches again
+    seed = config.seed + (FRESH_BATCHES if train.init else 0)
+    rows = distributed.own_rows(train.batch_size)
+    batches = training_batches(pack, config, seed, range(start, steps), run.device, rows)
+    taught = run.teacher is not None
+    log = Log(run.checkpoint, config.run_name, taught, start, steps, train.batch_size, run.progress)
+    for notice in filter(None, (where, *_notices(train, start, steps, run.device))):
+        log.say(notice)
+    with interruptible(distributed.count() > 1) as stop:
+        for step in range(start, steps):
+            if step == prune_step:
+                prune(state, config)
+                log.say(f"pruned {len(state.masks)} layers to 2:4 at step {step}")
+                if train.evaluate_epochs:
+                    log.accuracy(step, True, lambda: evaluate(final_weights(state)))
+            torch.manual_seed(config.seed * 1_000_003 + step)  # stochastic depth
+            lr = learning_rate(train, step, epoch_steps)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            terms = train_step(state, next(batches), config, run.teacher)
+            follow(state, train, step)
+
+            done, epoch, last = step + 1, step // epoch_steps, step + 1 == steps
+            stopping = distributed.any_of(stop.is_set())
+            saving = done % train.checkpoint_steps == 0 or last or stopping
+            if done % train.log_steps == 0 or saving:
+                values = {k: _of_batch(k, terms[k]) for k in log.columns[3:]}
+                _check_finite(config.run_name, done, values["loss"], state, run.checkpoint)
+                if done % train.log_steps == 0 or last:
+                    log.row([done, epoch, lr, *values.values()])
+                log.line(done, f"{epoch + 1}/{train.epochs}", {"lr": lr, **values}, _skipped(state))
+            if _evaluates_after(done, train, epoch_steps, prune_step) and not last:
+                log.accuracy(done, bool(state.masks), lambda: evaluate(final_weights(state)))
+            if saving and log.writes:
+                checkpoint.save(run.checkpoint, done, tensors_of(state))
+            if stopping and not last:
+                raise KeyboardInterrupt(
+                    f"{config.run_name}: stopped at step {done} of {steps}; "
+                    "run the same command to continue"
+                )
+    return final_weights(state), _facts(run, state, log)
+
+
+def _facts(run: Run, state: State, log: Log) -> dict:
+    """What run.json says of the training."""
+    train = run.config.train
+    seconds = time.monotonic() - log.began
+    facts = {
+        "steps": log.steps,
+        "resumed_at": log.start,
+        "skipped_steps": int(state.skipped),
+        "pruned_layers": len(state.masks),
+        "train_seconds": round(seconds, 1),
+        "images_per_second": round(log.rate(log.steps), 2) if log.start < log.steps else None,
+    }
+    if train.evaluate_epochs and log.writes:
+        facts["evaluations"] = log.accuracies()
+    return facts
+
+
+def _evaluates_after(
+    done: int, train: TrainConfig, epoch_steps: int, prune_step: int | None
+) -> bool:
+    """Whether accuracy is noted after so many steps: after epochs as asked, and before pruning."""
+    if not train.evaluate_epochs:
+        return False
+    epochs, rest = divmod(done, epoch_steps)
+    return done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0)
+
+
+def _notices(train: TrainConfig, start: int, steps: int, device: torch.device) -> Iterator[str]:
+    """What a person should know before the first step."""
+    if start:
+        yield f"continuing at step {start} of {steps}"
+    if 3 * train.warmup_steps > steps:
+        yield (
+            f"the warm-up takes {train.warmup_steps} of {steps} steps, so that little is learnt; "
+            "raise train.epochs or lower train.warmup_steps"
+        )
+    if device.type == "cpu" and train.precision.startswith("fp16"):
+        yield f"{train.precision} is very slow on a CPU; fp32 is train.precision for it"
+
+
+def _of_batch(name: str, term: Tensor) -> float:
+    """A logged number of the whole batch: losses are shares of it, the others are it already."""
+    return (distributed.total(term) if name.startswith("loss") else term).item()
+
+
+def _skipped(state: State) -> str:
+    """The end of a line of progress; fp16 alone skips steps."""
+    skipped = int(state.skipped)  # one wait for the device, not two
+    return f"  {skipped} steps skipped" if skipped else ""
+
+
+def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: Path) -> None:
+    """`UserError` when a run has diverged; in fp16 also when no loss scale is small enough."""
+    scale = state.scaler.get_scale()
+    if math.isfinite(loss) and scale >= SMALLEST_SCALE:
+        return
+    found = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss scale is {scale}"
+    raise UserError(
+        f"{name}: {found} at step {step}, after {int(state.skipped)} steps without a finite "
+        "gradient; lower train.lr, raise train.warmup_steps or take another train.precision. The "
+        f"last good checkpoint, if any, is kept at {checkpoint}; delete it to start again"
+    )
+
+
+# ------------------------------------------------------------------------- beginning and pruning
+
+
+def begin(run: Run) -> tuple[State, int]:
+    """The state that a run begins or goes on with, and the steps that it has done."""
+    config, init, train = run.config, run.init, run.config.train
+    torch.manual_seed(config.seed)
+    resumed = distributed.from_first(
+        checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
+    )  # other machines need not have the file
+    # a resumed run takes every tensor from its checkpoint
+    model = build(untrained(config) if resumed or init else config)
+    if init and not resumed:
+        try:
+            model.load_state_dict(init)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
+            ) from None
+    model = model.to(run.device, memory_format=torch.channels_last).train()
+    model = distributed.connect(model, train)
+    if train.compile:
+        model.compile()  # in place: names of weights stay
+    state, step = new_state(model, train, run.device), 0
+    if resumed:
+        step, tensors = resumed
+        restore(tensors, state)
+    if state.masks:
+        _keep_pruned(state, config)
+    return state, step
+
+
+def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> State:
+    """The state before the first step, of a network that is on its device and in train mode."""
+    average = None
+    if train.ema_decay:
+        average = {k: _full(v).clone() for k, v in model.state_dict().items()}
+    if train.precision == "fp16-pure":
+        model = model.half()
+    return State(
+        model=model,
+        optimizer=make_optimizer(model, train),
+        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
+        average=average,
+        masks={},
+        skipped=torch.zeros((), device=device),
+    )
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it.
+
+    Fused, but for parameters in half precision: on a CPU fused SGD (torch 2.11) leaves most of
+    those as they are.
+    """
+    if train.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=train.lr,
+            momentum=0.9,
+            weight_decay=train.weight_decay,
+            fused=train.precision != "fp16-pure",
+        )
+        for parameter in model.parameters():
+            # torch allocates it unfilled in the first step, and leaves it so if that one overflows
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+    return torch.optim.AdamW(
+        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True
+    )
+
+
+def learning_rate(train: TrainConfig, step: int, epoch_steps: int) -> float:
+    """Learning rate of a step (counted from 0): linear warm-up, then multistep or cosine.
+
+    The warm-up is k = 1 - (1 - step / warmup_steps) (1 - warmup_lr / lr), as in NanoDet; the
+    paper's is 0.0003 -> 0.16 in 500 steps.
+    """
+    if step < train.warmup_steps:
+        ratio = train.warmup_lr / train.lr
+        return train.lr * (1 - (1 - step / train.warmup_steps) * (1 - ratio))
+    if train.schedule == "multistep":
+        return train.lr * 0.1 ** sum(step // epoch_steps >= m for m in train.milestones)
+    span = max(train.epochs * epoch_steps - train.warmup_steps, 1)
+    share = (step - train.warmup_steps) / span
+    return train.final_lr + (train.lr - train.final_lr) * (1 + math.cos(math.pi * share)) / 2
+
+
+def ema_decay(decay: float, step: int, ramp: int) -> float:
+    """Decay of the moving average, growing from near 0: d (1 - exp(-(1 + step) / ramp))."""
+    return decay * (1 - math.exp(-(1 + step) / ramp))
+
+
+def prune(state: State, config: Config) -> None:
+    """Set the 2:4 masks from the weights of now; from here on the optimizer keeps them."""
+    state.masks = sparsity.make_masks(state.model)
+    sparsity.apply_masks(dict(state.model.named_parameters()), state.masks)
+    if state.average is not None:
+        # both copies are zero there from now on, and so is every average of them
+        sparsity.apply_masks(state.average, state.masks)
+    _keep_pruned(state, config)
+
+
+def _keep_pruned(state: State, config: Config) -> None:
+    """Hook the masks into the optimizer, or let apex do it with the masks that it finds itself."""
+    if config.sparsity.backend == "apex":
+        state.masks = sparsity.prune_with_apex(state.model, state.optimizer)
+    else:
+        sparsity.attach(state.optimizer, state.model, state.masks)
+
+
+def tensors_of(state: State) -> dict[str, Tensor]:
+    """All of a state, for a checkpoint; `restore` puts it back."""
+    tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
+    tensors["skipped."] = state.skipped
+    for index, slots in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    tensors |= {f"average.{k}": v for k, v in (state.average or {}).items()}
+    tensors |= {f"mask.{k}": v for k, v in state.masks.items()}
+    scaling = state.scaler.state_dict()  # empty when switched off
+    return tensors | {
+        f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in scaling.items()
+    }
+
+
+def restore(tensors: dict[str, Tensor], state: State) -> None:
+    """Put the tensors of a checkpoint back into `state`."""
+    parts: dict[str, dict[str, Tensor]] = {
+        name: {} for name in ("model", "optimizer", "average", "mask", "scaler", "skipped")
+    }
+    for key, tensor in tensors.items():
+        part, name = key.split(".", 1)
+        parts[part][name] = tensor
+    state.model.load_state_dict(parts["model"])
+    slots: dict[int, dict] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = tensor
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    for parameter, values in state.optimizer.state.items():
+        for slot, tensor in values.items():
+            # the fused optimizers pair raw memory: the layout must be the parameter's
+            if tensor.shape == parameter.shape:
+                values[slot] = torch.empty_like(parameter).copy_(tensor)
+    if state.average is not None:
+        for key, tensor in parts["average"].items():
+            state.average[key].copy_(tensor)
+    scaling = {k: v.item() for k, v in parts["scaler"].items()}
+    if scaling:
+        integers = ("growth_interval", "_growth_tracker")
+        state.scaler.load_state_dict(
+            {k: int(v) if k in integers else v for k, v in scaling.items()}
+        )
+    device = state.skipped.device
+    state.masks.update({k: v.to(device) for k, v in parts["mask"].items()})
+    state.skipped.copy_(parts["skipped"][""])

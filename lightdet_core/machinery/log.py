@@ -1,0 +1,136 @@
+"""What a training says on its way: log.csv, accuracies, and lines for a person to read.
+
+The first of many processes alone writes and speaks.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lightdet_core.config import UserError
+from lightdet_core.machinery import distributed
+
+COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
+COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
+DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
+ACCURACY_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def log_path(checkpoint: Path) -> Path:
+    """log.csv of the run that a checkpoint belongs to."""
+    return checkpoint.with_suffix(".csv")
+
+
+def accuracy_path(checkpoint: Path) -> Path:
+    """The accuracies along the run, where they are asked for."""
+    return checkpoint.with_suffix(".evaluations.csv")
+
+
+class Log:
+    """The log of one run, which begins at a step or goes on there.
+
+    Args:
+        checkpoint: beside which the files lie.
+        name: of the run, at the beginning of every line.
+        taught: whether there are losses of a teacher.
+        start, steps: done already, and in all.
+        images: of a step.
+        progress: takes one line of text at a time.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        name: str,
+        taught: bool,
+        start: int,
+        steps: int,
+        images: int,
+        progress: Callable[[str], None],
+    ):
+        self.columns = COLUMNS + (DISTILL_COLUMNS if taught else ())
+        self.checkpoint, self.name, self.progress = checkpoint, name, progress
+        self.start, self.steps, self.images = start, steps, images
+        self.writes = distributed.rank() == 0
+        if self.writes:
+            _begin(log_path(checkpoint), self.columns, start)
+            _begin(accuracy_path(checkpoint), ACCURACY_COLUMNS, start)
+        self.began = self.shown = time.monotonic()
+
+    def say(self, line: str) -> None:
+        self.progress(f"{self.name}: {line}")
+
+    def row(self, values: list) -> None:
+        """One row of log.csv, in the order of `columns`."""
+        if self.writes:
+            _append(log_path(self.checkpoint), values)
+
+    def accuracy(self, step: int, pruned: bool, evaluate: Callable[[], dict]) -> None:
+        """Notes the accuracy after a step; the time that it takes does not count."""
+        before = time.monotonic()
+        found = evaluate()
+        if self.writes:
+            row = [step, int(pruned), *(found[k] for k in ACCURACY_COLUMNS[2:])]
+            _append(accuracy_path(self.checkpoint), row)
+        self.began += time.monotonic() - before
+
+    def accuracies(self) -> list[dict]:
+        """Those of the whole run; a resumed one may have noted the pruned network twice."""
+        with accuracy_path(self.checkpoint).open(newline="") as file:
+            rows = {(int(row["step"]), int(row["pruned"])): row for row in csv.DictReader(file)}
+        return [
+            {"step": step, "pruned": bool(pruned)}
+            | {k: round(float(row[k]), 6) for k in ACCURACY_COLUMNS[2:]}
+            for (step, pruned), row in sorted(rows.items())
+        ]
+
+    def line(self, done: int, epoch: str, values: dict[str, float], after: str = "") -> None:
+        """Where the run is, every few seconds and at its end; `values` by column."""
+        if (now := time.monotonic()) - self.shown <= SECONDS_BETWEEN_LINES and done < self.steps:
+            return
+        self.shown, rate = now, self.rate(done)
+        terms = " ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
+        left = _clock((self.steps - done) * self.images / rate)
+        self.say(
+            f"step {done}/{self.steps}  epoch {epoch}  lr {values['lr']:.2e}  "
+            f"loss {values['loss']:.3f} ({terms})  {rate:.1f} images/s  {left} left{after}"
+        )
+
+    def rate(self, done: int) -> float:
+        """Images per second until now."""
+        return (done - self.start) * self.images / (time.monotonic() - self.began)
+
+
+def _begin(path: Path, columns: tuple[str, ...], start: int) -> None:
+    """Writes the heads; rows beyond the checkpoint that a resume starts from are cut."""
+    rows = []
+    if start:
+        try:
+            with path.open(newline="") as file:
+                rows = list(csv.reader(file))[1:]
+        except FileNotFoundError:
+            raise UserError(
+                f"{path}: the log beside the checkpoint is gone; delete the checkpoint, too, to "
+                "start again"
+            ) from None
+        whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
+        rows = [row for row in whole if int(row[0]) <= start]
+    aside = path.with_suffix(".partial")
+    with aside.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    os.replace(aside, path)
+
+
+def _append(path: Path, row: list) -> None:
+    with path.open("a", newline="") as file:
+        values = [f"{x:.6g}" if isinstance(x, float) else x for x in row]
+        csv.writer(file, lineterminator="\n").writerow(values)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
