@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,10 +14,8 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
-from lightdet_core import boxes
-from lightdet_core.boxes import DetectionNetwork, Detections
+from lightdet_core.boxes import DetectionNetwork
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.images import boxes_on_image
@@ -61,37 +58,6 @@ def detect_pack(
         batches.append(results)
     turns = zip_longest(*distributed.gather(batches), fillvalue=[])
     return [found for turn in turns for results in turn for found in results]
-
-
-def found_objects(
-    detections: Sequence[Detections],
-    gt_boxes: Tensor,
-    gt_labels: Tensor,
-    gt_mask: Tensor,
-    score_threshold: float,
-    iou_threshold: float = 0.5,
-) -> tuple[Tensor, Tensor]:
-    """Which objects a person would call found, and how many detections she would call false.
-
-    An object is found if any detection of its class overlaps it enough; one detection may find
-    two of them, two may find the same. (AP is stricter; it pairs them.)
-
-    Args:
-        detections: of B images, on the canvas of gt_boxes (B, G, 4).
-        gt_labels, gt_mask: (B, G); what the mask leaves out is no object.
-        score_threshold: detections at or below do not count.
-
-    Returns:
-        found (B, G) bool and false alarms (B,) long.
-    """
-    found, alarms = torch.zeros_like(gt_mask), torch.zeros(len(gt_mask), dtype=torch.long)
-    for row, one in enumerate(detections):
-        keep = one.scores > score_threshold
-        match = boxes.iou(gt_boxes[row][:, None], one.boxes[keep]) >= iou_threshold
-        match &= (gt_labels[row][:, None] == one.labels[keep]) & gt_mask[row][:, None]
-        found[row] = match.any(1)
-        alarms[row] = (~match.any(0)).sum()
-    return found, alarms
 
 
 def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> dict:

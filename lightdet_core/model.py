@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections, Logits
@@ -265,23 +264,6 @@ def untrained(config: Config) -> Config:
     """The settings without the ImageNet weights, for when others are loaded anyway."""
     model = dataclasses.replace(config.model, pretrained=False)
     return dataclasses.replace(config, model=model)
-
-
-def fold_batch_norm(model: nn.Module) -> None:
-    """Batch norms into the convolutions before them, in place; timm's keep their activation.
-
-    A row of weights is scaled as a whole, so that a 2:4 pattern along the input channels survives.
-    """
-    convolution = None
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            convolution = module
-        elif isinstance(module, nn.BatchNorm2d):
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, convolution.bias, module.running_mean, module.running_var,
-                module.eps, module.weight, module.bias,
-            )  # fmt: skip
-            model.set_submodule(name, getattr(module, "act", nn.Identity()))
 
 
 def save_weights(

@@ -7,11 +7,11 @@ Pruning a network once, after which training goes on under fixed masks:
     attach(optimizer, model, masks)            # every step keeps the zeros
 
 Layers are chosen and training is masked as NVIDIA's ASP does it ("m4n2_1d"). The zeros save
-storage (`stored_bytes`); they save time only where the hardware and its library use them.
+storage; they save time only where the hardware and its library use them.
 Tensor legend: K output channels · C input channels · R, S rows and columns of the kernel.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -48,12 +48,12 @@ def _groups(weight: Tensor) -> Tensor:
     return F.pad(channels_last, (0, -weight.shape[1] % 4)).unflatten(-1, (-1, 4))
 
 
-def _is_layer(name: str, tensor: Tensor) -> bool:
+def is_layer(name: str, tensor: Tensor) -> bool:
     """A linear layer's or a convolution's weight; those of batch norms have one dimension."""
     return name.rpartition(".")[2] == "weight" and 2 <= tensor.ndim <= 5
 
 
-def _obstacle(weight: Tensor) -> str:
+def obstacle(weight: Tensor) -> str:
     """Why ASP leaves a layer dense; "" when it does not."""
     if weight.dtype not in (torch.float32, torch.float16):
         return "number format"
@@ -74,7 +74,7 @@ def eligible(name: str, weight: Tensor) -> bool:
         name: as in `model.state_dict()`; it must be "weight" or end in ".weight".
         weight: (K, C, …).
     """
-    return _is_layer(name, weight) and not _obstacle(weight)
+    return is_layer(name, weight) and not obstacle(weight)
 
 
 def make_masks(model: nn.Module) -> dict[str, Tensor]:
@@ -108,30 +108,6 @@ def _paired(
                 "the masks belong to another network, make them from this one"
             )
     return [(tensors[name], mask) for name, mask in masks.items()]
-
-
-@torch.no_grad()
-def measure_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Running statistics anew, as the plain mean over batches of images, in place.
-
-    Masks change what a layer puts out, and the statistics of the dense network no longer fit; in
-    training they follow by themselves.
-
-    Args:
-        model: left in eval mode.
-        batches: of images (B, 3, H, W), RGB 0..255.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a plain mean
-    model.train()
-    for images in batches:
-        model(images)
-    model.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def attach(
@@ -181,66 +157,11 @@ def attach(
 
 def check_2to4(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of eligible tensors where four in a row have more than two non-zeros; [] is good."""
-    return [n for n, t in tensors.items() if eligible(n, t) and not _holds(t)]
+    return [n for n, t in tensors.items() if eligible(n, t) and not holds(t)]
 
 
-def _holds(weight: Tensor) -> bool:
+def holds(weight: Tensor) -> bool:
     return bool((_groups(weight).count_nonzero(-1) <= 2).all())
-
-
-def report(state: Mapping[str, Tensor]) -> tuple[list[dict], dict]:
-    """What is pruned in each convolution and linear layer.
-
-    Args:
-        state: `model.state_dict()`.
-
-    Returns:
-        Rows for `pandas.DataFrame` (name, shape, eligible, obstacle, weights, zeros, share = zeros
-        per weight; obstacle: depthwise, input channels, output channels, number format or ""), and
-        the totals (layers, eligible_layers, weights, eligible_weights, zeros, share).
-    """
-    rows = [
-        {
-            "name": name.removesuffix(".weight"),
-            "shape": tuple(weight.shape),
-            "eligible": eligible(name, weight),
-            "obstacle": _obstacle(weight),
-            "weights": weight.numel(),
-            "zeros": weight.numel() - int(weight.count_nonzero()),
-        }
-        for name, weight in state.items()
-        if _is_layer(name, weight)
-    ]
-    pruned = [row for row in rows if row["eligible"]]
-    totals = {
-        "layers": len(rows),
-        "eligible_layers": len(pruned),
-        "weights": sum(row["weights"] for row in rows),
-        "eligible_weights": sum(row["weights"] for row in pruned),
-        "zeros": sum(row["zeros"] for row in rows),
-    }
-    for row in (*rows, totals):
-        row["share"] = row["zeros"] / max(row["weights"], 1)
-    return rows, totals
-
-
-def stored_bytes(state: Mapping[str, Tensor], bits: int) -> int:
-    """Bytes of a network whose eligible layers are stored in 2:4 form and all else dense.
-
-    Two of four values and their places, two bits each: half the values and one bit per original
-    weight. A layer that does not hold the pattern counts as dense. Counters (whole numbers) and
-    the scales of int8 are left out.
-
-    Args:
-        state: `model.state_dict()`.
-        bits: of one value: 32, 16 or 8.
-    """
-    total = 0
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            packed = eligible(name, tensor) and _holds(tensor)
-            total += tensor.numel() * (bits // 2 + 1 if packed else bits)
-    return total // 8
 
 
 def nvidia_asp() -> type:

@@ -29,7 +29,7 @@ from lightdet_core.augment import Batch, on_device, training_batch, training_bat
 from lightdet_core.config import Config, UserError, load_config, read_params, root
 from lightdet_core.machinery.packs import Pack, open_split, with_classes
 from lightdet_core.machinery.precision import exact
-from lightdet_core.model import LightDet, build, fold_batch_norm
+from lightdet_core.model import LightDet, build
 from lightdet_tools.cost.benchmark import (
     clock,
     cuda_graph,
@@ -39,6 +39,8 @@ from lightdet_tools.cost.benchmark import (
     untrained,
 )
 from lightdet_tools.data.pack import prepare_packs
+from lightdet_tools.deploy.fold import fold_batch_norm
+from lightdet_tools.report import zeros
 from lightdet_tools.table1 import comparators
 
 RUNS = ("teacher", "g1", "g2", "g3", "g4", "g5")  # of a row; the last one needs the first
@@ -434,7 +436,7 @@ def system(name: str) -> tuple[nn.Module, Tensor]:
     images = torch.randint(256, (2, 3, size, size)).float()
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        sparsity.measure_batch_norm(model, [images])
+        zeros.measure_batch_norm(model, [images])
     return model.eval().requires_grad_(False), images[:1]
 
 

@@ -40,9 +40,10 @@ from lightdet_core.config import Config, UserError, load_config, run_cli
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
-from lightdet_core.model import LightDet, fold_batch_norm, load_weights
+from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
+from lightdet_tools.deploy.fold import fold_batch_norm
 from lightdet_tools.deploy.runtime import KEY, first_line, open_exported, to_floats
 from lightdet_tools.table1.nanodet import CONVOLUTIONS, read_ncnn
 

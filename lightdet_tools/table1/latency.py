@@ -39,12 +39,12 @@ from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
-from lightdet_core.sparsity import measure_batch_norm
 from lightdet_tools.cost.benchmark import cuda_graph, interleaved
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import export, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
+from lightdet_tools.report.zeros import measure_batch_norm
 from lightdet_tools.table1 import comparators
 
 # experiments, at the paper's sizes with 80 classes

@@ -7,7 +7,8 @@ import torch
 
 from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
-from lightdet_core.evaluate import coco_metrics, detect_pack, found_objects, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_tools.report.found import found_objects
 
 TRUTH = {
     "images": [{"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"} for i in (7, 9, 11)],
