@@ -112,6 +112,26 @@ def edge_shape(edges: Tensor) -> Tensor:
     return torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
 
 
+def scores_and_boxes(
+    cls_logits: Tensor,
+    edges: Tensor,
+    quality_logits: Tensor | None,
+    points: Tensor,
+    strides: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What a network says of cells -> scores (…, P, C) in 0..1 and xyxy pixels (…, P, 4).
+
+    Args:
+        cls_logits: (…, P, C). edges: distributions (…, P, 4, R).
+        quality_logits: (…, P, 1), by which GFLv2 lowers the class scores, or None.
+        points, strides: (P, 2) and (P,) of these cells.
+    """
+    scores = cls_logits.sigmoid()
+    if quality_logits is not None:
+        scores = scores * quality_logits.sigmoid()
+    return scores, decode_edges(edges, points, strides)
+
+
 def area(boxes: Tensor) -> Tensor:
     """xyxy (…, 4) -> (…,), zero for inverted boxes."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

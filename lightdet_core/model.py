@@ -226,20 +226,21 @@ class LightDet(DetectionNetwork):
         cls_logits, box_logits = forward(self, images, precision)
         return Logits(cls_logits, box_logits, self.head.quality_logits(box_logits))
 
-    def scores(self, cls_logits: Tensor, box_logits: Tensor) -> Tensor:
-        """(B, P, C) in 0..1: the class score, times the quality in GFLv2."""
+    def scores_and_boxes(
+        self, cls_logits: Tensor, box_logits: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Scores (B, P, C) and xyxy (B, P, 4), not clipped, on a canvas of (height, width)."""
         quality_logits = self.head.quality_logits(box_logits)
-        scores = cls_logits.sigmoid()
-        return scores if quality_logits is None else scores * quality_logits.sigmoid()
+        cells = boxes.level_grid(*size, box_logits.device)[:2]
+        return boxes.scores_and_boxes(cls_logits, box_logits.softmax(-1), quality_logits, *cells)
 
     def postprocess(
         self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
         """Boxes of each image from cls_logits and box_logits; see `DetectionNetwork`."""
         cls_logits, box_logits = outputs
-        points, strides, _ = boxes.level_grid(*size, box_logits.device)
-        decoded = boxes.decode(box_logits, points, strides)
-        return boxes.detect_batch(self.scores(cls_logits, box_logits), decoded, size, *limits)
+        found = self.scores_and_boxes(cls_logits, box_logits, size)
+        return boxes.detect_batch(*found, size, *limits)
 
 
 def build(config: Config) -> LightDet:

@@ -141,8 +141,8 @@ def exported_find(exported: Exported) -> Find:
         scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
         if not decoded:
             edges, cells = _softmax(xyxy), torch.from_numpy(left)
-            scores = scores.sigmoid() * quality(edges)
-            xyxy = boxes.decode_edges(edges, points[cells], strides[cells])
+            at = points[cells], strides[cells]
+            scores, xyxy = boxes.scores_and_boxes(scores, edges, quality(edges), *at)
         return boxes.detect(scores, xyxy.clamp(0, size), score_threshold, *limits)
 
     return find
@@ -159,15 +159,15 @@ def _softmax(logits: Tensor) -> Tensor:
     return exponentials / exponentials.sum(-1, keepdim=True)
 
 
-def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | float]:
-    """Edge distributions (N, 4, R) -> GFLv2's quality (N, 1) by a description's layers, or 1."""
+def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | None]:
+    """Edge distributions (N, 4, R) -> GFLv2's quality logits (N, 1) by a description's layers."""
     if layers is None:
-        return lambda edges: 1.0
+        return lambda edges: None
     first, second = ([torch.tensor(layer[k]) for k in ("weight", "bias")] for layer in layers)
 
     def quality(edges: Tensor) -> Tensor:
         hidden = F.linear(boxes.edge_shape(edges), *first).relu()
-        return F.linear(hidden, *second).sigmoid()
+        return F.linear(hidden, *second)
 
     return quality
 

@@ -506,12 +506,11 @@ def expected(model: LightDet, images: np.ndarray, decoded: bool) -> list[np.ndar
     """What the trained network itself gives for images (B, S, S, 3), in the export's outputs."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     cls_logits, box_logits = model(batch)
+    found = cls_logits, box_logits
     if decoded:
-        points, strides, _ = boxes.level_grid(*batch.shape[-2:])
-        decoded_boxes = boxes.decode(box_logits, points, strides).clamp(0, batch.shape[-1])
-        found = [model.scores(cls_logits, box_logits), decoded_boxes]
-    else:
-        found = [cls_logits, box_logits]
+        size = batch.shape[-2:]
+        scores, xyxy = model.scores_and_boxes(cls_logits, box_logits, size)
+        found = scores, boxes.clip(xyxy, size)
     return [output.numpy() for output in found]
 
 

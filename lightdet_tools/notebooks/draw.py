@@ -186,7 +186,7 @@ def from_image_to_boxes(
     height, width = pixels.shape[-2:]
     cls_logits, box_logits = model(pixels[None])
     points, strides, level_sizes = level_grid(height, width)
-    scores = model.scores(cls_logits, box_logits)[0].amax(-1)
+    scores = model.scores_and_boxes(cls_logits, box_logits, (height, width))[0][0].amax(-1)
     (found,) = model.detect(pixels[None], score_threshold)
     best = int(scores.argmax())
     axes = sheet(4, columns=4, width=12, ratio=height / width)

@@ -166,7 +166,7 @@ def test_quality_predictor_golden(golden):
     quality = net.head.quality_logits(box_logits).sigmoid()
     close(quality.view(2, 2), expected["quality"])
     cls_logits = torch.linspace(-2, 2, 12).view(1, 3, 4).transpose(1, 2)
-    scores = net.scores(cls_logits, box_logits)
+    scores = net.scores_and_boxes(cls_logits, box_logits, (64, 64))[0]
     close(scores.transpose(1, 2).view(3, 2, 2), expected["joint_scores"])
 
 
@@ -176,7 +176,9 @@ def test_initial_scores():
         net = m.LightDet(settings(experiment)).eval()
         with torch.no_grad():
             logits = net(torch.zeros(1, 3, 64, 64))
-        assert net.scores(*logits).mean().item() == pytest.approx(score, rel=0.05)
+        assert net.scores_and_boxes(*logits, (64, 64))[0].mean().item() == pytest.approx(
+            score, rel=0.05
+        )
 
 
 def test_normalisation_is_inside():
