@@ -15,26 +15,29 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lightdet_core import train
-from lightdet_core.augment import Batch, batch_indices, on_device, training_batch
+from lightdet_core import engine
+from lightdet_core.augment import batch_indices, on_device, training_batch
+from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, load_config, root, run_cli
-from lightdet_core.machinery.checkpoint import State
+from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import split_paths, write_json
 from lightdet_core.machinery.images import read_image
 from lightdet_core.machinery.packs import open_split, with_classes
-from lightdet_core.machinery.precision import check_precision, exact, forward
+from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import git_state, hardware
+from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet
 from lightdet_tools.data.annotations import Annotations, read_annotations
 
@@ -139,7 +142,7 @@ def untrained(
     model = LightDet(config.model).to(device, memory_format=memory).train()
     if config.train.compile:
         model.compile()
-    state = train.new_state(model, config.train, device)
+    state = engine.new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:
             group["fused"] = None
@@ -147,55 +150,30 @@ def untrained(
 
 
 def learn(
-    state: State, batch: Batch, config: Config, step: int, teacher: LightDet | None = None
-) -> None:
-    """One step as training takes it: `train_step`, then the moving average."""
-    train.train_step(state, batch, config, teacher)
-    train.follow(state, config.train, step)
-
-
-def loss_at_once(
-    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
-) -> Tensor:
-    """The loss of a batch, as `train_step` has it."""
-    return train.total_loss(train.batch_loss(model, *logits, batch, config))
-
-
-def loss_by_image(
-    model: LightDet, logits: tuple[Tensor, Tensor], batch: Batch, config: Config
-) -> Tensor:
-    """The same, image by image, as NanoDet assigns targets."""
-    ones = zip(*(x.split(1) for x in (*logits, *batch)), strict=True)
-    losses = [loss_at_once(model, one[:2], Batch(*one[2:]), config) for one in ones]
-    return sum(losses) / len(losses)
-
-
-def learn_in_parts(
     state: State,
     batch: Batch,
     config: Config,
     step: int,
-    part: Callable[[str], AbstractContextManager] = nullcontext,
-    loss: Callable = loss_at_once,
+    teacher: LightDet | None = None,
+    **hooks: Callable,
 ) -> None:
-    """`learn` with its parts apart, each inside of `part(name)`, and perhaps with another loss."""
-    state.optimizer.zero_grad(set_to_none=True)
-    with part("forward"):
-        logits = forward(state.model, batch.images, config.train.precision)
-    with part("assignment and loss"):
-        leaves = tuple(x.detach().requires_grad_() for x in logits)
-        state.scaler.scale(loss(state.model, leaves, batch, config)).backward()
-    with part("backward"):
-        torch.autograd.backward(logits, [leaf.grad for leaf in leaves])
-    with part("optimizer"):
-        state.scaler.unscale_(state.optimizer)
-        parameters = [p for p in state.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad.float() for p in parameters])
-        if config.train.grad_clip:
-            nn.utils.clip_grads_with_norm_(parameters, config.train.grad_clip, norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        train.follow(state, config.train, step)
+    """One step as training takes it, with its moving average; `hooks` of `engine.train_step`."""
+    engine.train_step(state, batch, config, teacher, **hooks)
+    engine.follow(state, config.train, step)
+
+
+def loss_by_image(logits: Logits, batch: Batch, config: Config, _: None) -> dict[str, Tensor]:
+    """`batch_loss`, image by image, as NanoDet assigns targets."""
+    several = range(len(batch.images))
+    found = [
+        engine.batch_loss(_rows(logits, slice(i, i + 1)), _rows(batch, slice(i, i + 1)), config)
+        for i in several
+    ]
+    return {name: sum(terms[name] for terms in found) / len(found) for name in found[0]}
+
+
+def _rows(bundle: NamedTuple, rows: slice) -> NamedTuple:
+    return bundle._replace(**{k: v[rows] for k, v in bundle._asdict().items() if v is not None})
 
 
 def augment_from_files(
@@ -256,9 +234,8 @@ def augment_from_files(
 def step_times(config: Config, device: torch.device, steps: int) -> dict[str, list[float]]:
     """Seconds that each part of a training step takes, per step.
 
-    "assignment and loss" holds the loss's own backward pass to the logits; "backward" is that of
-    the network. "optimizer" holds the step, with clipping and moving average if any. On a GPU each
-    part waits for the one before, so that their sum is more than a step takes.
+    "backward" is that of loss and network; "optimizer" holds the step, with clipping if asked. On a
+    GPU each part waits for the one before, so that their sum is more than a step takes.
     """
     pack = open_split(config, "train")
     config, (pack, _) = with_classes(config, pack), on_device(pack, device)
@@ -267,7 +244,7 @@ def step_times(config: Config, device: torch.device, steps: int) -> dict[str, li
     for step in range(steps):
         with part("augmentation"):
             batch = training_batch(pack, config, config.seed, step, device)
-        learn_in_parts(state, batch, config, step, part)
+        learn(state, batch, config, step, part=part)
     return times
 
 
@@ -292,7 +269,7 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
         return Batch(*(x.to(device) for x in batch))
 
     last, plain = torch.channels_last, torch.contiguous_format
-    by_image = partial(learn_in_parts, loss=loss_by_image)
+    by_image = partial(learn, loss=loss_by_image)
     full = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32"))
     ways = {  # memory format, batches, step, whether the optimizer is fused, memory is kept
         "ours": (last, ours, learn, True, True),
@@ -312,7 +289,7 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     times = defaultdict(list)
     for step in range(steps):
         for name, (memory, batches, take, _, keep) in ways.items():
-            train.keep_memory(keep)
+            keep_memory(keep)
             with timed(times, device, name):
                 batch = batches(step)
                 images = batch.images.contiguous(memory_format=memory)
@@ -343,7 +320,7 @@ def main() -> None:
     )
     device = best_device()
     check_precision(config.train.precision, device)
-    train.keep_memory()
+    keep_memory()
     measure, name = (compare_ways, "compare") if args.compare else (step_times, "step")
     with exact():  # as in training
         times = measure(config, device, WARM_UP + args.steps)

@@ -31,6 +31,7 @@ from lightdet_core.config import UserError, root, run_cli
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.provenance import git_state, hardware
+from lightdet_core.machinery.runs import keep_memory
 from lightdet_tools.cost import gpu_steps
 from lightdet_tools.cost.gpu_bundle import bundle
 from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of, read
@@ -161,7 +162,7 @@ def run_step(name: str, folder: Path, out: Path, seconds: float, small: bool) ->
         device = torch.device("cuda", torch.cuda.current_device())
     facts = about(folder, device)
     keep = lambda found: write_json(out / f"{name}.json", facts | found, indent=1)  # noqa: E731
-    train.keep_memory()
+    keep_memory()
     job = Job(folder, out, device, small, seconds - STARTING, keep)
     step = training if name == "training" else getattr(gpu_steps, name)
     step(job)

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from lightdet_core import sparsity, train
-from lightdet_core.augment import Batch, on_device, training_batch, training_batches
+from lightdet_core import engine, sparsity
+from lightdet_core.augment import on_device, training_batch, training_batches
+from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, UserError, load_config, read_params, root
 from lightdet_core.machinery.packs import Pack, open_split, with_classes
 from lightdet_core.machinery.precision import exact
@@ -170,8 +171,10 @@ def compare_devices(
     def losses(where: torch.device, dtype: torch.dtype) -> tuple[dict[str, float], Tensor]:
         net = copy.deepcopy(model).to(where, dtype)
         own = [x.to(where, dtype if x.is_floating_point() else None) for x in batch]
-        terms = train.batch_loss(net, *net(own[0]), Batch(*own), config)
-        train.total_loss(terms).backward()
+        cls_logits, box_logits = net(own[0])
+        logits = Logits(cls_logits, box_logits, net.head.quality_logits(box_logits))
+        terms = engine.batch_loss(logits, Batch(*own), config)
+        engine.total_loss(terms).backward()
         gradient = torch.cat([p.grad.double().cpu().flatten() for p in net.parameters()])
         return {k: v.item() for k, v in terms.items() if k.startswith("loss")}, gradient
 

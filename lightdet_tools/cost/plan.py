@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightdet_core.augment import Batch, steps_per_epoch
+from lightdet_core.augment import steps_per_epoch
+from lightdet_core.boxes import Batch
 from lightdet_core.config import (
     Config,
     DataError,
@@ -27,14 +28,14 @@ from lightdet_core.config import (
     root,
     run_cli,
 )
-from lightdet_core.machinery.checkpoint import State
+from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import split_paths
 from lightdet_core.machinery.packs import open_pack, pack_path
 from lightdet_core.machinery.precision import cpu_computes_in, exact
 from lightdet_core.machinery.provenance import hardware
+from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet
-from lightdet_core.train import keep_memory
 from lightdet_tools.cost.benchmark import clock, learn, untrained
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.sources import COCO_IMAGES, coco_files, minicoco_ids

@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from lightdet_core.augment import Batch
-from lightdet_core.boxes import STRIDES, Detections, decode, level_grid
+from lightdet_core.boxes import STRIDES, Batch, Detections, decode, level_grid
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.model import LightDet
 from lightdet_tools.style import COLORS, use_style

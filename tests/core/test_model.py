@@ -7,6 +7,7 @@ from conftest import close, saw
 from safetensors.torch import save_file
 from torch import nn
 
+from lightdet_core import boxes
 from lightdet_core import model as m
 from lightdet_core.config import load_config
 
@@ -166,7 +167,9 @@ def test_quality_predictor_golden(golden):
     quality = net.head.quality_logits(box_logits).sigmoid()
     close(quality.view(2, 2), expected["quality"])
     cls_logits = torch.linspace(-2, 2, 12).view(1, 3, 4).transpose(1, 2)
-    scores = net.scores_and_boxes(cls_logits, box_logits, (64, 64))[0]
+    cells = torch.zeros(4, 2), torch.ones(4)
+    logits = cls_logits, box_logits.softmax(-1), net.head.quality_logits(box_logits)
+    scores, _ = boxes.scores_and_boxes(*logits, *cells)
     close(scores.transpose(1, 2).view(3, 2, 2), expected["joint_scores"])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny
 
+from lightdet_core import engine
 from lightdet_core.config import UserError, load_config
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.packs import open_pack, pack_path
@@ -41,13 +42,13 @@ def test_float32_is_compared_with_float64(here, monkeypatch):
     assert found["device"] == found["cpu"] and set(found) == {"device", "cpu"}
     assert set(found["cpu"]) == {"loss_qfl", "loss_giou", "loss_dfl", "gradient"}
     assert 0 < max(found["cpu"].values()) < 10 * gpu_steps.CLOSE
-    right = gpu_steps.train.batch_loss
+    right = engine.batch_loss
 
-    def wrong(model, cls_logits, *args):
-        factor = 1.01 if cls_logits.dtype == torch.float32 else 1.0
-        return right(model, cls_logits * factor, *args)
+    def wrong(logits, *args):
+        factor = 1.01 if logits.cls.dtype == torch.float32 else 1.0
+        return right(logits._replace(cls=logits.cls * factor), *args)
 
-    monkeypatch.setattr(gpu_steps.train, "batch_loss", wrong)
+    monkeypatch.setattr(engine, "batch_loss", wrong)
     off = compared(CPU, here)["device"]
     assert min(off["gradient"], off["loss_qfl"]) > 20 * gpu_steps.CLOSE
 

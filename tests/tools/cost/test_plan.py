@@ -11,9 +11,10 @@ from test_benchmark import CPU, config, write_files
 from torch import nn
 
 from lightdet_core.config import DataError, all_runs, load_config, read_params
+from lightdet_core.engine import batch_loss, total_loss
 from lightdet_core.model import LightDet
 from lightdet_tools.cost import plan
-from lightdet_tools.cost.benchmark import learn, loss_at_once, untrained
+from lightdet_tools.cost.benchmark import learn, untrained
 from lightdet_tools.data import sources
 from lightdet_tools.data.pack import build
 
@@ -56,7 +57,7 @@ def test_memory_grows_by_what_an_image_needs(one_step):
     state = untrained(settings, CPU)
     batch = plan.made_up_batch(settings, 6, CPU)
     kept = plan.saved_bytes(
-        lambda: loss_at_once(state.model, state.model(batch.images), batch, settings),
+        lambda: total_loss(batch_loss(state.model.logits(batch.images), batch, settings)),
         [*state.model.parameters(), *state.model.buffers()],
     )
     assert found[1].memory - found[0].memory == pytest.approx(kept, rel=0.01)

@@ -10,8 +10,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from lightdet_core.augment import Batch
-from lightdet_core.boxes import Detections
+from lightdet_core.boxes import Batch, Detections
 from lightdet_core.machinery.packs import Pack
 from lightdet_tools.notebooks import draw
 
