@@ -1,4 +1,29 @@
-"""LightDet: a light-weight object detector, its losses, and what the notebooks need.
+"""LightDet: a light-weight object detector, its losses, and what trains them.
 
-Nothing heavy is imported here, so that `import lightdet_core.config` stays quick.
+To be read in this order: config, boxes, model, activations, assign, losses, distill, sparsity,
+augment, evaluate, engine, train. What lies below them is in machinery/ and may be skipped.
+
+    import lightdet_core
+
+    model = lightdet_core.load("runs/demo/g3-s0/weights.safetensors")
+    found = model.predict("photo.jpg")  # boxes, scores, labels, names
+
+Nothing heavy is imported before it is used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightdet_core.config import load_config as load_config
+    from lightdet_core.model import build as build
+    from lightdet_core.predict import load as load
+
+_DOORS = {"load": "predict", "build": "model", "load_config": "config"}
+__all__ = ["build", "load", "load_config"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _DOORS:
+        return getattr(import_module(f"lightdet_core.{_DOORS[name]}"), name)
+    raise AttributeError(f"module 'lightdet_core' has no attribute {name!r}")

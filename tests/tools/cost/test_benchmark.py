@@ -13,7 +13,6 @@ from test_augment import STILL, painted
 
 from lightdet_core import engine
 from lightdet_core.augment import training_batch
-from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import load_config
 from lightdet_core.machinery.files import write_json
 from lightdet_core.model import LightDet
@@ -123,9 +122,7 @@ def test_loss_by_image_is_the_mean_over_images():
     with torch.no_grad():
         logits, several = model.logits(batch.images), [slice(i, i + 1) for i in range(4)]
         losses = [
-            engine.batch_loss(
-                Logits(*(x[i] for x in logits)), Batch(*(x[i] for x in batch)), settings
-            )
+            engine.batch_loss(benchmark._rows(logits, i), benchmark._rows(batch, i), settings)
             for i in several
         ]
         found = benchmark.loss_by_image(logits, batch, settings, None)
