@@ -164,8 +164,11 @@ def holds(weight: Tensor) -> bool:
     return bool((_groups(weight).count_nonzero(-1) <= 2).all())
 
 
-def nvidia_asp() -> type:
-    """NVIDIA apex's ASP class, or a `UserError` that says how to come by it."""
+def nvidia_asp(device: torch.device) -> type:
+    """NVIDIA apex's ASP class, or a `UserError` that says why this device cannot have it.
+
+    (At commit 6424da3 it allocates the masks on a GPU even for weights on a CPU.)
+    """
     try:
         from apex.contrib.sparsity import ASP
     except ImportError as error:
@@ -174,6 +177,8 @@ def nvidia_asp() -> type:
             "github.com/NVIDIA/apex (PyPI's `apex` is another project), or set backend: own, "
             "which gives the same masks"
         ) from error
+    if device.type != "cuda":
+        raise UserError(f"backend apex: it needs a CUDA GPU, not a {device.type}; set backend: own")
     return ASP
 
 
@@ -189,7 +194,7 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     Raises:
         UserError: NVIDIA apex is not installed, or was used in this process already.
     """
-    asp = nvidia_asp()
+    asp = nvidia_asp(next(model.parameters()).device)
     try:
         asp.init_model_for_pruning(
             model,

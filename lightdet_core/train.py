@@ -96,7 +96,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     config = with_classes(config, packs["train"])
     check_precision(config.train.precision, device)
     if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
-        sparsity.nvidia_asp()  # it is needed later; say now if it is not there
+        sparsity.nvidia_asp(device)  # it is needed later; say now if it is not there
     sources = sources_of(config, runs)
     key = run_key(config, packs, sources)
     every = hashlib.sha256(repr(config).encode()).hexdigest()[:8]  # how often they meet, too
