@@ -187,11 +187,11 @@ def training_batches(
         yield from map(make, steps)
         return
     with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as pool:
-        pending = pool.submit(make, steps.start) if steps else None
+        pending = [pool.submit(make, step) for step in steps[:1]]
         for step in steps:
-            batch = pending.result()
+            batch = pending.pop().result()
             if step + 1 < steps.stop:
-                pending = pool.submit(make, step + 1)
+                pending.append(pool.submit(make, step + 1))
             yield batch
 
 

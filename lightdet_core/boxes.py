@@ -6,7 +6,7 @@ left, top, right, bottom from the cell centre in units of the cell's stride.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -210,7 +210,7 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def detect_batch(
-    scores: Tensor, boxes: Tensor, size: tuple[int, int], *limits: float
+    scores: Tensor, boxes: Tensor, size: tuple[int, int], *limits: Any
 ) -> list[Detections]:
     """`detect` for each image: scores (B, P, C), boxes (B, P, 4) clipped to (height, width)."""
     return [detect(s, b, *limits) for s, b in zip(scores, clip(boxes, size), strict=True)]
@@ -220,7 +220,7 @@ class DetectionNetwork(nn.Module):
     """A network and its way from raw outputs to boxes: ours, and the other systems of Table 1."""
 
     def postprocess(
-        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: Any
     ) -> list[Detections]:
         """Detections of each image.
 
@@ -240,5 +240,5 @@ class DetectionNetwork(nn.Module):
         max_detections: int = 100,
     ) -> list[Detections]:
         """Detections of each image (B, 3, H, W), RGB 0..255; boxes are clipped to the canvas."""
-        outputs, size = [x.float() for x in self(images)], tuple(images.shape[-2:])
+        outputs, size = [x.float() for x in self(images)], (images.shape[-2], images.shape[-1])
         return self.postprocess(outputs, size, score_threshold, iou_threshold, max_detections)

@@ -190,4 +190,4 @@ def load_teacher(
     """
     teacher, config, teacher_categories = load_weights(path)
     check_teacher(student, ModelConfig(**config["model"]), categories, teacher_categories, path)
-    return teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore

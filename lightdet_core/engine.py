@@ -64,7 +64,7 @@ def batch_loss(
 ) -> dict[str, Tensor]:
     """Assignment and losses of one batch, by name; `total_loss` adds those that begin so."""
     scale = config.model.cell_scale
-    grid = level_grid(*batch.images.shape[-2:], batch.images.device)
+    grid = level_grid(*batch.images.shape[-2:], device=batch.images.device)
     matched_gt, thresholds = atss(*grid, batch.gt_boxes, batch.gt_mask, scale)
     terms = detection_loss(student, grid, batch, matched_gt, config.train.label_smoothing)
     if teacher is not None:
@@ -76,7 +76,8 @@ def batch_loss(
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
     """The sum of the losses of `batch_loss`."""
-    return sum(value for name, value in terms.items() if name.startswith("loss_"))
+    first, *others = (value for name, value in terms.items() if name.startswith("loss_"))
+    return sum(others, first)
 
 
 def train_step(
@@ -226,7 +227,7 @@ def _facts(run: Run, state: State, log: Log) -> dict:
     """What run.json says of the training."""
     train = run.config.train
     seconds = time.monotonic() - log.began
-    facts = {
+    facts: dict[str, object] = {
         "steps": log.steps,
         "resumed_at": log.start,
         "skipped_steps": int(state.skipped),
@@ -306,7 +307,7 @@ def begin(run: Run) -> tuple[State, int]:
             raise UserError(
                 f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
             ) from None
-    model = model.to(run.device, memory_format=torch.channels_last).train()
+    model = model.to(run.device, memory_format=torch.channels_last).train()  # type: ignore
     model = distributed.connect(model, train)
     if train.compile:
         model.compile()  # in place: names of weights stay

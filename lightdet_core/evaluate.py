@@ -9,6 +9,7 @@ import io
 import json
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     return metrics
 
 
-def _as_dataset(truth: dict, detections: list[dict]) -> dict:
+def _as_dataset(truth: Any, detections: list[dict]) -> dict:
     """Results in the form of a COCO file (`loadRes` refuses an empty list)."""
     annotations = [
         {**d, "id": i, "iscrowd": 0, "area": d["bbox"][2] * d["bbox"][3]}
@@ -109,7 +110,7 @@ def _as_dataset(truth: dict, detections: list[dict]) -> dict:
     return {**truth, "annotations": annotations}
 
 
-def _index(dataset: dict) -> COCO:
+def _index(dataset: Any) -> COCO:
     coco = COCO()
     coco.dataset = dataset
     coco.createIndex()

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -40,16 +41,16 @@ class _FastMish(torch.autograd.Function):
         return torch.add(x, share, alpha=-2, out=share)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
         return torch.ops.aten.mish_backward(grad, *ctx.saved_tensors)
 
 
 class Mish(nn.Mish):
     """Mish (Misra 2019), quicker where it is trained on a CPU."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        quick = x.requires_grad and not x.is_cuda and x.dtype == torch.float32
-        return _FastMish.apply(x) if quick else super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        quick = input.requires_grad and not input.is_cuda and input.dtype == torch.float32
+        return _FastMish.apply(input) if quick else super().forward(input)
 
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
@@ -78,6 +79,10 @@ class Backbone(nn.Module):
     and as it exports best; timm's `tf_` weights, trained with TensorFlow's padding, load into it.
     """
 
+    mean: Tensor
+    std: Tensor
+    net: Any
+
     def __init__(
         self, name: str, activation: str, drop_path: float = 0.0, bn_momentum: float = 0.1
     ):
@@ -94,9 +99,10 @@ class Backbone(nn.Module):
             self.net = _narrow(name, int(expansion), options)
         else:
             self.net = timm.create_model(f"efficientnet_{name}", features_only=True, **options)
-        self.channels = self.net.feature_info.channels()
+        info: Any = self.net.feature_info
+        self.channels: list[int] = info.channels()
         # the tf_ weights were trained on images normalised so; the same serves from scratch
-        cfg = timm.get_pretrained_cfg(f"tf_efficientnet_{name}")
+        cfg: Any = timm.get_pretrained_cfg(f"tf_efficientnet_{name}")
         for key, value in (("mean", cfg.mean), ("std", cfg.std)):
             self.register_buffer(key, torch.tensor(value).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -127,10 +133,11 @@ class PAN(nn.Module):
 
     def __init__(self, in_channels: list[int], channels: int):
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        for conv in self.lateral:
+        lateral = [nn.Conv2d(c, channels, 1) for c in in_channels]
+        for conv in lateral:
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.get_parameter("bias"))
+        self.lateral = nn.ModuleList(lateral)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         maps = [conv(feature) for conv, feature in zip(self.lateral, features, strict=True)]
@@ -153,6 +160,8 @@ class GFLHead(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        if config.num_classes is None:
+            raise ValueError("model.num_classes is null: take the number of the data's classes")
         self.num_classes, self.num_bins = config.num_classes, config.reg_max + 1
         outputs = self.num_classes + 4 * self.num_bins
         act, width = ACTIVATIONS[config.activation], config.channels
@@ -166,7 +175,8 @@ class GFLHead(nn.Module):
                 layers += [nn.BatchNorm2d(width), act(inplace=True)]
             return nn.Sequential(*layers, nn.Conv2d(width, outputs, 1))
 
-        self.towers = nn.ModuleList(tower() for _ in boxes.STRIDES)
+        towers = [tower() for _ in boxes.STRIDES]
+        self.towers = nn.ModuleList(towers)
         self.quality = None
         if config.head == "gflv2":
             # pointwise and shared by all levels: linear layers on the flat cells
@@ -180,8 +190,10 @@ class GFLHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for one in self.towers:
-            nn.init.constant_(one[-1].bias, -4.595)  # every class starts at a score of 0.01
+        for one in towers:
+            nn.init.constant_(
+                one[-1].get_parameter("bias"), -4.595
+            )  # every class starts at a score of 0.01
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the three levels -> cls_logits (B, P, C), box_logits (B, P, 4, R)."""
@@ -203,7 +215,8 @@ class GFLHead(nn.Module):
         if self.quality is None:
             return None
         shape = boxes.edge_shape(box_logits.softmax(-1))
-        return self.quality(shape.to(self.quality[0].weight.dtype)).to(box_logits.dtype)
+        own = next(self.quality.parameters()).dtype
+        return self.quality(shape.to(own)).to(box_logits.dtype)
 
 
 class LightDet(DetectionNetwork):
@@ -235,7 +248,7 @@ class LightDet(DetectionNetwork):
         return boxes.scores_and_boxes(cls_logits, box_logits.softmax(-1), quality_logits, *cells)
 
     def postprocess(
-        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
+        self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: Any
     ) -> list[Detections]:
         """Boxes of each image from cls_logits and box_logits; see `DetectionNetwork`."""
         cls_logits, box_logits = outputs
@@ -251,8 +264,6 @@ def build(config: Config) -> LightDet:
         ValueError: `model.num_classes` is null; the data decide it (`train.fit` fills it in).
     """
     settings = config.model
-    if settings.num_classes is None:
-        raise ValueError("model.num_classes is null: set it, or pass a config with the data's own")
     model = LightDet(settings)
     if settings.pretrained:
         net = model.backbone.net

@@ -170,7 +170,7 @@ def nvidia_asp(device: torch.device) -> type:
     (At commit 6424da3 it allocates the masks on a GPU even for weights on a CPU.)
     """
     try:
-        from apex.contrib.sparsity import ASP
+        from apex.contrib.sparsity import ASP  # type: ignore[import]
     except ImportError as error:
         raise UserError(
             f"backend apex: NVIDIA apex cannot be imported ({error}); build it from source, "

@@ -67,7 +67,7 @@ def _resize_pillow(image: np.ndarray, width: int, height: int) -> np.ndarray:
 def _resize_torch(image: np.ndarray, width: int, height: int) -> np.ndarray:
     import torch  # here: packing goes without it
 
-    pixels = torch.from_numpy(np.require(image, requirements="CW"))[None].permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(
         pixels, (height, width), mode="bilinear", antialias=True, align_corners=False
     )

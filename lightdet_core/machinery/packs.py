@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from lightdet_core.config import Config, DataError, UserError, root
 from lightdet_core.machinery.files import file_hash, split_paths
@@ -32,7 +33,7 @@ ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
 class Pack(NamedTuple):
     """One split, memory-mapped; the module's docstring gives shapes and units."""
 
-    images: np.ndarray
+    images: np.ndarray | Tensor  # a tensor where a GPU holds them (`augment.on_device`)
     gt_boxes: np.ndarray
     gt_labels: np.ndarray
     gt_crowd: np.ndarray
@@ -109,7 +110,7 @@ def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, .
     most = arrays["gt_labels"].shape[-1] if arrays["gt_labels"].ndim else 0
     for name, (dtype, shape) in ARRAYS.items():
         sides = {"S": meta["size"], "G": most}
-        wanted = (meta["images"], *(sides.get(side, side) for side in shape))
+        wanted = (meta["images"], *(sides[s] if isinstance(s, str) else s for s in shape))
         if arrays[name].shape != wanted or arrays[name].dtype != dtype:
             found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
             raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")

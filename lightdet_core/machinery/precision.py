@@ -70,7 +70,7 @@ class _Depthwise(torch.autograd.Function):
             return F.conv2d(x.bfloat16(), weight.bfloat16(), None, *geometry)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
         x, weight = ctx.saved_tensors
         *geometry, groups = ctx.geometry
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(

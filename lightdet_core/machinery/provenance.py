@@ -6,6 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ def git_state() -> dict:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Floats of a nested dict to six digits, so that the file says what was measured."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}

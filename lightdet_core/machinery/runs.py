@@ -13,7 +13,7 @@ import platform
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def move_aside(folder: Path) -> Path:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Generator[None]:
     """`UserError` while another process trains the same run; the lock ends with its holder."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
@@ -107,7 +107,7 @@ def publish(folder: Path, config: Config) -> None:
 
 
 @contextmanager
-def interruptible(one_of_many: bool) -> Iterator[threading.Event]:
+def interruptible(one_of_many: bool) -> Generator[threading.Event]:
     """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
 
     A second one ends at once, but for one of many processes: these get it from the terminal and

@@ -133,7 +133,7 @@ def _package_file(backbone: str) -> Path | None:
         return None
     module = package(backbone).replace("-", "_")
     name = f"efficientnet-{backbone}-{FILES[backbone][:8]}.pth"
-    return Path(found.locate_file(f"{module}/models/{name}"))
+    return Path(str(found.locate_file(f"{module}/models/{name}")))
 
 
 def _read_package(path: Path, backbone: str) -> dict[str, Tensor]:
