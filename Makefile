@@ -35,8 +35,8 @@ repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, minicoco
 	@python -c 'from lightdet_core.config import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
 	@case $(PROFILE) in coco) python -m lightdet_tools.cost.plan --profile coco;; esac
-	@grep -qE '^profile: $(PROFILE)( |$$)' params.yaml \
-	  || sed -i.bak -E 's/^profile: *[a-z0-9_]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
+	@grep -qE "^profile: *['\"]?$(PROFILE)['\"]?( |$$)" params.yaml \
+	  || sed -i.bak -E 's/^profile: *[^ #]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
 	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
 	dvc repro $(STAGES)

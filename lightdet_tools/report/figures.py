@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lightdet_core.config import read_params
 from lightdet_core.machinery.files import replacing
 from lightdet_tools.style import COLORS, PRINTED_COLOR
 
@@ -24,26 +25,6 @@ GROUPS = {  # what a group of Table 2 has that the one before has not
     "g3": "SiLU",
     "g4": "GFLv2, 2:4 pruned",
     "g5": "distilled",
-}
-CHANGES = {  # the ladder in words, by contrast
-    "+silu - c0": "SiLU instead of ReLU6",
-    "+mish - c0": "Mish instead of ReLU6",
-    "+leakyrelu - c0": "LeakyReLU instead of ReLU6",
-    "+gflv2 - c0": "GFLv2",
-    "+amp - c0": "mixed precision (bf16 on a CPU)",
-    "+prune - c0": "2:4 pruning half-way, with ReLU6",
-    "silu-prune - +silu": "the same with SiLU",
-    "mish-prune - +mish": "the same with Mish",
-    "dense-retrain - c0": "a second training alone",
-    "prune-retrain - dense-retrain": "pruning before a second training,\nagainst that alone",
-    "+ld - c0": "localization distillation (LD)",
-    "+ld+vlr+kd - c0": "LD, also around the objects,\nand of the classes",
-    "self-ld - c0": "LD from a teacher of its own kind",
-    "+mosaic - c0": "Mosaic",
-    "+mixup - c0": "MixUp",
-    "+cutmix - c0": "CutMix",
-    "+smoothing - c0": "label smoothing",
-    "g3-lite0 - g3": "group 3 with Lite0 instead of Lite1",
 }
 
 
@@ -150,12 +131,17 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     Args:
         groups: of `run_table`; runs for which the paper prints nothing are left out.
         differences: of `contrasts`, those between the groups excepted; without any the panel
-            stays away. What CHANGES does not name comes last, under its own name.
+            stays away. What has no `about` in params.yaml comes last, under its own name.
     """
     profile = groups["profile"].iloc[0]
     groups = groups[groups["printed AP"].notna()]
-    order = [name for name in differences["contrast"] if name not in CHANGES]
-    order = [*CHANGES, *(name for name in order if not re.fullmatch(r"g\d - g\d", name))]
+    about = {
+        f"{run} - {changes.get('against', 'c0')}": changes["about"]
+        for run, changes in read_params()["experiments"].items()
+        if changes and "about" in changes
+    }
+    order = [name for name in differences["contrast"] if name not in about]
+    order = [*about, *(name for name in order if not re.fullmatch(r"g\d - g\d", name))]
     changes = differences[differences["contrast"].isin(order)]
     changes = changes.sort_values("contrast", key=lambda names: names.map(order.index))
     rows = range(len(groups))
@@ -183,7 +169,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         axis.grid(axis="y", visible=False)
     if len(changes):
         _intervals(axes["ladder"], changes, "AP")
-        words = [CHANGES.get(name, name) for name in changes["contrast"]]
+        words = [about.get(name, name) for name in changes["contrast"]]
         words = [f"{text} ({n})" for text, n in zip(words, changes["seeds"], strict=True)]
         axes["ladder"].set_yticks(range(len(changes)), words)
         axes["ladder"].set_title(

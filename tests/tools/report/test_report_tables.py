@@ -297,7 +297,6 @@ def test_paper_agrees_with_the_settings_and_marks_what_it_infers():
         assert set(row.get("certainty", {}).values()) <= {"printed", "inferred", "open"}
         assert set(row.get("certainty", {})) <= set(row) | set(row["printed"])
         if name in experiments:
-            assert experiments[name]["printed"] == row["printed"]
             model = load_config(name, "coco").model
             for key in ("backbone", "input_size", "activation", "head"):
                 assert getattr(model, key) == row[key], (name, key)
