@@ -5,13 +5,12 @@ detections.json. Until then the run lives in `.checkpoints/` beside it, keyed by
 data, and continues from there after any interruption, to the same weights (bit for bit on a CPU):
 every random number is keyed by (seed, step) and nothing else is carried along.
 
-    python -m lightdet_core.train --experiment g1 --profile demo --seed 0
+    lightdet train --experiment g1 --profile demo --seed 0
 
 takes all visible GPUs, one process each (`distributed.py`); `torchrun` starts it on several
 machines.
 """
 
-import argparse
 import csv
 import ctypes
 import dataclasses
@@ -41,10 +40,7 @@ from lightdet_core.config import (
     Config,
     TrainConfig,
     UserError,
-    load_config,
-    read_params,
     root,
-    run_cli,
 )
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.losses import detection_loss
@@ -682,21 +678,12 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def main() -> None:
-    experiments = ", ".join(read_params()["experiments"])
-    parser = argparse.ArgumentParser(description="Train and evaluate one experiment.")
-    parser.add_argument("--experiment", required=True, help=f"of params.yaml: {experiments}")
-    parser.add_argument(
-        "--profile", help="of params.yaml, such as demo (default: the one that it names)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    config = load_config(args.experiment, args.profile, args.seed)
-    with distributed.joined(distributed.best_device()):  # of `torchrun`, if it started this
+def train_and_publish(config: Config) -> None:
+    """The command `lightdet train`: `fit`, on several machines if `torchrun` has started it.
+
+    What may go into git (settings, metrics, log) is copied to `results/<profile>`.
+    """
+    with distributed.joined(distributed.best_device()):
         folder = fit(config, progress=partial(print, flush=True))
         if distributed.rank() == 0:
             publish(folder, config)
-
-
-if __name__ == "__main__":
-    run_cli(main)
