@@ -36,10 +36,9 @@ QUALITY = {"train": 42, "val": 80}
 QUICK = {"speed": 7, "max_threads": 1}  # half of the usual time, for 2 % more bytes
 LIMIT = 60 * 2**20  # bytes of the folder
 TREE_LIMIT = 64 * 2**20  # and of all that travels, the checkout's files with it
-# what a machine with torch, torchvision and timm may lack: pycocotools, typer, pydantic, what they need
-WHEELS = ("pycocotools", "typer", "shellingham", "rich", "markdown-it-py", "mdurl", "pygments")
-WHEELS += ("annotated-doc", "pydantic", "pydantic-core", "annotated-types", "typing-inspection")
-WHEELS += ("typing-extensions",)
+# what a machine with torch, torchvision and timm may lack, and what typer does not do without
+WHEELS = ("pycocotools", "typer", "annotated-doc", "shellingham", "pydantic", "pydantic-core")
+WHEELS += ("annotated-types", "typing-inspection", "typing-extensions")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 RUN = """\
 #!/usr/bin/env bash

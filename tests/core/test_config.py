@@ -17,7 +17,6 @@ from lightdet_core.config import (
     load_config,
     profiles,
     read_params,
-    run_cli,
 )
 
 PARAMS = read_params()
@@ -300,21 +299,3 @@ def test_params_file_errors(tmp_path):
 def test_root_is_found_from_any_folder():
     root = find_root()
     assert find_root(root / "notebooks") == root == find_root(root.parent)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "text"),
-    [
-        (ConfigError("params.yaml: x"), 2, "error: params.yaml: x\n"),
-        (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
-        (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_commands_end_without_a_stack_trace(capsys, error, code, text):
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit) as end:
-        run_cli(main)
-    assert end.value.code == code and capsys.readouterr().err.startswith(text)
