@@ -28,13 +28,13 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
-	python -m lightdet_tools.cost.plan --ladder --profile $(PROFILE)
+	python -m lightdet_tools plan --ladder --profile $(PROFILE)
 
 repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, minicoco, custom, coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
-	@python -c 'from lightdet_core.config import load_config, run_cli; \
+	@python -c 'from lightdet_tools.cli import load_config, run_cli; \
 	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
-	@case $(PROFILE) in coco) python -m lightdet_tools.cost.plan --profile coco;; esac
+	@case $(PROFILE) in coco) python -m lightdet_tools plan --profile coco;; esac
 	@grep -qE "^profile: *['\"]?$(PROFILE)['\"]?( |$$)" params.yaml \
 	  || sed -i.bak -E 's/^profile: *[^ #]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
 # your own files may have changed without a change of the settings; the stage itself is quick
@@ -53,14 +53,14 @@ controls: repro  ## train NanoDet's own recipes, meant for PROFILE=coco
 	$(call train,read_params()['controls'],0)
 
 latency: setup  ## time every system of Table 1 on this machine anew, then update its tables
-	python -m lightdet_tools.table1.latency
+	python -m lightdet_tools latency
 	dvc repro 09_table1
 
 # $(call train,LIST,SEEDS): seed by seed, so that a stop leaves whole rows; finished runs are kept
 define train
 @set -e; runs="$$(python -c "from lightdet_core.config import all_runs, read_params; print(*$(1))")"; \
 for seed in $(2); do for run in $$runs; do \
-  python -m lightdet_core.train --experiment $$run --profile $(PROFILE) --seed $$seed; \
+  python -m lightdet_tools train --experiment $$run --profile $(PROFILE) --seed $$seed; \
 done; done
 dvc repro $(STAGES)
 @echo; cat results/$(PROFILE)/tables/table2.md
@@ -72,17 +72,17 @@ test: setup  ## the tests
 lint: setup  ## ruff and the rules for notebooks
 	ruff check .
 	ruff format --check .
-	python -m lightdet_tools.notebooks.run check
+	python -m lightdet_tools notebook check
 
 format: setup  ## let ruff format everything, and set the notebooks' links to lines of the core
 	ruff format .
-	python -m lightdet_tools.notebooks.run link
+	python -m lightdet_tools notebook link
 
 lab: setup  ## open the notebooks
 	jupyter lab notebooks
 
 site: setup  ## build/site: PROFILE's notebooks, tables and figures as web pages
-	python -m lightdet_core.site --profile $(PROFILE)
+	python -m lightdet_tools site --profile $(PROFILE)
 
 lock: setup  ## requirements.in -> requirements.txt
 	uv pip compile --universal --python-version 3.11 --no-annotate --no-header \
@@ -95,7 +95,7 @@ soak: setup  ## kill the pipeline twenty times and go on (build/soak, an hour or
 	./.ci/soak
 
 gpu: setup  ## build/gpu: what a GPU machine without a network needs, and the command for it
-	python -m lightdet_tools.cost.gpu_bundle
+	python -m lightdet_tools gpu bundle
 
 memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB of disk)
 	./.ci/memory

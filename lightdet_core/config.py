@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,23 +35,9 @@ class DataError(UserError):
     """Unusable data; the message names files, ids and values."""
 
 
-def run_cli(main: Callable[[], None]) -> None:
-    """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
-    try:
-        main()
-    except (UserError, OSError) as error:  # OSError: disk full, no permission, …
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
 def train_command(experiment: str, profile: str, seed: int | str) -> str:
     """What trains one run."""
-    return (
-        f"python -m lightdet_core.train --experiment {experiment} --profile {profile} --seed {seed}"
-    )
+    return f"lightdet train --experiment {experiment} --profile {profile} --seed {seed}"
 
 
 def root() -> Path:

@@ -301,7 +301,7 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no trained run there; `dvc repro`, or python -m lightdet_core.train with its "
+            f"{path}: no trained run there; `dvc repro`, or lightdet train with its "
             "--experiment, --profile and --seed, makes it"
         )
     state = read_safetensors(path)

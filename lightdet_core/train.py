@@ -183,7 +183,10 @@ def _code_hash() -> str:
 
 
 def train_and_publish(config: Config) -> None:
-    """`fit`, then the small files into results/, where git keeps them; under `torchrun`, too."""
+    """The command `lightdet train`: `fit`, on several machines if `torchrun` has started it.
+
+    What may go into git (settings, metrics, log) is copied to `results/<profile>`.
+    """
     with distributed.joined(distributed.best_device()):
         folder = fit(config, progress=partial(print, flush=True))
         if distributed.rank() == 0:

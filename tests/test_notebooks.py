@@ -155,7 +155,7 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
     out = tmp_path / "out.ipynb"
     out.write_text("the last good copy")
     source = write(tmp_path / "a.ipynb", "name, count", "denominator = 0\n1 / denominator")
-    command = f"-m lightdet_tools.notebooks.run run {source} {out} -p name b".split()
+    command = f"-m lightdet_tools notebook run {source} {out} -p name b".split()
     done = subprocess.run([sys.executable, *command], cwd=root(), capture_output=True, text=True)
     assert done.returncode != 0
     assert "cell 3 failed with ZeroDivisionError: division by zero" in done.stderr

@@ -30,24 +30,24 @@ COMMANDS = {
     "--quiet HEAD -- params.yaml",
     "make seeds": ".ci/smoke: make seeds PROFILE=smoke",
     "make ladder": ".ci/smoke: make ladder PROFILE=smoke",
-    "python -m lightdet_core.train --experiment g3 --profile demo --seed 1": ".ci/smoke: python -m "
-    "lightdet_core.train --experiment g3",
+    "lightdet train --experiment g3 --profile demo --seed 1":
+    ".ci/smoke: python -m lightdet_tools train --experiment g3",
     "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
     "make repro PROFILE=custom STAGES=train@g3-0": ".ci/smoke: make repro PROFILE=custom "
     "STAGES=train@g3-0",
     "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=",
     "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
-    "python -m lightdet_tools.deploy.detect exported/g5-s0.param photos --out found-ncnn":
-    ".ci/smoke: python -m lightdet_tools.deploy.detect exported/g5-s0.param",
-    "python -m lightdet_tools.deploy.detect runs/demo/g5-s0/weights.safetensors photos --out found":
-    ".ci/smoke: python -m lightdet_tools.deploy.detect runs/smoke/g5-s0/weights.safetensors",
-    "python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 "
-    "--out exported": ".ci/smoke: --format onnx --uint8 --out exported",
-    "python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format ncnn --out "
-    "exported": ".ci/smoke: --format ncnn --out exported",
-    "python -m lightdet_tools.deploy.detect exported/g5-s0-uint8.onnx photos --out found-onnx":
-    ".ci/smoke: python -m lightdet_tools.deploy.detect exported/g5-s0-uint8.onnx",
-    "make latency": ".ci/smoke: python -m lightdet_tools.table1.latency --systems",
+    "lightdet detect exported/g5-s0.param photos --out found-ncnn":
+    ".ci/smoke: python -m lightdet_tools detect exported/g5-s0.param",
+    "lightdet detect runs/demo/g5-s0/weights.safetensors photos --out found":
+    ".ci/smoke: python -m lightdet_tools detect runs/smoke/g5-s0/weights.safetensors",
+    "lightdet export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 --out exported":
+    ".ci/smoke: --format onnx --uint8 --out exported",
+    "lightdet export runs/demo/g5-s0/weights.safetensors --format ncnn --out exported":
+    ".ci/smoke: --format ncnn --out exported",
+    "lightdet detect exported/g5-s0-uint8.onnx photos --out found-onnx":
+    ".ci/smoke: python -m lightdet_tools detect exported/g5-s0-uint8.onnx",
+    "make latency": ".ci/smoke: python -m lightdet_tools latency --systems",
     "make plan PROFILE=coco": ".ci/smoke: make plan PROFILE=smoke",
     "make repro PROFILE=coco": "tests/test_datasets.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":

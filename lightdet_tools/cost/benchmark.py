@@ -1,6 +1,6 @@
 """Where the time of a training step goes, as shares of one run on the reader's own machine.
 
-    python -m lightdet_tools.cost.benchmark --experiment c0 --profile demo --batch-size 8
+    lightdet benchmark --experiment c0 --profile demo --batch-size 8
 
 times the parts of a step and writes results/<profile>/benchmarks/step-c0.json. With `--compare` it
 times whole steps against the usual way of doing things, in turns, and writes compare-c0.json. Where
@@ -8,7 +8,6 @@ there is a GPU it is the one measured, and "-cuda" is added to the names. Times 
 shares and ratios are meant to be compared between machines. No masks, no teacher.
 """
 
-import argparse
 import dataclasses
 import random
 import statistics
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from lightdet_core import engine
 from lightdet_core.augment import batch_indices, on_device, training_batch
 from lightdet_core.boxes import Batch, Logits
-from lightdet_core.config import Config, load_config, root, run_cli
+from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import split_paths, write_json
@@ -298,43 +297,49 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     return times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Where the time of a training step goes.")
-    parser.add_argument("--experiment", default="c0")
-    parser.add_argument("--profile", help="default: params.yaml's")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--input-size", type=int, help="pixels; default: the experiment's")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--compare", action="store_true", help="whole steps, against the usual way")
-    args = parser.parse_args()
-    config = load_config(args.experiment, args.profile)
-    size = args.input_size or config.model.input_size
-    if min(args.steps, args.batch_size) < 1:
-        parser.error("--steps and --batch-size must be at least 1")
+def write_times(
+    config: Config,
+    batch_size: int,
+    input_size: int | None,
+    steps: int,
+    compare: bool,
+    progress: Callable[[str], None] = print,
+) -> Path:
+    """The file that `step_times` or `compare_ways` go to.
+
+    Args:
+        input_size: pixels; None is the experiment's.
+
+    Raises:
+        UserError: impossible values.
+    """
+    size = input_size or config.model.input_size
+    if min(steps, batch_size) < 1:
+        raise UserError(f"--steps {steps}, --batch-size {batch_size}: at least 1 is needed")
     if size < 32 or size % 16:
-        parser.error("--input-size must be a multiple of 16, at least 32")
+        raise UserError(f"--input-size {size}: a multiple of 16, at least 32, is needed")
     config = dataclasses.replace(
         config,
-        train=dataclasses.replace(config.train, batch_size=args.batch_size),
+        train=dataclasses.replace(config.train, batch_size=batch_size),
         model=dataclasses.replace(config.model, input_size=size),
     )
     device = best_device()
     check_precision(config.train.precision, device)
     keep_memory()
-    measure, name = (compare_ways, "compare") if args.compare else (step_times, "step")
+    measure, name = (compare_ways, "compare") if compare else (step_times, "step")
     with exact():  # as in training
-        times = measure(config, device, WARM_UP + args.steps)
+        times = measure(config, device, WARM_UP + steps)
     medians = {k: statistics.median(v[WARM_UP:]) for k, v in times.items()}
-    total = medians["ours"] if args.compare else sum(medians.values())
+    total = medians["ours"] if compare else sum(medians.values())
     for way, seconds in medians.items():
-        print(f"{way:44} {1000 * seconds:8.1f} ms {100 * seconds / total:6.1f} %")
-    print(f"{'a step of ours':44} {1000 * total:8.1f} ms   {args.batch_size / total:.1f} images/s")
+        progress(f"{way:44} {1000 * seconds:8.1f} ms {100 * seconds / total:6.1f} %")
+    progress(f"{'a step of ours':44} {1000 * total:8.1f} ms   {batch_size / total:.1f} images/s")
     name += f"-{config.experiment}" + ("" if device.type == "cpu" else f"-{device.type}")
     path = root() / "results" / config.profile / "benchmarks" / f"{name}.json"
     result = {
-        "command": f"python -m lightdet_tools.cost.benchmark --experiment {config.experiment} "
-        f"--profile {config.profile} --batch-size {args.batch_size} --input-size {size} "
-        f"--steps {args.steps}{' --compare' if args.compare else ''}",
+        "command": f"lightdet benchmark --experiment {config.experiment} "
+        f"--profile {config.profile} --batch-size {batch_size} --input-size {size} "
+        f"--steps {steps}{' --compare' if compare else ''}",
         **git_state(),
         "hardware": hardware(device),
         "torch": version("torch"),
@@ -343,11 +348,7 @@ def main() -> None:
         "precision": config.train.precision,
         "milliseconds": {k: round(1000 * v, 2) for k, v in medians.items()},
         "share": {k: round(v / total, 4) for k, v in medians.items()},
-        "images_per_second": round(args.batch_size / total, 2),
+        "images_per_second": round(batch_size / total, 2),
     }
     write_json(path, result, indent=2)
-    print(f"written to {path.relative_to(root())}")
-
-
-if __name__ == "__main__":
-    run_cli(main)
+    return path

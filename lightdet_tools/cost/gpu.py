@@ -2,14 +2,13 @@
 
     make gpu                                     # here: the folder build/gpu
     bash build/gpu/run results/gpu               # on the machine with the GPU
-    python -m lightdet_tools.cost.gpu --rehearse       # all of it in small, on a CPU
+    lightdet gpu run --rehearse                  # all of it in small, on a CPU
 
 Every step is a process of its own with its time; one that breaks or hangs ends nothing but itself.
 steps.json says how each went. A rehearsal leaves out what a CPU has not: CUDA graphs, fp16, the 2:4
 libraries, torch.compile.
 """
 
-import argparse
 import dataclasses
 import os
 import shutil
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 
 from lightdet_core import train
-from lightdet_core.config import UserError, root, run_cli
+from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.provenance import git_state, hardware
@@ -36,7 +35,6 @@ from lightdet_tools.cost import gpu_steps
 from lightdet_tools.cost.gpu_bundle import bundle
 from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of, read
 
-BUDGET = 560.0  # seconds of everything
 STEPS = {  # seconds that a step may take; training has what the others leave
     "data": 60.0,
     "checks": 60.0,
@@ -192,9 +190,9 @@ def drive(folder: Path, out: Path, budget: float, small: bool) -> list[dict]:
 
 
 def _command(folder: Path, out: Path, small: bool, *words: object) -> list[str]:
-    """This module in a process of its own."""
+    """`run` in a process of its own."""
     words = ("--bundle", folder, "--out", out, *words, *(["--rehearse"] if small else []))
-    return [sys.executable, "-m", "lightdet_tools.cost.gpu", *map(str, words)]
+    return [sys.executable, "-m", "lightdet_tools", "gpu", "run", *map(str, words)]
 
 
 def _apart(name: str, folder: Path, out: Path, seconds: float, small: bool) -> str:
@@ -245,32 +243,35 @@ def check(steps: list[dict]) -> None:
         raise UserError("; ".join(f"{step['step']}: {step['outcome']}" for step in failed))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Everything that needs a GPU, in one go.")
-    parser.add_argument("--bundle", type=Path, help="the folder of `make gpu`")
-    parser.add_argument("--out", type=Path, help="folder of the results")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds of all steps")
-    parser.add_argument("--rehearse", action="store_true", help="in small, on any machine")
-    parser.add_argument("--step", choices=STEPS, help="this one only, in this process")
-    parser.add_argument("--train", nargs=3, metavar=("RUN", "PROFILE", "SEED"), help="one run only")
-    args = parser.parse_args()
-    if args.rehearse and not args.bundle:
+def run(
+    folder: Path | None,
+    out: Path | None,
+    budget: float,
+    small: bool,
+    step: str | None = None,
+    train: tuple[str, str, int] | None = None,
+) -> None:
+    """The command `lightdet gpu run`: all steps; or one step or one training, in this process.
+
+    Args:
+        folder: of `make gpu`; None for a rehearsal, which makes its own.
+        budget: seconds.
+        train: experiment, profile, seed.
+    """
+    if small and not folder:
         return rehearse()
-    if not args.bundle or not args.out:
-        parser.error("--bundle and --out, as build/gpu/run gives them, or --rehearse alone")
-    if not (args.bundle / "manifest.json").is_file():
-        raise UserError(f"{args.bundle}: no manifest.json in it; `make gpu` makes such a folder")
-    if not args.rehearse and best_device().type != "cuda":
+    if not folder or not out:
+        raise UserError("--bundle and --out, as build/gpu/run gives them, or --rehearse alone")
+    if step and step not in STEPS:
+        raise UserError(f"--step {step}: choose one of {', '.join(STEPS)}")
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"{folder}: no manifest.json in it; `make gpu` makes such a folder")
+    if not small and best_device().type != "cuda":
         raise UserError("torch sees no GPU here; --rehearse tries everything in small on a CPU")
-    folder, out = args.bundle.resolve(), args.out.resolve()
-    if args.train:
-        run, profile_, seed = args.train
-        train_one(folder, run, profile_, int(seed), args.rehearse)
-    elif args.step:
-        run_step(args.step, folder, out, args.budget, args.rehearse)
+    folder, out = folder.resolve(), out.resolve()
+    if train:
+        train_one(folder, *train, small)
+    elif step:
+        run_step(step, folder, out, budget, small)
     else:
-        check(drive(folder, out, args.budget, small=False))
-
-
-if __name__ == "__main__":
-    run_cli(main)
+        check(drive(folder, out, budget, small=False))

@@ -1,10 +1,10 @@
 """What `make gpu` takes to a GPU machine that has no network: pictures, weights, wheels.
 
-    python -m lightdet_tools.cost.gpu_bundle
+    lightdet gpu bundle
 
 Pictures are shrunk to the largest input and stored as AVIF, boxes follow; the backbones' ImageNet
 weights travel in half precision. There, `bash build/gpu/run OUT` installs the wheels beside what
-the machine has and starts `lightdet_tools.cost.gpu`.
+the machine has and starts `lightdet gpu run`.
 """
 
 import shutil
@@ -12,15 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lightdet_core.config import Config, UserError, load_config, root, run_cli
+from lightdet_core.config import Config, UserError, load_config, root
 from lightdet_core.machinery import weights
 from lightdet_core.machinery.files import split_paths, write_json, write_text
 from lightdet_core.machinery.images import read_image
@@ -38,11 +36,13 @@ QUALITY = {"train": 42, "val": 80}
 QUICK = {"speed": 7, "max_threads": 1}  # half of the usual time, for 2 % more bytes
 LIMIT = 60 * 2**20  # bytes of the folder
 TREE_LIMIT = 64 * 2**20  # and of all that travels, the checkout's files with it
-WHEELS = ("pycocotools",)  # what a machine with torch, torchvision and timm may lack
+# what a machine with torch, torchvision and timm may lack, and what typer does not do without
+WHEELS = ("pycocotools", "typer", "annotated-doc", "shellingham", "pydantic", "pydantic-core")
+WHEELS += ("annotated-types", "typing-inspection", "typing-extensions")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 RUN = """\
 #!/usr/bin/env bash
-# bash build/gpu/run OUT [SECONDS]: every step of lightdet_tools.cost.gpu, results into the folder OUT.
+# bash build/gpu/run OUT [SECONDS]: every step of `lightdet gpu run`, results into the folder OUT.
 set -euo pipefail
 : "${1:?usage: bash build/gpu/run OUT [SECONDS]}"
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -51,16 +51,16 @@ python3 -c 'from PIL import features as f; exit(not f.check("avif"))' || {
 mkdir -p "$1" && out="$(cd "$1" && pwd)"
 cd "$here/../.."
 export PYTHONUNBUFFERED=1
-if ! python3 -c 'import pycocotools' 2> /dev/null; then
+if ! python3 -c 'import pycocotools, typer, pydantic' 2> /dev/null; then
   site="$(mktemp -d)"
   trap 'rm -rf "$site"' EXIT
   options="--quiet --no-index --no-deps --no-compile"
   python3 -m pip install $options --target "$site" "$here"/wheels/*.whl || {
-    echo "error: the wheel is for Python 3.12 or newer on Linux, x86-64;" \
-      "elsewhere install pycocotools first"; exit 1; }
+    echo "error: the wheels are for Python 3.12 on Linux, x86-64;" \
+      "elsewhere install pycocotools, typer and pydantic first"; exit 1; }
   export PYTHONPATH="$site"
 fi
-python3 -m lightdet_tools.cost.gpu --bundle "$here" --out "$out" ${2:+--budget "$2"}
+python3 -m lightdet_tools gpu run --bundle "$here" --out "$out" ${2:+--budget "$2"}
 """
 
 
@@ -186,13 +186,3 @@ def fetch_wheels(folder: Path) -> None:
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:]
         raise UserError(f"{folder}: no wheels of {', '.join(pinned)}: {' '.join(reason)}")
-
-
-def main() -> None:
-    bundle(root() / "build" / "gpu", progress=partial(print, flush=True))
-    print("take build/gpu there with the checkout, then: bash build/gpu/run results/gpu")
-
-
-if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    run_cli(main)

@@ -1,11 +1,10 @@
 """What the training of a profile will need: hours, memory, disk.
 
-    python -m lightdet_tools.cost.plan --profile coco [--ladder]
+    lightdet plan --profile coco [--ladder]
 
 It takes some steps with made-up images, so that it can be asked before anything is downloaded.
 """
 
-import argparse
 import dataclasses
 import shutil
 import statistics
@@ -26,7 +25,6 @@ from lightdet_core.config import (
     load_config,
     read_params,
     root,
-    run_cli,
 )
 from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
@@ -154,8 +152,7 @@ def data_counts(config: Config) -> tuple[int, int, int]:
         return len(train.image_ids), len(val.image_ids), len(train.categories)
     raise DataError(
         f"{config.profile}: how many images there are is known once they are packed; run "
-        f"python -m lightdet_tools.data.sources --profile {config.profile}, then "
-        f"python -m lightdet_tools.data.pack --profile {config.profile}"
+        f"lightdet data --profile {config.profile}, then lightdet pack --profile {config.profile}"
     )
 
 
@@ -215,6 +212,7 @@ GPU_LINE = (  # the half is augment.on_device's
 ).format
 
 
+@exact()  # as in training
 def estimate(
     profile: str | None, with_ladder: bool = False, progress: Callable[[str], None] = print
 ) -> float:
@@ -280,16 +278,3 @@ def estimate(
         )
     progress(f"total: {total:,.1f} hours on this machine, one process")
     return total
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Hours, memory and disk of all experiments.")
-    parser.add_argument("--profile", help="default: params.yaml's")
-    parser.add_argument("--ladder", action="store_true", help="the ladder's, too")
-    args = parser.parse_args()
-    with exact():  # as in training
-        estimate(args.profile, args.ladder, partial(print, flush=True))
-
-
-if __name__ == "__main__":
-    run_cli(main)

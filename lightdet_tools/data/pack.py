@@ -1,6 +1,5 @@
 """COCO format -> a pack (packs.py): every image is decoded and letterboxed once."""
 
-import argparse
 import errno
 import fcntl
 import hashlib
@@ -15,15 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightdet_core.config import (
-    Config,
-    DataError,
-    all_runs,
-    load_config,
-    read_params,
-    root,
-    run_cli,
-)
+from lightdet_core.config import Config, DataError, root
 from lightdet_core.machinery.files import file_hash, split_paths, write_json
 from lightdet_core.machinery.images import letterbox, letterbox_transform, read_image
 from lightdet_core.machinery.packs import ARRAYS, FORMAT, Pack, open_pack, pack_path, read_meta
@@ -232,15 +223,3 @@ def prepare_packs(configs: list[Config], progress: Callable[[str], None] = print
     target = root() / "data" / config.profile / "packs.json"
     write_json(target, summary, indent=2)
     return target
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Pack a profile's images for training.")
-    parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
-    profile = parser.parse_args(arguments).profile
-    path = prepare_packs([load_config(run, profile) for run in all_runs(read_params())])
-    print(f"wrote {path.relative_to(root())}")
-
-
-if __name__ == "__main__":
-    run_cli(main)

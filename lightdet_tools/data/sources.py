@@ -4,7 +4,6 @@
 `split_paths(config, split)` tells every other module where annotations and images are.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,15 +17,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from lightdet_core.config import (
-    Config,
-    DataConfig,
-    DataError,
-    UserError,
-    load_config,
-    root,
-    run_cli,
-)
+from lightdet_core.config import Config, DataConfig, DataError, UserError, root
 from lightdet_core.machinery.files import (
     bccd_folder,
     coco_folder,
@@ -418,14 +409,3 @@ def _those(records: list, key: str, ids: set[int]) -> list[dict]:
     """The records that have one of the ids under `key`."""
     known = [r for r in records if isinstance(r, dict) and isinstance(r.get(key), int)]
     return [record for record in known if record[key] in ids]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Get a profile's data into COCO format.")
-    parser.add_argument("--profile", required=True, help="a profile of params.yaml, such as demo")
-    profile = parser.parse_args(arguments).profile
-    print(f"wrote {prepare(load_config('c0', profile)).relative_to(root())}")
-
-
-if __name__ == "__main__":
-    run_cli(main)

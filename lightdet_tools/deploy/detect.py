@@ -1,19 +1,19 @@
 """Detections on one's own images, with a trained run or an exported file.
 
-    python -m lightdet_tools.deploy.detect runs/demo/g5-s0/weights.safetensors photos --out found
+    lightdet detect runs/demo/g5-s0/weights.safetensors photos --out found
 
 WEIGHTS is a run's .safetensors (in torch), or an .onnx or ncnn's .param of `export`; IMAGE is an
 image, a folder (its images and those of folders in it) or a video, which needs OpenCV. The folder
 of --out gets them with their boxes drawn, and detections.json in COCO's form. Where a file that
 would be written exists, nothing is done without --overwrite; inputs are never overwritten. What
-cannot be read is left out and named at the end, with an error.
+cannot be read is left out and named at the end, with an error. (`python -m
+lightdet_tools.deploy.detect` is the same command.)
 Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
 """
 
-import argparse
 import math
-import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
-from lightdet_core.config import DataError, UserError, run_cli
+from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
 from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
@@ -364,32 +364,34 @@ def _draw_video(
             raise DataError(f"{file}: no frame can be read; is it a whole video?")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Detect objects on images and videos.")
-    parser.add_argument("weights", type=Path, help=".safetensors, .onnx or ncnn's .param")
-    parser.add_argument("images", type=Path, nargs="+", metavar="image",
-                        help="an image, a folder of images, or a video")  # fmt: skip
-    parser.add_argument("--out", required=True, type=Path, help=f"folder for drawings and {RESULT}")
-    parser.add_argument("--score", type=float, default=0.3, help="boxes above it (default: 0.3)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in --out")
-    args = parser.parse_args(arguments)
-    check_share("--score", args.score)
-    jobs = plan(args.images, args.out, args.overwrite)
-    detector = open_detector(args.weights, args.threads)
+def detect_into(
+    out: Path,
+    weights: Path,
+    images: list[Path],
+    score: float,
+    threads: int,
+    overwrite: bool,
+    progress: Callable[[str], None] = print,
+) -> None:
+    """Drawings of all images, folders and videos and their detections.json in the folder `out`.
+
+    Raises:
+        UserError: see `plan`, `open_detector`; or some cannot be read: the others are there.
+    """
+    check_share("--score", score)
+    jobs = plan(images, out, overwrite)
+    detector = open_detector(weights, threads)
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{args.out}: cannot be a folder ({error.strerror})") from None
-    coco, times, damaged = detect_files(
-        detector, jobs, args.score, lambda line: print(line, flush=True)
-    )
+        raise UserError(f"{out}: cannot be a folder ({error.strerror})") from None
+    coco, times, damaged = detect_files(detector, jobs, score, progress)
     if times:
-        write_json(args.out / RESULT, coco)
-        print(
-            f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {args.score:g}; "
+        write_json(out / RESULT, coco)
+        progress(
+            f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {score:g}; "
             f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
-            f"wrote {args.out / RESULT}"
+            f"wrote {out / RESULT}"
         )
     if damaged:
         head = f"{len(damaged)} of {len(jobs)} cannot be read; repair them or leave them out:"
@@ -397,4 +399,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    from lightdet_tools.cli import main
+
+    main(["detect", *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """A trained run as an ONNX or ncnn file that a detector can use by itself, checked against torch.
 
-    python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
+    lightdet export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
 
 Input: RGB images of the run's input size, 0..255; the normalisation is inside. Raw output: the
 logits that `LightDet.forward` gives; GFLv2's quality of a cell is left to the host, which needs it
@@ -10,7 +10,6 @@ host. What the host needs to know (classes, config, quality) travels with the fi
 Tensor legend: B images · P cells of all levels · C classes · R = reg_max + 1 bins · S input size.
 """
 
-import argparse
 import copy
 import io
 import json
@@ -21,7 +20,6 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +34,7 @@ from torch import Tensor, nn
 
 from lightdet_core import boxes, sparsity
 from lightdet_core.boxes import QUALITY_TOPK, Detections
-from lightdet_core.config import Config, UserError, load_config, run_cli
+from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
@@ -651,27 +649,20 @@ def summary(report: dict) -> list[str]:
     return [*lines, *(f"wrote {path}" for path in report["files"])]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Export a trained run to ONNX or ncnn.")
-    parser.add_argument("weights", type=Path, help="weights.safetensors of a run")
-    parser.add_argument("--format", required=True, choices=("onnx", "ncnn"))
-    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
-    parser.add_argument("--decoded", action="store_true", help="scores and boxes, not logits")
-    parser.add_argument("--uint8", action="store_true", help="input (B, S, S, 3) uint8; ONNX only")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "int8"),
-                        help="fp16: stored so; int8: computed so, ONNX only")  # fmt: skip
-    args = parser.parse_args(arguments)
-    told = partial(print, flush=True)
-    if args.format == "onnx":
-        report = to_onnx(args.weights, args.out, args.decoded, args.uint8, args.precision, told)
-    elif args.uint8:
+def export(
+    form: str,
+    weights: Path,
+    out: Path,
+    decoded: bool,
+    uint8: bool,
+    precision: str,
+    progress: Callable[[str], None],
+) -> dict:
+    """`to_onnx` or `to_ncnn`, as `form` says."""
+    if form == "onnx":
+        return to_onnx(weights, out, decoded, uint8, precision, progress)
+    if uint8:
         raise UserError(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
         )
-    else:
-        report = to_ncnn(args.weights, args.out, args.decoded, args.precision, told)
-    print("\n".join(summary(report)))
-
-
-if __name__ == "__main__":
-    run_cli(main)
+    return to_ncnn(weights, out, decoded, precision, progress)

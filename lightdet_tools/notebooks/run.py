@@ -1,15 +1,14 @@
 """Notebooks: check the sources, extract their text for DVC, execute them reproducibly.
 
-    python -m lightdet_tools.notebooks.run check
-    python -m lightdet_tools.notebooks.run link       # sets the line numbers in links to the core
-    python -m lightdet_tools.notebooks.run extract build/source
-    python -m lightdet_tools.notebooks.run run notebooks/X.ipynb OUT.ipynb -p experiment g1
+    lightdet notebook check
+    lightdet notebook link       # sets the line numbers in links to the core
+    lightdet notebook extract build/source
+    lightdet notebook run notebooks/X.ipynb OUT.ipynb -p experiment g1
 
 An executed copy holds nothing that differs between two runs or two machines: no times, no
 random cell ids, no absolute paths. `dvc repro -f` therefore leaves `git status` empty.
 """
 
-import argparse
 import ast
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from lightdet_core.config import UserError, all_runs, read_params, root, run_cli
+from lightdet_core.config import UserError, all_runs, read_params, root
 from lightdet_core.machinery.files import write_text
 
 MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
@@ -30,6 +29,11 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+
+
+def sources() -> list[Path]:
+    """All notebooks."""
+    return sorted((root() / "notebooks").glob("*.ipynb"))
 
 
 def read(path: Path) -> nbformat.NotebookNode:
@@ -104,6 +108,13 @@ def check(path: Path) -> list[str]:
     return problems
 
 
+def check_all() -> int:
+    """How many sources there are; `UserError` with the rules that they break."""
+    if found := [f"{path.name}: {problem}" for path in sources() for problem in check(path)]:
+        raise UserError("\n".join(found))
+    return len(sources())
+
+
 def _broken_links(text: str, path: Path) -> list[str]:
     problems = [
         f"link to {target}, which is not there"
@@ -160,6 +171,13 @@ def extract(notebook: nbformat.NotebookNode) -> str:
         tags = " ".join([f"[{cell.cell_type}]", *sorted(cell.metadata.get("tags", []))])
         parts.append(f"# %% {tags}\n{source}\n")
     return "\n".join(parts)
+
+
+def extract_all(folder: Path) -> None:
+    """The text of each source as a file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sources():
+        write_text(folder / f"{path.stem}.py", extract(read(path)))
 
 
 def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> None:
@@ -260,37 +278,3 @@ def _without_machine(value: object, key: str = "") -> object:
         value = value.replace(f"{path}{os.sep}", f"{name}/" if name != "." else "")
         value = re.sub(re.escape(str(path)) + r"(?![\w.-])", lambda _, name=name: name, value)
     return re.sub(r" at 0x[0-9a-f]+", "", value)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Check, extract or run notebooks.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="the sources in notebooks/ against the rules")
-    commands.add_parser("link", help="set the line numbers of their links to the core")
-    commands.add_parser("extract", help="their text, for DVC").add_argument("folder", type=Path)
-    run = commands.add_parser("run", help="execute one")
-    run.add_argument("source", type=Path)
-    run.add_argument("out", type=Path)
-    run.add_argument("-p", dest="given", nargs=2, action="append", default=[])
-    args = parser.parse_args()
-
-    sources = sorted((root() / "notebooks").glob("*.ipynb"))
-    if args.command == "run":
-        execute(args.source, args.out, dict(args.given))
-    elif args.command == "link":
-        changed = [path.name for path in sources if set_links(path)]
-        print(f"line numbers set in {', '.join(changed) or 'no notebook: all are right'}")
-    elif args.command == "extract":
-        args.folder.mkdir(parents=True, exist_ok=True)
-        for path in sources:
-            script = args.folder / f"{path.stem}.py"
-            script.write_text(extract(read(path)), encoding="utf-8")
-    else:
-        found = [f"{path.name}: {problem}" for path in sources for problem in check(path)]
-        if found:
-            raise UserError("\n".join(found))
-        print(f"{len(sources)} notebooks are in order")
-
-
-if __name__ == "__main__":
-    run_cli(main)

@@ -12,7 +12,6 @@ Libraries number classes as COCO does, 1..90 with gaps; those ids end here.
 Tensor legend: B images · P anchors, cells or queries · K class outputs · N detections · H, W.
 """
 
-import argparse
 import copy
 import pickle
 import tempfile
@@ -33,7 +32,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
-from lightdet_core.config import EvaluateConfig, UserError, root, run_cli
+from lightdet_core.config import EvaluateConfig, UserError, root
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.files import file_hash, write_json
 from lightdet_core.machinery.packs import read_truth
@@ -438,7 +437,7 @@ def measure_accuracy(
             progress(f"{name}: the same in ncnn")
             metrics["ncnn"] = coco_metrics(truth, detect_pack(model, pack, limits))
         about = {
-            "command": f"python -m lightdet_tools.table1.comparators {name} --weights FOLDER "
+            "command": f"lightdet accuracy {name} --weights FOLDER "
             "--annotations JSON --images FOLDER",
             **git_state(),
             "hardware": hardware(torch.device("cpu")),
@@ -452,31 +451,31 @@ def measure_accuracy(
     return about | rounded(metrics)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    known = [name for name, comparator in COMPARATORS.items() if comparator.weights]
-    parser = argparse.ArgumentParser(
-        description="Measure the AP of official weights; see data/weights/README.md."
-    )
-    parser.add_argument("names", nargs="*", metavar="comparator", help=f"of {', '.join(known)}; "
-                        "none: those whose weights are there")  # fmt: skip
-    parser.add_argument("--weights", type=Path, default=root() / "data" / "weights")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO json")
-    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--out", type=Path, default=root() / "results" / "official")
-    args = parser.parse_args(arguments)
-    names = args.names or [
+def write_accuracy(
+    names: list[str] | None,
+    weights: Path | None,
+    annotations: Path,
+    images: Path,
+    out: Path | None,
+    progress: Callable[[str], None] = print,
+) -> None:
+    """`measure_accuracy` of comparators, each into a file.
+
+    Args:
+        names: None takes those whose weights are there.
+        weights: None is data/weights.
+        out: None is results/official.
+    """
+    weights, out = weights or root() / "data/weights", out or root() / "results/official"
+    names = names or [
         name
-        for name in known
-        if all((args.weights / file).is_file() for file in COMPARATORS[name].weights)
+        for name, comparator in COMPARATORS.items()
+        if comparator.weights and all((weights / file).is_file() for file in comparator.weights)
     ]
     if not names:
-        raise UserError(f"{args.weights}: no official weights in it; its README lists them")
-    args.out.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{weights}: no official weights in it; its README lists them")
+    out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        found = measure_accuracy(name, args.weights, args.annotations, args.images, print)
-        write_json(args.out / f"{name}.json", found, indent=2)
-        print(f"{name}: AP {found['AP']:.4f} AP50 {found['AP50']:.4f} -> {args.out / name}.json")
-
-
-if __name__ == "__main__":
-    run_cli(main)
+        found = measure_accuracy(name, weights, annotations, images, progress)
+        write_json(out / f"{name}.json", found, indent=2)
+        progress(f"{name}: AP {found['AP']:.4f} AP50 {found['AP50']:.4f} -> {out / name}.json")

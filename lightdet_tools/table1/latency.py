@@ -1,6 +1,6 @@
 """How fast the systems of Table 1 are on this machine: one protocol for all of them.
 
-    python -m lightdet_tools.table1.latency
+    lightdet latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
 first; then every one has its turn, again and again (`benchmark.interleaved`). So a slow minute of
@@ -16,9 +16,7 @@ class through.
 Written to results/speed/latency.json after every group.
 """
 
-import argparse
 import copy
-import os
 import platform
 import shutil
 import tempfile
@@ -33,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightdet_core.config import UserError, load_config, root, run_cli
+from lightdet_core.config import UserError, load_config, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
@@ -380,36 +378,49 @@ def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time every system of Table 1 on this machine.")
-    parser.add_argument("--systems", nargs="+", help="comparators, experiments; default: all")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, help="default: all")
-    parser.add_argument("--seconds", type=float, default=0.7, help="per system, runtime and part")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--out", type=Path, help="default: results/speed/latency.json")
-    args = parser.parse_args()
-    if args.seconds <= 0 or args.threads < 1:
-        parser.error("--seconds must be above 0 and --threads at least 1")
-    if (args.systems or args.runtimes) and not args.out:
-        parser.error("a part of the table does not replace the whole: add --out FILE")
-    out = args.out or root() / "results" / "speed" / "latency.json"
+def write_table(
+    systems: list[str] | None,
+    runtimes: list[str] | None,
+    seconds: float,
+    threads: int,
+    out: Path | None,
+    progress: Callable[[str], None] = print,
+) -> Path:
+    """`measure` into a file, with what it was measured with.
+
+    Args:
+        out: None is results/speed/latency.json.
+
+    Raises:
+        UserError: impossible values.
+    """
+    if seconds <= 0 or threads < 1:
+        raise UserError(
+            f"--seconds {seconds:g}, --threads {threads}: above 0 and at least 1 are needed"
+        )
+    if unknown := set(runtimes or ()) - set(RUNTIMES):
+        raise UserError(
+            f"--runtimes {', '.join(sorted(unknown))}: choose from {', '.join(RUNTIMES)}"
+        )
+    if (systems or runtimes) and not out:
+        raise UserError("a part of the table does not replace the whole: add --out FILE")
+    out = out or root() / "results" / "speed" / "latency.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     usable = [name for name in RUNTIMES if "cuda" not in name or torch.cuda.is_available()]
     start = time.monotonic()
 
-    def progress(line: str) -> None:
-        print(f"{time.monotonic() - start:5.0f} s  {line}", flush=True)
+    def timed(line: str) -> None:
+        progress(f"{time.monotonic() - start:5.0f} s  {line}")
 
-    options = [f"--seconds {args.seconds:g} --threads {args.threads}"]
-    for name in ("systems", "runtimes"):
-        if getattr(args, name):
-            options.append(f"--{name} {' '.join(repr(x) for x in getattr(args, name))}")
+    options = [f"--seconds {seconds:g} --threads {threads}"]
+    options += [f"--systems {name}" for name in systems or ()]
+    options += [f"--runtimes {name!r}" for name in runtimes or ()]
     device = best_device()
     about = {
-        "command": f"python -m lightdet_tools.table1.latency {' '.join(options)}",
+        "command": f"lightdet latency {' '.join(options)}",
         **git_state(),
         "hardware": hardware(device),
-        "threads": args.threads,
+        "threads": threads,
         "versions": {"python": platform.python_version(), **{k: version(k) for k in LIBRARIES}},
         "reference": REFERENCE,
     }
@@ -418,9 +429,5 @@ def main() -> None:
         write_json(out, about | {"took_s": round(time.monotonic() - start)} | found, indent=1)
 
     keep({"systems": [], "latency": [], "not_possible": []})  # it can be written, then
-    measure(args.systems, args.runtimes or usable, args.seconds, args.threads, progress, keep)
-    print(f"written to {out}")
-
-
-if __name__ == "__main__":
-    run_cli(main)
+    measure(systems, runtimes or usable, seconds, threads, timed, keep)
+    return out

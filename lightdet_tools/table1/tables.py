@@ -26,7 +26,7 @@ AUDIT_NOTE = (
 
 
 def read_latency(path: Path) -> dict:
-    """What `python -m lightdet_tools.table1.latency` wrote.
+    """What `lightdet latency` wrote.
 
     Raises:
         UserError: it is not there, or is something else.
@@ -35,9 +35,7 @@ def read_latency(path: Path) -> dict:
         found = json.loads(path.read_text())
         found["systems"], found["latency"], found["not_possible"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: not there or not readable; python -m lightdet_tools.table1.latency writes it"
-        ) from None
+        raise UserError(f"{path}: not there or not readable; lightdet latency writes it") from None
     return found
 
 
@@ -128,9 +126,9 @@ def measured_table(found: dict, official: dict[str, dict]) -> pd.DataFrame:
 
 
 def accuracies() -> dict[str, dict]:
-    """What `python -m lightdet_tools.table1.comparators` measured, by its key; {} if nothing."""
+    """What `lightdet accuracy` measured, by its key; {} if nothing."""
     files = sorted((root() / "results" / "official").glob("*.json"))
-    command = "python -m lightdet_tools.table1.comparators"
+    command = "lightdet accuracy"
     return {path.stem: read_result(path, ("AP", "images"), command) for path in files}
 
 

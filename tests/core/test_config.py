@@ -15,7 +15,6 @@ from lightdet_core.config import (
     profiles,
     read_params,
     root,
-    run_cli,
 )
 
 PARAMS = read_params()
@@ -362,21 +361,3 @@ def test_root_is_found_from_any_folder(monkeypatch):
     for folder in (here / "notebooks", here.parent):
         monkeypatch.chdir(folder)
         assert root() == here
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "text"),
-    [
-        (ConfigError("params.yaml: x"), 2, "error: params.yaml: x\n"),
-        (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
-        (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
-        (KeyboardInterrupt(), 130, "interrupted\n"),
-    ],
-)
-def test_commands_end_without_a_stack_trace(capsys, error, code, text):
-    def main():
-        raise error
-
-    with pytest.raises(SystemExit) as end:
-        run_cli(main)
-    assert end.value.code == code and capsys.readouterr().err.startswith(text)

@@ -16,6 +16,7 @@ from lightdet_core.augment import training_batch
 from lightdet_core.config import load_config
 from lightdet_core.machinery.files import write_json
 from lightdet_core.model import LightDet
+from lightdet_tools import cli
 from lightdet_tools.cost import benchmark
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.pack import build
@@ -154,8 +155,7 @@ def test_what_is_written(files, tmp_path, monkeypatch, name):
     use_root(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     command = "benchmark --profile custom --batch-size 2 --input-size 64 --steps 1"
-    monkeypatch.setattr("sys.argv", command.split() + ["--compare"] * (name == "compare"))
-    benchmark.main()
+    cli.run(*command.split(), *["--compare"] * (name == "compare"))
     found = json.loads((tmp_path / f"results/custom/benchmarks/{name}-c0.json").read_text())
     times, shares = found["milliseconds"], found["share"]
     whole = times["ours"] if name == "compare" else sum(times.values())

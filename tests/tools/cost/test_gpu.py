@@ -15,6 +15,7 @@ from lightdet_core import engine
 from lightdet_core.config import UserError, load_config
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.packs import open_pack, pack_path
+from lightdet_tools import cli
 from lightdet_tools.cost import gpu, gpu_bundle, gpu_steps
 from lightdet_tools.cost.gpu_steps import Product
 
@@ -251,14 +252,15 @@ def test_g5_waits_for_the_teacher_of_seed_0(folder, monkeypatch):
 
 
 def test_what_is_missing_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "best_device", lambda: CPU)
     for words, message in (
+        ([], "--bundle and --out, as build/gpu/run gives them"),
         (["--bundle", str(tmp_path), "--out", "x"], "no manifest.json in it; `make gpu`"),
         (["--bundle", str(folder), "--out", "x"], "torch sees no GPU here"),
+        (["--bundle", str(folder), "--out", "x", "--step", "sped"], "--step sped: choose one of"),
     ):
-        monkeypatch.setattr(sys, "argv", ["gpu", *words])
-        monkeypatch.setattr(gpu, "best_device", lambda: CPU)
         with pytest.raises(UserError, match=message):
-            gpu.main()
+            cli.run("gpu", "run", *words)
 
 
 def test_a_gpu_has_its_number(folder, tmp_path, monkeypatch):

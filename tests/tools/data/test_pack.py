@@ -20,6 +20,7 @@ from lightdet_core.machinery.images import (
     read_image,
 )
 from lightdet_core.machinery.packs import open_pack, pack_path
+from lightdet_tools import cli
 from lightdet_tools.data import pack, sources
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.pack import build, prepare_packs
@@ -588,9 +589,9 @@ def test_prepare_packs(tmp_path, monkeypatch):
     (tmp_path / "val.json").write_text(json.dumps(coco))
     with pytest.raises(DataError, match=r"val\.json: its categories differ"):
         prepare_packs(configs, silent)
-    monkeypatch.setattr(pack, "load_config", lambda experiment, profile: configs[0])
+    monkeypatch.setattr(cli, "load_config", lambda experiment, profile: configs[0])
     with pytest.raises(DataError, match=r"its categories differ"):
-        pack.main(["--profile", "p"])
+        cli.run("pack", "--profile", "p")
 
 
 def test_boxes_return_to_the_image():

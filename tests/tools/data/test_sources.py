@@ -18,6 +18,7 @@ from PIL import Image
 
 from lightdet_core.config import DataError, UserError, load_config
 from lightdet_core.machinery.files import split_paths
+from lightdet_tools import cli
 from lightdet_tools.data import scenes, sources
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.sources import prepare
@@ -632,8 +633,7 @@ def test_folder_names_all_that_is_missing(root):
 
 def test_missing_annotations_name_the_commands(root):
     wanted = (
-        r"train\.json: .*not found; run python -m lightdet_core\.datasets --profile p, then "
-        r"python -m lightdet_core\.pack --profile p$"
+        r"train\.json: .*not found; run lightdet data --profile p, then lightdet pack --profile p$"
     )
     for read in (sources.file_hash, sources.read_coco):
         with pytest.raises(DataError, match=wanted):
@@ -659,8 +659,8 @@ def test_folder_bad_json(root, content, message):
 
 def test_main(root, monkeypatch):
     config = make_config("folder", **write_folder(root))
-    monkeypatch.setattr(sources, "load_config", lambda experiment, profile: config)
-    sources.main(["--profile", "p"])
+    monkeypatch.setattr(cli, "load_config", lambda experiment, profile: config)
+    cli.run("data", "--profile", "p")
     (root / "my/train.json").unlink()
     with pytest.raises(DataError, match=r"train\.json"):
-        sources.main(["--profile", "p"])
+        cli.run("data", "--profile", "p")

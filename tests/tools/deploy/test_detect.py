@@ -14,11 +14,12 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from lightdet_core.boxes import Detections
-from lightdet_core.config import EvaluateConfig, UserError, load_config, run_cli
+from lightdet_core.config import EvaluateConfig, UserError, load_config
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import Pack, coco_results
 from lightdet_core.model import PAN, LightDet, save_weights
+from lightdet_tools import cli
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import detect, export
 from lightdet_tools.deploy.detect import Detector, open_detector
@@ -233,7 +234,7 @@ def command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> dict:
-        detect.main(["net.onnx", *arguments, "--out", "out"])
+        cli.run("detect", "net.onnx", *arguments, "--out", "out")
         return json.loads((tmp_path / "out" / "detections.json").read_text())
 
     return run
@@ -349,7 +350,7 @@ def test_nothing_is_overwritten(command, tmp_path):
     assert Image.open(tmp_path / "out" / "a.png").size == (10, 20)
     for folder in ("out", "."):  # an input by whatever name, even if asked to
         with pytest.raises(UserError, match=r"a\.png: is an input and would be lost"):
-            detect.main(["x.onnx", str(tmp_path / folder), "--out", folder, "--overwrite"])
+            cli.run("detect", "x.onnx", str(tmp_path / folder), "--out", folder, "--overwrite")
 
 
 def test_what_cannot_be_read(command, tmp_path):
@@ -379,7 +380,7 @@ def test_what_cannot_be_read(command, tmp_path):
     assert not (tmp_path / "out").exists() or files(tmp_path / "out") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file: cannot be a folder \(File exists\)"):
-        detect.main(["x.onnx", "good.png", "--out", "file"])
+        cli.run("detect", "x.onnx", "good.png", "--out", "file")
 
 
 def test_a_damaged_picture_does_not_cost_the_others(command, tmp_path, capsys):
@@ -388,7 +389,7 @@ def test_a_damaged_picture_does_not_cost_the_others(command, tmp_path, capsys):
         save(tmp_path / name)
     (tmp_path / "in/b.png").write_bytes((tmp_path / "in/a.png").read_bytes()[:60])
     with pytest.raises(SystemExit) as end:
-        run_cli(lambda: command("in"))
+        cli.run_cli(lambda: command("in"))
     out, err = capsys.readouterr()
     assert end.value.code == 2 and "2/3 in/b.png: cannot be read\n" in out
     assert err.startswith("error: 1 of 3 cannot be read; ") and "\n  in/b.png: unreadable" in err
@@ -411,7 +412,7 @@ def test_interrupted(command, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Image.Image, "save", save_then_press)
     with pytest.raises(SystemExit) as end:
-        run_cli(lambda: command("a.png", "b.png", "c.png"))
+        cli.run_cli(lambda: command("a.png", "b.png", "c.png"))
     assert end.value.code == 130 and files(tmp_path / "out") == ["a.png"]
     err = capsys.readouterr().err
     assert err == "interrupted: 1 of 3 are drawn, detections.json is not written\n"
@@ -421,7 +422,7 @@ def test_an_error_is_one_line(tmp_path, capsys):
     save(tmp_path / "a.png")
     arguments = [str(tmp_path / x) for x in ("none.onnx", "a.png")]
     with pytest.raises(SystemExit) as end:
-        run_cli(lambda: detect.main([*arguments, "--out", str(tmp_path / "out")]))
+        cli.main(["detect", *arguments, "--out", str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == "" and files(tmp_path) == ["a.png"]
     assert err == f"error: {tmp_path / 'none.onnx'}: not found; check the path\n"
@@ -431,7 +432,7 @@ def test_from_a_run_to_its_detections(weights, tmp_path):
     """The command with a real network: its file says what the door says."""
     save(tmp_path / "a.png", picture())
     arguments = [str(weights[0]), str(tmp_path / "a.png"), "--score", "0.1", "--threads", "1"]
-    detect.main([*arguments, "--out", str(tmp_path / "out")])
+    cli.run("detect", *arguments, "--out", str(tmp_path / "out"))
     coco = json.loads((tmp_path / "out" / "detections.json").read_text())
     found = open_detector(weights[0]).detect(picture(), 0.1)
     assert len(coco["annotations"]) == len(found.scores) > 5

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import nn
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.config import UserError, load_config, run_cli
+from lightdet_core.config import UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import LightDet, save_weights
+from lightdet_tools import cli
 from lightdet_tools.data.pack import build
 from lightdet_tools.deploy import detect, export
 from lightdet_tools.deploy.export import deployable
@@ -457,21 +458,28 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     report["sparsity"] = {"eligible": 3, "trained": 2, "exported": 2}
     for name in ("to_onnx", "to_ncnn"):
         monkeypatch.setattr(export, name, lambda *a, name=name: found.update({name: a}) or report)
-    common = [str(weights), "--out", str(tmp_path)]
-    export.main([*common, "--format", "onnx", "--uint8"])
-    export.main([*common, "--format", "ncnn", "--precision", "fp16", "--decoded"])
+    common = ["export", str(weights), "--out", str(tmp_path)]
+    cli.run(*common, "--format", "onnx", "--uint8")
+    cli.run(*common, "--format", "ncnn", "--precision", "fp16", "--decoded")
     assert found["to_onnx"][:-1] == (weights, tmp_path, False, True, "fp32")
     assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
     with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):
-        export.main([*common, "--format", "ncnn", "--uint8"])
+        cli.run(*common, "--format", "ncnn", "--uint8")
 
 
 def test_an_error_is_one_line(tmp_path, capsys):
-    command = [str(tmp_path / "none.safetensors"), "--format", "onnx", "--out", str(tmp_path)]
+    command = [
+        "export",
+        str(tmp_path / "none.safetensors"),
+        "--format",
+        "onnx",
+        "--out",
+        str(tmp_path),
+    ]
     with pytest.raises(SystemExit) as end:
-        run_cli(lambda: export.main(command))
+        cli.main(command)
     out, err = capsys.readouterr()
     assert end.value.code == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1

@@ -104,7 +104,7 @@ def test_names_that_begin_alike_are_other_runs(tmp_path):
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
-    command = "python -m lightdet_core.train --experiment g3 --profile demo --seed 0"
+    command = "lightdet train --experiment g3 --profile demo --seed 0"
     with pytest.raises(tables.UserError, match=command):
         tables.run_table("demo", ["g3"])
     add_result(tmp_path, "g3", 1, 0.3)

@@ -16,6 +16,7 @@ from transformers import DetrImageProcessor
 
 from lightdet_core.config import UserError, load_config, root, yaml
 from lightdet_core.model import LightDet
+from lightdet_tools import cli
 from lightdet_tools.table1 import comparators as c
 from lightdet_tools.table1 import darknet
 
@@ -351,9 +352,9 @@ def test_accuracy_needs_weights_and_the_classes_of_coco(tmp_path, capsys):
     annotations.write_text(json.dumps(truth))
     common = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path)]
     with pytest.raises(c.UserError, match="no official weights in it"):
-        c.main([*common, "--weights", str(tmp_path)])
+        cli.run("accuracy", *common, "--weights", str(tmp_path))
     with pytest.raises(UserError, match=r"nanodet-m\.param: cannot be read"):
-        c.main(["nanodet_m", *common, "--weights", str(tmp_path)])
+        cli.run("accuracy", "nanodet_m", *common, "--weights", str(tmp_path))
     net = c.build("yolov4_tiny")
     tensors = [t.flatten() for t in darknet._stored(net)]
     header = struct.pack("<3iq", 0, 2, 5, 0)
@@ -361,5 +362,5 @@ def test_accuracy_needs_weights_and_the_classes_of_coco(tmp_path, capsys):
         header + torch.cat(tensors).detach().numpy().tobytes()
     )
     with pytest.raises(c.UserError, match=r"val\.json: COCO's 80 categories are needed"):
-        c.main([*common, "--weights", str(tmp_path)])
+        cli.run("accuracy", *common, "--weights", str(tmp_path))
     assert not list(tmp_path.glob("*/yolov4_tiny.json"))

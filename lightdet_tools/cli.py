@@ -1,0 +1,293 @@
+"""The command `lightdet`; also `python -m lightdet_tools`, which runs the code of this folder.
+
+Torch takes seconds to import: each command imports what it needs when it runs, after its settings
+are read, so that `--help` and mistakes in params.yaml are answered at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+try:
+    import typer
+    from typer.core import TyperCommand
+
+    from lightdet_core.config import UserError, all_runs, load_config, read_params, root
+except KeyboardInterrupt:
+    sys.exit(130)
+
+LEARN, USE, MEASURE, BUILD = (
+    {"rich_help_panel": name} for name in ("Learn", "Use", "Measure", "Build")
+)
+app = typer.Typer(
+    help="A light-weight object detector: train, use, measure it.",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+gpu = typer.Typer(help="Everything that needs a GPU, in one go.")
+notebook = typer.Typer(help="Check, extract, link or run notebooks.")
+told = partial(print, flush=True)
+
+
+def option(text: str, *names: str, **more: object) -> object:
+    return typer.Option(*names, help=text, **more)
+
+
+Profile = Annotated[
+    str | None, option("of params.yaml, such as demo; default: the one that it names")
+]
+OneProfile = Annotated[str, option("of params.yaml, such as demo")]
+
+
+@app.command(**LEARN)
+def data(profile: OneProfile) -> None:
+    """Get a profile's data into COCO format."""
+    config = load_config("c0", profile)
+    from lightdet_tools.data.sources import prepare
+
+    print(f"wrote {prepare(config).relative_to(root())}")
+
+
+@app.command(**LEARN)
+def pack(profile: OneProfile) -> None:
+    """Pack a profile's images for training."""
+    configs = [load_config(run, profile) for run in all_runs(read_params())]
+    from lightdet_tools.data.pack import prepare_packs
+
+    print(f"wrote {prepare_packs(configs).relative_to(root())}")
+
+
+@app.command(**LEARN)
+def train(
+    experiment: Annotated[str, option("of params.yaml, such as g1")],
+    profile: Profile = None,
+    seed: int = 0,
+) -> None:
+    """Train and evaluate one experiment."""
+    config = load_config(experiment, profile, seed)
+    from lightdet_core.train import train_and_publish
+
+    train_and_publish(config)
+
+
+@app.command(**USE)
+def detect(
+    weights: Annotated[Path, typer.Argument(help=".safetensors, .onnx or ncnn's .param")],
+    images: Annotated[list[Path], typer.Argument(help="images, folders of images, or videos")],
+    out: Annotated[Path, option("folder for drawings and detections.json")],
+    score: Annotated[float, option("boxes above it")] = 0.3,
+    threads: Annotated[int, option("", show_default="all cores")] = os.cpu_count() or 1,
+    overwrite: Annotated[bool, option("replace what is in --out", "--overwrite")] = False,
+) -> None:
+    """Detect objects on images and videos."""
+    from lightdet_tools.deploy.detect import detect_into
+
+    detect_into(out, weights, images, score, threads, overwrite, told)
+
+
+@app.command(**USE)
+def export(
+    weights: Annotated[Path, typer.Argument(help="weights.safetensors of a run")],
+    form: Annotated[Literal["onnx", "ncnn"], option("of the file", "--format")],
+    out: Annotated[Path, option("folder for the files")],
+    decoded: Annotated[bool, option("scores and boxes, not logits", "--decoded")] = False,
+    uint8: Annotated[bool, option("input (B, S, S, 3) uint8; ONNX only", "--uint8")] = False,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"], option("fp16: stored so; int8: computed so, ONNX only")
+    ] = "fp32",
+) -> None:
+    """Export a trained run to ONNX or ncnn."""
+    from lightdet_tools.deploy import export
+
+    report = export.export(form, weights, out, decoded, uint8, precision, told)
+    print("\n".join(export.summary(report)))
+
+
+@app.command(**MEASURE)
+def plan(
+    profile: Profile = None,
+    ladder: Annotated[bool, option("the ladder's, too", "--ladder")] = False,
+) -> None:
+    """Hours, memory and disk of all experiments."""
+    load_config("c0", profile)
+    from lightdet_tools.cost.plan import estimate
+
+    estimate(profile, ladder, told)
+
+
+@app.command(**MEASURE)
+def latency(
+    systems: Annotated[
+        list[str] | None, option("comparators, experiments", show_default="all")
+    ] = None,
+    runtimes: Annotated[list[str] | None, option("such as ncnn", show_default="all")] = None,
+    seconds: Annotated[float, option("per system, runtime and part")] = 0.7,
+    threads: int = min(2, os.cpu_count() or 1),
+    out: Annotated[Path | None, option("", show_default="results/speed/latency.json")] = None,
+) -> None:
+    """Time every system of Table 1 on this machine.
+
+    --systems and --runtimes may be given many times.
+    """
+    from lightdet_tools.table1.latency import write_table
+
+    print(f"written to {write_table(systems, runtimes, seconds, threads, out, told)}")
+
+
+@app.command(**MEASURE)
+def accuracy(
+    annotations: Annotated[Path, option("COCO json")],
+    images: Annotated[Path, option("folder of its images")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMPARATOR", help="default: those whose weights are there"),
+    ] = None,
+    weights: Annotated[Path | None, option("", show_default="data/weights")] = None,
+    out: Annotated[Path | None, option("", show_default="results/official")] = None,
+) -> None:
+    """Measure the AP of official weights; see data/weights/README.md."""
+    from lightdet_tools.table1.comparators import write_accuracy
+
+    write_accuracy(names, weights, annotations, images, out, told)
+
+
+@app.command(**MEASURE)
+def benchmark(
+    experiment: str = "c0",
+    profile: Profile = None,
+    batch_size: int = 8,
+    input_size: Annotated[int | None, option("pixels", show_default="the experiment's")] = None,
+    steps: int = 20,
+    compare: Annotated[bool, option("whole steps, against the usual way", "--compare")] = False,
+) -> None:
+    """Where the time of a training step goes."""
+    config = load_config(experiment, profile)
+    from lightdet_tools.cost.benchmark import write_times
+
+    path = write_times(config, batch_size, input_size, steps, compare, told)
+    print(f"written to {path.relative_to(root())}")
+
+
+@gpu.command("run")
+def gpu_run(
+    bundle: Annotated[Path | None, option("the folder of `make gpu`")] = None,
+    out: Annotated[Path | None, option("folder of the results")] = None,
+    budget: Annotated[float, option("seconds of all steps")] = 560,
+    rehearse: Annotated[bool, option("in small, on any machine", "--rehearse")] = False,
+    step: Annotated[str | None, option("this one only, in this process")] = None,
+    train: Annotated[
+        tuple[str, str, int] | None, option("one run only", metavar="RUN PROFILE SEED")
+    ] = None,
+) -> None:
+    """Run the steps, each in a process of its own; this is what build/gpu/run starts."""
+    from lightdet_tools.cost.gpu import run
+
+    run(bundle, out, budget, rehearse, step, train)
+
+
+@gpu.command("bundle")
+def gpu_bundle() -> None:
+    """Make build/gpu: what a GPU machine without a network needs."""
+    from lightdet_tools.cost.gpu_bundle import bundle
+
+    bundle(root() / "build" / "gpu", progress=told)
+    print("take build/gpu there with the checkout, then: bash build/gpu/run results/gpu")
+
+
+@notebook.command("check")
+def notebook_check() -> None:
+    """Check the sources in notebooks/ against the rules."""
+    from lightdet_tools.notebooks.run import check_all
+
+    print(f"{check_all()} notebooks are in order")
+
+
+@notebook.command("link")
+def notebook_link() -> None:
+    """Set the line numbers of their links to the core."""
+    from lightdet_tools.notebooks.run import set_links, sources
+
+    changed = [path.name for path in sources() if set_links(path)]
+    print(f"line numbers set in {', '.join(changed) or 'no notebook: all are right'}")
+
+
+@notebook.command("extract")
+def notebook_extract(folder: Path) -> None:
+    """Write their text, for DVC."""
+    from lightdet_tools.notebooks.run import extract_all
+
+    extract_all(folder)
+
+
+class Pairs(TyperCommand):
+    """A command whose option `given` takes two words each time; typer has no list of tuples."""
+
+    def __init__(self, *args: object, params: list, **more: object) -> None:
+        next(param for param in params if param.name == "given").nargs = 2
+        super().__init__(*args, params=params, **more)
+
+
+@notebook.command("run", cls=Pairs)
+def notebook_run(
+    source: Path,
+    out: Path,
+    given: Annotated[
+        list[tuple] | None,
+        option("a parameter", "-p", parser=tuple, metavar="NAME VALUE"),
+    ] = None,
+) -> None:
+    """Execute one: SOURCE, with parameters, into OUT."""
+    from lightdet_tools.notebooks.run import execute
+
+    execute(source, out, dict(given or []))
+
+
+@app.command(**BUILD)
+def site(
+    profile: str = "demo",
+    out: Annotated[Path | None, option("its folder", show_default="build/site")] = None,
+) -> None:
+    """Write the site of a profile's results."""
+    from lightdet_core.site import build
+
+    out = out or root() / "build" / "site"
+    print(f"{out / 'index.html'}: {build(profile, out)} pages")
+
+
+app.add_typer(gpu, name="gpu", **MEASURE)
+app.add_typer(notebook, name="notebook", **BUILD)
+
+
+def run(*words: str) -> None:
+    """`lightdet WORDS`; whatever goes wrong is raised."""
+    command = typer.main.get_command(app)
+    with command.make_context("lightdet", list(words)) as context:
+        command.invoke(context)
+
+
+def run_cli(work: Callable[[], object]) -> None:
+    """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
+    try:
+        work()
+    except typer.Exit as end:  # of --help
+        sys.exit(end.exit_code)
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)
+        hint = f" (see {where.command_path} --help)" if where else ""
+        message = " ".join(error.format_message().split()).rstrip(".")
+        print(f"error: {message}{hint}", file=sys.stderr)
+        sys.exit(2)
+    except (UserError, OSError) as error:  # OSError: disk full, no permission, …
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def main(words: list[str] | None = None) -> None:
+    """`lightdet`, with the words of the command line or these."""
+    run_cli(lambda: run(*(sys.argv[1:] if words is None else words)))

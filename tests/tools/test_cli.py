@@ -1,0 +1,108 @@
+"""The command `lightdet`: quick help, and one line for every mistake."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lightdet_core.config import ConfigError, root
+from lightdet_tools import cli
+
+GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
+COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
+COMMANDS += ["site", *GROUPS]
+
+
+def ended(capsys, *words):
+    """Exit code, stdout and stderr of a command that ends by itself."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(words))
+    return end.value.code, *capsys.readouterr()
+
+
+def test_help_lists_the_commands_and_loads_nothing_large():
+    """Typing `lightdet COMMAND --help` must not take the seconds that torch takes to import."""
+    code = "import sys; from lightdet_tools import cli\n"
+    code += "for words in sys.argv[1:]:\n  try: cli.main([*words.split(), '--help'])\n"
+    code += "  except SystemExit as end: assert not end.code\n"
+    code += "assert not sys.modules.keys() & {'torch', 'numpy', 'PIL', 'nbformat', 'onnx'}"
+    below = [f"{group} {name}" for group, names in GROUPS.items() for name in names]
+    command = [sys.executable, "-c", code, "", *COMMANDS, *below]
+    done = subprocess.run(command, cwd=root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, *pages = done.stdout.split(" Usage: lightdet ")[1:]
+    assert len(pages) == len(COMMANDS + below)
+    for name in COMMANDS:
+        assert f"│ {name} " in first
+    for panel in ("Learn", "Use", "Measure", "Build"):
+        assert f"─ {panel} ─" in first
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "Missing command (see lightdet --help)"),
+        ("trian", "No such command 'trian'. Did you mean 'train'? (see lightdet --help)"),
+        ("gpu", "Missing command (see lightdet gpu --help)"),
+        ("train", "Missing option '--experiment' (see lightdet train --help)"),
+        ("train --sead 1", "No such option: --sead"),
+        ("detect net.onnx --out x", "Missing argument 'images' (see lightdet detect --help)"),
+        ("export w --out x --format tf", "'tf' is not one of 'onnx', 'ncnn'"),
+        ("train --experiment g1 --seed x", "'--seed': Input should be a valid integer"),
+        ("train --experiment g1 --profile dmo", "profile 'dmo': choose one of demo, "),
+        ("latency --seconds 0", "--seconds 0, --threads "),
+        ("latency --runtimes z", "--runtimes z: choose from torch, "),
+        ("latency --systems g1", "a part of the table does not replace the whole: add --out"),
+        ("benchmark --steps 0", "--steps 0, --batch-size 8: at least 1 is needed"),
+        ("benchmark --input-size 40", "--input-size 40: a multiple of 16"),
+        ("notebook run a.ipynb b.ipynb -p x", "Option '-p' requires 2 arguments"),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, words, line):
+    code, out, err = ended(capsys, *words.split())
+    assert code == 2 and not out and err.count("\n") == 1
+    assert err.startswith("error: ") and line in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("params.yaml: x"), 2, "error: params.yaml: x\n"),
+        (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
+        (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_stops_a_command_is_told_without_a_stack_trace(capsys, monkeypatch, error, code, text):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "load_config", stop)
+    found, _, err = ended(capsys, "train", "--experiment", "g1")
+    assert found == code and err.startswith(text)
+
+
+def test_a_mistake_of_ours_gives_its_stack_trace(monkeypatch):
+    monkeypatch.setattr(cli, "load_config", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "--experiment", "g1"])
+
+
+@pytest.mark.parametrize(("module", "text"), [("typer", ""), ("torch", "interrupted\n")])
+def test_ctrl_c_while_modules_load_leaves_no_trace(tmp_path, module, text):
+    (tmp_path / f"{module}.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+    command = [sys.executable, "-m", "lightdet_tools", "latency"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=root(), env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, text)
+
+
+def test_parameters_of_a_notebook_come_in_pairs(monkeypatch):
+    from lightdet_tools.notebooks import run
+
+    found = []
+    monkeypatch.setattr(run, "execute", lambda *given: found.append(given))
+    cli.run("notebook", "run", "a.ipynb", "b.ipynb", "-p", "x", "1", "-p", "y", "a b=c")
+    cli.run("notebook", "run", "a.ipynb", "b.ipynb")
+    assert [given for *_, given in found] == [{"x": "1", "y": "a b=c"}, {}]
