@@ -40,7 +40,7 @@ from lightdet_tools.cost.benchmark import (
     untrained,
 )
 from lightdet_tools.data.pack import prepare_packs
-from lightdet_tools.deploy.fold import fold_batch_norm
+from lightdet_tools.deploy.graph import fold_batch_norm
 from lightdet_tools.report import zeros
 from lightdet_tools.table1 import comparators
 

@@ -10,330 +10,38 @@ host. What the host needs to know (classes, config, quality) travels with the fi
 Tensor legend: B images · P cells of all levels · C classes · R = reg_max + 1 bins · S input size.
 """
 
-import copy
-import io
 import json
-import logging
 import os
 import re
-import subprocess
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
-import pnnx
 import torch
-import torch.nn.functional as F
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.boxes import QUALITY_TOPK, Detections
+from lightdet_core.boxes import Detections
 from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
+from lightdet_tools.deploy.convert import convert_ncnn, convert_onnx, quantize, store_half
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
-from lightdet_tools.deploy.fold import fold_batch_norm
-from lightdet_tools.deploy.runtime import KEY, first_line, open_exported, to_floats
+from lightdet_tools.deploy.graph import Deployable, deployable
+from lightdet_tools.deploy.runtime import KEY, open_exported, to_floats
 from lightdet_tools.table1.nanodet import CONVOLUTIONS, read_ncnn
 
-OPSET = 17
-HALF = ".fp16"  # what the names of weights stored in fp16 end in
-STORED = r"(\.fp16|_quantized)$"  # the same, and onnxruntime's of int8
+STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxruntime's int8 end in
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
 # of rounded activations, too, so that only the AP says what it costs
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
-# the kinds of nodes in int8: convolutions, the neck, and ReLU6 and SiLU in the forms they export to
-QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "Mul"]
 CALIBRATION = 64  # images that int8 learns its ranges from
-
-
-# ----------------------------------------------------------------------------------- network
-
-
-class SigmoidMish(nn.Module):
-    """Mish from one sigmoid: tanh(softplus(x)) = (1 - t^2) / (1 + t^2) with t = sigmoid(-x).
-
-    No exponential that could overflow. In ONNX Runtime the network takes a quarter of the time
-    that softplus and tanh take, and less than with the forms in e^x.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        t = torch.sigmoid(-x)
-        squared = t * t
-        return x * ((1 - squared) / (1 + squared))
-
-
-def largest(values: Tensor, k: int) -> list[Tensor]:
-    """The k largest along the last axis, falling, each (…, 1): `topk`, which ncnn lacks.
-
-    By comparing and exchanging neighbours, k passes from the end to the front; exact with ties.
-    """
-    columns = list(values.split(1, -1))
-    for first in range(k):
-        for i in range(len(columns) - 1, first, -1):
-            pair = columns[i - 1], columns[i]
-            columns[i - 1], columns[i] = torch.maximum(*pair), torch.minimum(*pair)
-    return columns[:k]
-
-
-class Deployable(nn.Module):
-    """A folded `LightDet` for one input size, in operations that ONNX Runtime and ncnn have."""
-
-    def __init__(self, model: LightDet, size: int, decoded: bool, uint8: bool):
-        super().__init__()
-        head = model.head
-        self.backbone, self.lateral = model.backbone.net, model.neck.lateral
-        self.towers, self.quality = head.towers, head.quality
-        self.num_classes, self.num_bins = head.num_classes, head.num_bins
-        self.size, self.decoded, self.uint8 = size, decoded, uint8
-        points, strides, _ = boxes.level_grid(size, size)
-        self.num_cells = len(points)
-        self.sides = [-(-size // stride) for stride in boxes.STRIDES]
-        self.register_buffer("mean", model.backbone.mean)
-        self.register_buffer("points", points)
-        self.register_buffer("strides", strides[:, None])
-        self.register_buffer("bins", torch.arange(float(self.num_bins))[:, None])
-
-    @property
-    def outputs(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes (after B) of what `forward` returns."""
-        cells, classes, bins = self.num_cells, self.num_classes, self.num_bins
-        if self.decoded:
-            return {"scores": (cells, classes), "boxes": (cells, 4)}
-        return {"cls_logits": (cells, classes), "box_logits": (cells, 4, bins)}
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, S, S) float32 or (B, S, S, 3) uint8, RGB 0..255 -> `outputs`."""
-        if self.uint8:
-            images = images.permute(0, 3, 1, 2).float()
-        maps = self._aggregate(self.backbone(images - self.mean))
-        width, cells = self.num_classes + 4 * self.num_bins, self.num_cells
-        flat = [
-            tower(x).reshape(-1, width, side * side)
-            for tower, x, side in zip(self.towers, maps, self.sides, strict=True)
-        ]
-        cls_logits, box_logits = (
-            torch.cat(flat, 2).transpose(1, 2).split([self.num_classes, 4 * self.num_bins], -1)
-        )
-        edges = box_logits.reshape(-1, 4 * cells, self.num_bins)
-        if not self.decoded:
-            return cls_logits, edges.reshape(-1, cells, 4, self.num_bins)
-        shape = edges.softmax(-1)
-        distances = (shape @ self.bins).reshape(-1, cells, 4) * self.strides
-        decoded = boxes.distances_to_boxes(self.points, distances).clamp(0, self.size)
-        scores = cls_logits.sigmoid()
-        if self.quality is not None:
-            scores = scores * self._quality(shape).sigmoid()
-        return scores, decoded
-
-    def _aggregate(self, features: list[Tensor]) -> list[Tensor]:
-        """`PAN.forward` with its sizes as constants."""
-        maps = [conv(feature) for conv, feature in zip(self.lateral, features, strict=True)]
-        for i in (1, 0):
-            side = self.sides[i]
-            up = F.interpolate(maps[i + 1], scale_factor=2.0, mode="bilinear", align_corners=False)
-            maps[i] = maps[i] + (up[..., :side, :side] if side % 2 else up)
-        for i in (0, 1):
-            # a repeated border has the mean of what is there: `ceil_mode`, but the same everywhere
-            odd = self.sides[i] % 2
-            fine = F.pad(maps[i], (0, 1, 0, 1), mode="replicate") if odd else maps[i]
-            maps[i + 1] = maps[i + 1] + F.avg_pool2d(fine, 2)
-        return maps
-
-    def _quality(self, edges: Tensor) -> Tensor:
-        """Edge distributions (B, 4 P, R) -> quality logits (B, P, 1)."""
-        top = torch.cat(largest(edges, QUALITY_TOPK), -1)
-        shape = torch.cat([top, top.mean(-1, keepdim=True)], -1)
-        return self.quality(shape.reshape(-1, self.num_cells, 4 * (QUALITY_TOPK + 1)))
-
-
-def deployable(
-    model: LightDet,
-    size: int,
-    decoded: bool = False,
-    uint8: bool = False,
-    mish: type[nn.Module] = SigmoidMish,
-) -> Deployable:
-    """A copy of the network for inference: batch norm folded, activations in their quick forms.
-
-    Args:
-        model: stays as it is.
-        size: side of the input in pixels, a multiple of 16.
-        decoded: scores and boxes instead of logits.
-        uint8: images (B, S, S, 3) uint8, as decoders and `images.letterbox` give them.
-        mish: the form of Mish; ncnn has a layer of its own, `nn.Mish`.
-    """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    fold_batch_norm(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Mish):
-            model.set_submodule(name, mish())
-    # x / std; the mean stays outside, for the zeros around the image are zeros of x - mean
-    model.backbone.net.conv_stem.weight.div_(model.backbone.std)
-    return Deployable(model, size, decoded, uint8).eval().requires_grad_(False)
-
-
-# --------------------------------------------------------------------------------- converters
-
-
-def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
-    """The module as ONNX with a free batch size.
-
-    Args:
-        example: an input; its first axis is the batch.
-        outputs: names, in the order of the module's results.
-
-    Raises:
-        UserError: an operation that ONNX lacks.
-    """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # by tracing, as ncnn needs it, too: a third of the new exporter's time, no clutter inside
-        warnings.simplefilter("ignore")  # of the old exporter's end, and of a constant left as is
-        try:
-            torch.onnx.export(
-                module,
-                (example,),
-                buffer,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=outputs,
-                dynamic_axes={name: {0: "B"} for name in ("images", *outputs)},
-            )
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise UserError(f"ONNX: cannot be converted: {first_line(error)}") from None
-    return onnx.load_from_string(buffer.getvalue())
-
-
-def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The weights of convolutions stored in fp16 and cast when the file is loaded.
-
-    Runtimes compute in fp32 as before. Biases and the little else stay, as in ncnn's files.
-    """
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    weights = {node.input[1] for node in half.graph.node if node.op_type == "Conv"}
-    casts = []
-    for tensor in half.graph.initializer:
-        if tensor.name in weights:
-            name = tensor.name
-            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, name + HALF))
-            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=1))  # 1: FLOAT
-    nodes = [*casts, *half.graph.node]
-    del half.graph.node[:]
-    half.graph.node.extend(nodes)
-    return half
-
-
-class _Canvases(CalibrationDataReader):
-    """Inputs one by one, as the library asks for them."""
-
-    def __init__(self, inputs: Iterable[np.ndarray], name: str):
-        self.feeds = ({name: x} for x in inputs)
-
-    def get_next(self) -> dict | None:
-        return next(self.feeds, None)
-
-
-def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
-
-    Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
-    by output channel, activations unsigned, which CPUs multiply fastest. ReLU6 and SiLU are part of
-    it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
-    activations, and what comes after the last convolution of a level, stay in fp32.
-
-    Args:
-        model: of `convert_onnx`.
-        inputs: as the model takes them, with a batch axis.
-    """
-    name = model.graph.input[0].name
-    # the library warns and reports on the root logger
-    logging.disable(logging.WARNING)
-    try:
-        with tempfile.TemporaryDirectory() as clutter:
-            source, plain, small = (Path(clutter, f"{x}.onnx") for x in ("net", "plain", "int8"))
-            source.write_bytes(model.SerializeToString())  # given the model, it would empty it
-            quant_pre_process(source, plain, skip_symbolic_shape=True)
-            quantize_static(
-                plain,
-                small,
-                _Canvases(inputs, name),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=QUANTIZED,
-                nodes_to_exclude=_in_full(onnx.load(plain)),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
-            return onnx.load(small)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _in_full(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in fp32: those of Mish, and those that feed no convolution."""
-    # nodes are called after the module that they are of
-    mish = {node.name.rpartition("/")[0] for node in model.graph.node if node.op_type == "Neg"}
-    feeding, names = set(), []
-    for node in reversed(model.graph.node):  # in the order of their execution
-        feeds = node.op_type == "Conv" or feeding & set(node.output)
-        if feeds:
-            feeding |= set(node.input)
-        if not feeds or node.name.rpartition("/")[0] in mish:
-            names.append(node.name)
-    return names
-
-
-def convert_ncnn(
-    module: nn.Module, example: Tensor, precisions: tuple[str, ...] = ("fp32", "fp16")
-) -> dict[str, tuple[str, bytes]]:
-    """The module as ncnn's .param and .bin, by how the weights are stored.
-
-    Args:
-        example: an input; its batch of one becomes ncnn's tensor without a batch.
-
-    Raises:
-        UserError: pnnx fails, or leaves an operation that ncnn lacks.
-    """
-    shape = f"inputshape={list(example.shape)}".replace(" ", "")
-    found = {}
-    with tempfile.TemporaryDirectory() as clutter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: deprecated; constants, which they shall be
-        torch.jit.trace(module, example, check_trace=False).save(Path(clutter, "net.pt"))
-        for precision in precisions:
-            done = subprocess.run(
-                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={int(precision == 'fp16')}"],
-                cwd=clutter, capture_output=True, text=True,
-            )  # fmt: skip
-            try:
-                param = Path(clutter, "net.ncnn.param").read_text()
-                weights = Path(clutter, "net.ncnn.bin").read_bytes()
-                Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
-            except FileNotFoundError:
-                last = (done.stderr.strip() or "no message").splitlines()[-1]
-                raise UserError(f"pnnx: ended with code {done.returncode}: {last}") from None
-            found[precision] = param, weights
-    layers = {line.split()[0] for line in found[precision][0].splitlines()[2:]}
-    # what it cannot translate keeps the name that torch or pnnx gave it
-    unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)
-    if unknown:
-        raise UserError(f"ncnn: has no layer for {', '.join(unknown)}")
-    return found
-
-
-# -------------------------------------------------------------------------------------- export
 
 
 def to_onnx(

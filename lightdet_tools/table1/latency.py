@@ -39,7 +39,7 @@ from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
 from lightdet_tools.cost.benchmark import cuda_graph, interleaved
 from lightdet_tools.data.scenes import draw_scene
-from lightdet_tools.deploy import export, runtime
+from lightdet_tools.deploy import convert, export, graph, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
 from lightdet_tools.report.zeros import measure_batch_norm
@@ -91,7 +91,7 @@ def systems(names: list[str] | None = None) -> list[System]:
         with torch.inference_mode():
             wanted = list(model(_tensor(canvas)))
         ours = name not in comparators.COMPARATORS
-        deployed = export.deployable(model, size) if ours else model
+        deployed = graph.deployable(model, size) if ours else model
         found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
     return found
 
@@ -173,15 +173,15 @@ def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
 
 def load_int8(system: System, threads: int, folder: Path) -> Loaded:
     images = export.example_images(system.size)
-    model = export.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
+    model = convert.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
     return _session(model.SerializeToString(), threads)
 
 
 def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
     deployed = system.deployed
-    if isinstance(deployed, export.Deployable):  # ncnn has a Mish of its own
-        deployed = export.deployable(system.model, system.size, mish=nn.Mish)
-    param, values = export.convert_ncnn(deployed, _zeros(system), ("fp32",))["fp32"]
+    if isinstance(deployed, graph.Deployable):  # ncnn has a Mish of its own
+        deployed = graph.deployable(system.model, system.size, mish=nn.Mish)
+    param, values = convert.convert_ncnn(deployed, _zeros(system), ("fp32",))["fp32"]
     path = folder / f"{system.key}.param"
     path.write_text(param)
     path.with_suffix(".bin").write_bytes(values)
@@ -204,7 +204,7 @@ def _zeros(system: System) -> Tensor:
 
 def _onnx(system: System) -> object:
     names = [f"out{i}" for i in range(len(system.wanted))]
-    return export.convert_onnx(system.deployed, _zeros(system), names)
+    return convert.convert_onnx(system.deployed, _zeros(system), names)
 
 
 def _session(content: bytes, threads: int) -> Loaded:

@@ -54,8 +54,8 @@ def test_the_detector_of_the_command_finds_the_same(weights, picture):
         (np.zeros((4, 4), np.uint8), r"uint8 \(4, 4\); a path, PIL image"),
         (np.zeros((4, 4, 3), np.float32), r"float32 \(4, 4, 3\)"),
         (torch.zeros(4, 4, 3), r"tensor \(4, 4, 3\), \(3, H, W\)"),
-        (torch.full((3, 4, 4), 0.5), "up to 0.5; multiply it by 255"),
-        ("none.png", "none.png: image not found"),
+        (torch.full((3, 4, 4), 0.5), r"up to 0\.5; multiply it by 255"),
+        ("none.png", r"none\.png: image not found"),
         (7, "<class 'int'>"),
     ],
 )

@@ -21,7 +21,7 @@ from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools import cli
 from lightdet_tools.data.pack import build
-from lightdet_tools.deploy import detect, export
+from lightdet_tools.deploy import convert, detect, export, graph
 from lightdet_tools.deploy.export import deployable
 from lightdet_tools.deploy.runtime import open_exported
 
@@ -103,10 +103,10 @@ def names(folder) -> list[str]:
 def test_sigmoid_mish_is_mish(golden):
     """In torch and in ONNX Runtime, from where t is 1 to where it vanishes."""
     inputs, expected = golden("silu_mish")
-    form = export.SigmoidMish()
+    form = graph.SigmoidMish()
     close(form(torch.tensor(inputs["x"], dtype=torch.float32)), expected["mish"])
     x = torch.tensor([[-1e4, -200, -88, -20, -8, -3, -0.1, 0, 0.1, 3, 19, 45, 90, 200, 1e4]])
-    model = export.convert_onnx(form, x, ["y"])
+    model = convert.convert_onnx(form, x, ["y"])
     assert {node.op_type for node in model.graph.node} & {"Softplus", "Tanh", "Exp"} == set()
     (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
         None, {"images": x.numpy()}
@@ -120,7 +120,7 @@ def test_largest_is_topk_with_ties():
     values = torch.randint(0, 5, (300, 11)).float()  # every row has ties
     values[0] = 1 / 11
     for k in (1, 4, 11):
-        found = torch.cat(export.largest(values, k), -1)
+        found = torch.cat(graph.largest(values, k), -1)
         assert torch.equal(found, values.topk(k, -1).values)
 
 
@@ -214,7 +214,7 @@ def test_onnx_in_half_precision(net):
     """Only the weights are rounded: the file computes what the rounded network does."""
     module = deployable(net, SIZE)
     images = torch.from_numpy(export.example_images(SIZE)).permute(0, 3, 1, 2).float()
-    model = export.store_half(export.convert_onnx(module, images[:1], list(module.outputs)))
+    model = convert.store_half(convert.convert_onnx(module, images[:1], list(module.outputs)))
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"images": images.numpy()})
     exact = [x.numpy() for x in module(images)]
@@ -271,7 +271,7 @@ def test_ncnn_in_half_precision(net, tmp_path):
     """The pattern survives ncnn's own rounding, and its layers are found behind fp16 ones."""
     module = deployable(net, SIZE, mish=nn.Mish)
     images = torch.from_numpy(export.example_images(SIZE)[:1]).permute(0, 3, 1, 2).float()
-    param, values = export.convert_ncnn(module, images)["fp16"]
+    param, values = convert.convert_ncnn(module, images)["fp16"]
     (tmp_path / "x.param").write_text(param)
     (tmp_path / "x.bin").write_bytes(values)
     stored = export.stored_weights(tmp_path / "x.param")
@@ -316,9 +316,9 @@ class Bessel(nn.Module):
 
 def test_operations_that_a_format_lacks():
     with pytest.raises(UserError, match=r"ncnn: has no layer for .*topk"):
-        export.convert_ncnn(TopK(), torch.rand(1, 3, 8, 8))
+        convert.convert_ncnn(TopK(), torch.rand(1, 3, 8, 8))
     with pytest.raises(UserError, match=r"ONNX: cannot be converted: .*bessel"):
-        export.convert_onnx(Bessel(), torch.rand(1, 3), ["y"])
+        convert.convert_onnx(Bessel(), torch.rand(1, 3), ["y"])
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
 
 
 def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
-    monkeypatch.setattr(export, "deployable", None)
+    monkeypatch.setattr(graph, "deployable", None)
     with pytest.raises(UserError, match="no trained run there"):
         export.to_onnx(tmp_path / "none.safetensors", tmp_path)
     with pytest.raises(UserError, match="not a readable"):
@@ -409,10 +409,10 @@ def test_int8_holds_what_it_should(activation, decoded):
     model = LightDet(dataclasses.replace(config, num_classes=3, activation=activation)).eval()
     module = deployable(model, SIZE, decoded)
     inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:1, None]
-    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
-    small = export.quantize(full, inputs)
+    full = convert.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
+    small = convert.quantize(full, inputs)
     made = {name: node.op_type for node in small.graph.node for name in node.output}
-    full_precision, seen = set(export._in_full(small)), {True: 0, False: 0}
+    full_precision, seen = set(convert._in_full(small)), {True: 0, False: 0}
     for node in small.graph.node:
         if node.op_type in ("Clip", "Sigmoid", "Mul"):
             sources = {made[name] for name in node.input if name in made} - {"Constant"}
@@ -427,8 +427,8 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
     """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
     module = deployable(net, SIZE)
     inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:, None]
-    full = export.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
-    small = export.quantize(full, inputs)
+    full = convert.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
+    small = convert.quantize(full, inputs)
     kinds = [node.op_type for node in small.graph.node]
     assert kinds.count("QuantizeLinear") > 20
     assert len(small.SerializeToString()) < 0.4 * len(full.SerializeToString())

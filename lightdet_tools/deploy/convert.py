@@ -1,0 +1,173 @@
+"""A torch module as ONNX or ncnn: float32, float16, int8."""
+
+import io
+import logging
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pnnx
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from lightdet_core.config import UserError
+from lightdet_tools.deploy.runtime import first_line
+
+OPSET = 17
+HALF = ".fp16"  # what the names of weights stored in fp16 end in
+# the kinds of nodes in int8: convolutions, the neck, and ReLU6 and SiLU in the forms they export to
+QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "Mul"]
+
+
+def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
+    """The module as ONNX with a free batch size.
+
+    Args:
+        example: an input; its first axis is the batch.
+        outputs: names, in the order of the module's results.
+
+    Raises:
+        UserError: an operation that ONNX lacks.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # by tracing, as ncnn needs it, too: a third of the new exporter's time, no clutter inside
+        warnings.simplefilter("ignore")  # of the old exporter's end, and of a constant left as is
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                buffer,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=outputs,
+                dynamic_axes={name: {0: "B"} for name in ("images", *outputs)},
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise UserError(f"ONNX: cannot be converted: {first_line(error)}") from None
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The weights of convolutions stored in fp16 and cast when the file is loaded.
+
+    Runtimes compute in fp32 as before. Biases and the little else stay, as in ncnn's files.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    weights = {node.input[1] for node in half.graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in half.graph.initializer:
+        if tensor.name in weights:
+            name = tensor.name
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, name + HALF))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=1))  # 1: FLOAT
+    nodes = [*casts, *half.graph.node]
+    del half.graph.node[:]
+    half.graph.node.extend(nodes)
+    return half
+
+
+class _Canvases(CalibrationDataReader):
+    """Inputs one by one, as the library asks for them."""
+
+    def __init__(self, inputs: Iterable[np.ndarray], name: str):
+        self.feeds = ({name: x} for x in inputs)
+
+    def get_next(self) -> dict | None:
+        return next(self.feeds, None)
+
+
+def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.ModelProto:
+    """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
+
+    Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
+    by output channel, activations unsigned, which CPUs multiply fastest. ReLU6 and SiLU are part of
+    it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
+    activations, and what comes after the last convolution of a level, stay in fp32.
+
+    Args:
+        model: of `convert_onnx`.
+        inputs: as the model takes them, with a batch axis.
+    """
+    name = model.graph.input[0].name
+    # the library warns and reports on the root logger
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as clutter:
+            source, plain, small = (Path(clutter, f"{x}.onnx") for x in ("net", "plain", "int8"))
+            source.write_bytes(model.SerializeToString())  # given the model, it would empty it
+            quant_pre_process(source, plain, skip_symbolic_shape=True)
+            quantize_static(
+                plain,
+                small,
+                _Canvases(inputs, name),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                nodes_to_exclude=_in_full(onnx.load(plain)),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+            return onnx.load(small)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _in_full(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that stay in fp32: those of Mish, and those that feed no convolution."""
+    # nodes are called after the module that they are of
+    mish = {node.name.rpartition("/")[0] for node in model.graph.node if node.op_type == "Neg"}
+    feeding, names = set(), []
+    for node in reversed(model.graph.node):  # in the order of their execution
+        feeds = node.op_type == "Conv" or feeding & set(node.output)
+        if feeds:
+            feeding |= set(node.input)
+        if not feeds or node.name.rpartition("/")[0] in mish:
+            names.append(node.name)
+    return names
+
+
+def convert_ncnn(
+    module: nn.Module, example: Tensor, precisions: tuple[str, ...] = ("fp32", "fp16")
+) -> dict[str, tuple[str, bytes]]:
+    """The module as ncnn's .param and .bin, by how the weights are stored.
+
+    Args:
+        example: an input; its batch of one becomes ncnn's tensor without a batch.
+
+    Raises:
+        UserError: pnnx fails, or leaves an operation that ncnn lacks.
+    """
+    shape = f"inputshape={list(example.shape)}".replace(" ", "")
+    found = {}
+    with tempfile.TemporaryDirectory() as clutter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: deprecated; constants, which they shall be
+        torch.jit.trace(module, example, check_trace=False).save(Path(clutter, "net.pt"))
+        for precision in precisions:
+            done = subprocess.run(
+                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={int(precision == 'fp16')}"],
+                cwd=clutter, capture_output=True, text=True,
+            )  # fmt: skip
+            try:
+                param = Path(clutter, "net.ncnn.param").read_text()
+                weights = Path(clutter, "net.ncnn.bin").read_bytes()
+                Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
+            except FileNotFoundError:
+                last = (done.stderr.strip() or "no message").splitlines()[-1]
+                raise UserError(f"pnnx: ended with code {done.returncode}: {last}") from None
+            found[precision] = param, weights
+    layers = {line.split()[0] for line in found[precision][0].splitlines()[2:]}
+    # what it cannot translate keeps the name that torch or pnnx gave it
+    unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)
+    if unknown:
+        raise UserError(f"ncnn: has no layer for {', '.join(unknown)}")
+    return found
