@@ -8,9 +8,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import use_root
+from conftest import STILL, painted, use_root
 from PIL import Image
-from test_augment import STILL, painted
 
 from lightdet_core.augment import Batch, training_batch
 from lightdet_core.config import load_config

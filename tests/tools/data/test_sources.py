@@ -632,8 +632,7 @@ def test_folder_names_all_that_is_missing(root):
 
 def test_missing_annotations_name_the_commands(root):
     wanted = (
-        r"train\.json: .*not found; run python -m lightdet_core\.datasets --profile p, then "
-        r"python -m lightdet_core\.pack --profile p$"
+        r"train\.json: .*not found; run lightdet data --profile p, then lightdet pack --profile p$"
     )
     for read in (sources.file_hash, sources.read_coco):
         with pytest.raises(DataError, match=wanted):

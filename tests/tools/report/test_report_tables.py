@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import use_root
 
-from lightdet_core.config import load_config, read_params
+from lightdet_core.config import load_config, read_params, train_command
 from lightdet_tools import style
 from lightdet_tools.report import figures, tables
 
@@ -104,8 +105,7 @@ def test_names_that_begin_alike_are_other_runs(tmp_path):
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
-    command = "python -m lightdet_core.train --experiment g3 --profile demo --seed 0"
-    with pytest.raises(tables.UserError, match=command):
+    with pytest.raises(tables.UserError, match=re.escape(train_command("g3", "demo", 0))):
         tables.run_table("demo", ["g3"])
     add_result(tmp_path, "g3", 1, 0.3)
     (tmp_path / "results/demo/runs/g3-s1.json").unlink()
