@@ -3,13 +3,19 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
-from lightdet_core.config import load_config
+from lightdet_core import augment
+from lightdet_core.augment import training_batch
+from lightdet_core.config import AugmentConfig, load_config
 from lightdet_core.config import root as repository
+from lightdet_core.machinery import precision
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools.data import pack, scenes, sources
 
@@ -109,3 +115,117 @@ def teach(runs, name, weights_of=1, **model):
     categories = [{"id": scenes.CLASSES[name], "name": name} for name in names]
     state = LightDet(config.model).state_dict()
     save_weights(folder / "weights.safetensors", state, config, categories)
+
+
+def weights(folder):
+    return load_file(folder / "weights.safetensors")
+
+
+def kept(runs):
+    """What is left of a training that was not finished."""
+    return [path for path in runs.glob(".checkpoints/*") if path.suffix != ".lock"]
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step, monkeypatch):
+    """Fail in the middle of a step, as a kill would."""
+
+    def batch(pack, config, seed, now, device, **rows):
+        if now == step:
+            raise Stopped
+        return training_batch(pack, config, seed, now, device, **rows)
+
+    monkeypatch.setattr(augment, "training_batch", batch)
+
+
+def needs(half):
+    return pytest.mark.skipif(not precision.cpu_computes_in(half), reason=f"this CPU has no {half}")
+
+
+def make_coco() -> dict:
+    """Three images (one without objects), category ids with a gap, one crowd, out of order."""
+    return {
+        "images": [
+            {"id": 30, "file_name": "sub/a.png", "width": 64, "height": 48},
+            {"id": 10, "file_name": "b.png", "width": 32, "height": 64},
+            {"id": 20, "file_name": "c.png", "width": 20, "height": 20},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 10, "category_id": 90, "bbox": [2, 4, 8, 16], "iscrowd": 1},
+            {"id": 2, "image_id": 30, "category_id": 3, "bbox": [0, 0, 64, 48], "iscrowd": 0},
+            {"id": 3, "image_id": 10, "category_id": 3, "bbox": [0.5, 1, 10, 10]},
+        ],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
+    }
+
+
+def write_coco(folder: Path, coco: dict) -> Path:
+    """The annotation file and a picture for every image entry that states a size."""
+    for image in coco["images"]:
+        path = folder / "images" / str(image.get("file_name"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(image.get("width"), int) and isinstance(image.get("height"), int):
+            color = (image["id"] if isinstance(image.get("id"), int) else 0, 100, 200)
+            Image.new("RGB", (image["width"], image["height"]), color).save(path)
+    (folder / "coco.json").write_text(json.dumps(coco))
+    return folder / "coco.json"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Annotations, image folder and the folder of a pack that is there already."""
+    annotations = write_coco(tmp_path, make_coco())
+    images, out = tmp_path / "images", tmp_path / "packs" / "train-32"
+    pack.build(annotations, images, out, 32, progress=silent)
+    return annotations, images, out
+
+
+STILL = AugmentConfig(warp_probability=0.0, flip=0.0, color_probability=0.0)  # changes nothing
+
+
+def make_pack(images, boxes=None, sizes=None, crowd=None):
+    """A pack of square images (N, P, P, 3) with a list of boxes per image."""
+    count, side = images.shape[:2]
+    boxes = boxes or [[]] * count
+    most = max(1, *(len(b) for b in boxes))
+    gt_boxes = np.zeros((count, most, 4), np.float32)
+    gt_labels = np.zeros((count, most), np.int64)
+    for i, own in enumerate(boxes):
+        gt_boxes[i, : len(own)] = np.reshape(own, (-1, 4))
+        gt_labels[i, : len(own)] = i
+    return SimpleNamespace(
+        images=images.astype(np.uint8),
+        gt_boxes=gt_boxes,
+        gt_labels=gt_labels,
+        gt_crowd=np.zeros((count, most), bool) if crowd is None else np.array(crowd),
+        counts=np.array([len(b) for b in boxes]),
+        sizes=np.full((count, 2), side) if sizes is None else np.array(sizes),
+        size=side,
+    )
+
+
+def painted(count, side, seed):
+    """Black images, each with one bright rectangle, its box, and a wide or tall original."""
+    rng = np.random.default_rng(seed)
+    images, boxes, sizes = np.zeros((count, side, side, 3)), [], []
+    for image in images:
+        wide = rng.random() < 0.5
+        sizes.append([640, 480] if wide else [300, 400])
+        margin = np.array([0, side // 8] if wide else [side // 8, 0])
+        low = rng.integers(margin + 2, side // 2)
+        high = low + rng.integers(side // 6, side // 2 - margin - 2)
+        image[low[1] : high[1], low[0] : high[0]] = 250
+        boxes.append([[*low, *high]])
+    return make_pack(images, boxes, sizes)

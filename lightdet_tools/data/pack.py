@@ -17,7 +17,15 @@ import numpy as np
 from lightdet_core.config import Config, DataError, root
 from lightdet_core.machinery.files import file_hash, split_paths, write_json
 from lightdet_core.machinery.images import letterbox, letterbox_transform, read_image
-from lightdet_core.machinery.packs import ARRAYS, FORMAT, Pack, open_pack, pack_path, read_meta
+from lightdet_core.machinery.packs import (
+    ARRAYS,
+    FORMAT,
+    Pack,
+    open_pack,
+    pack_path,
+    read_meta,
+    read_truth,
+)
 from lightdet_tools.data.annotations import Annotations, complain, read_annotations
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
@@ -55,6 +63,7 @@ def build(
         try:
             if read_meta(out).items() >= settings.items():
                 pack = open_pack(out)
+                read_truth(pack)
                 lost = read_meta(out)["drops"].get("broken image", 0)
                 note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
                 progress(

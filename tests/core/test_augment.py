@@ -8,12 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import STILL, make_pack, painted
 
 from lightdet_core import augment
 from lightdet_core.augment import batch_indices, epoch_indices, training_batch
 from lightdet_core.config import AugmentConfig
-
-STILL = AugmentConfig(warp_probability=0.0, flip=0.0, color_probability=0.0)  # changes nothing
 
 
 def settings(augmentation=STILL, size=64, batch_size=4, epochs=50, **changes):
@@ -24,48 +23,12 @@ def settings(augmentation=STILL, size=64, batch_size=4, epochs=50, **changes):
     )
 
 
-def make_pack(images, boxes=None, sizes=None, crowd=None):
-    """A pack of square images (N, P, P, 3) with a list of boxes per image."""
-    count, side = images.shape[:2]
-    boxes = boxes or [[]] * count
-    most = max(1, *(len(b) for b in boxes))
-    gt_boxes = np.zeros((count, most, 4), np.float32)
-    gt_labels = np.zeros((count, most), np.int64)
-    for i, own in enumerate(boxes):
-        gt_boxes[i, : len(own)] = np.reshape(own, (-1, 4))
-        gt_labels[i, : len(own)] = i
-    return SimpleNamespace(
-        images=images.astype(np.uint8),
-        gt_boxes=gt_boxes,
-        gt_labels=gt_labels,
-        gt_crowd=np.zeros((count, most), bool) if crowd is None else np.array(crowd),
-        counts=np.array([len(b) for b in boxes]),
-        sizes=np.full((count, 2), side) if sizes is None else np.array(sizes),
-        size=side,
-    )
-
-
 def noise(count=8, side=64):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
 def packed_images(pack, rows):
     return torch.from_numpy(pack.images[rows.numpy()]).permute(0, 3, 1, 2).float()
-
-
-def painted(count, side, seed):
-    """Black images, each with one bright rectangle, its box, and a wide or tall original."""
-    rng = np.random.default_rng(seed)
-    images, boxes, sizes = np.zeros((count, side, side, 3)), [], []
-    for image in images:
-        wide = rng.random() < 0.5
-        sizes.append([640, 480] if wide else [300, 400])
-        margin = np.array([0, side // 8] if wide else [side // 8, 0])
-        low = rng.integers(margin + 2, side // 2)
-        high = low + rng.integers(side // 6, side // 2 - margin - 2)
-        image[low[1] : high[1], low[0] : high[0]] = 250
-        boxes.append([[*low, *high]])
-    return make_pack(images, boxes, sizes)
 
 
 def bright_hull(image, threshold=125):

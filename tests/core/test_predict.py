@@ -65,5 +65,5 @@ def test_what_is_no_image_is_named(weights, image, message):
 
 
 def test_unknown_names_are_no_part_of_the_package():
-    with pytest.raises(AttributeError, match="lightdet_core.*'nothing'"):
+    with pytest.raises(AttributeError, match=r"lightdet_core.*'nothing'"):
         _ = lightdet_core.nothing

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_train import needs, tiny
+from conftest import needs, tiny
 
 from lightdet_core.machinery import precision
 from lightdet_core.model import LightDet

@@ -7,9 +7,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from conftest import use_root
+from conftest import STILL, painted, use_root
 from PIL import Image
-from test_augment import STILL, painted
 
 from lightdet_core import engine
 from lightdet_core.augment import training_batch

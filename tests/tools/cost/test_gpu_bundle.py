@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lightdet_core.config import UserError, load_config, root
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.machinery.packs import read_truth
 from lightdet_core.machinery.weights import load_imagenet
 from lightdet_core.model import Backbone
 from lightdet_tools.cost import gpu_bundle
@@ -133,7 +134,7 @@ def test_pictures_as_they_travel_cost_no_accuracy(tmp_path):
     ):
         pack = build(annotations, images, tmp_path / name, 416, progress=silent)
         detections = detect_pack(model, pack, config.evaluate)
-        found[name] = coco_metrics(truth_of(annotations, pack), detections)["AP"]
+        found[name] = coco_metrics(read_truth(pack), detections)["AP"]
     print(found)
     assert found["original"] > 0.15
     assert abs(found["travelling"] - found["original"]) < 0.003

@@ -17,7 +17,8 @@ from torch import nn
 
 from lightdet_core import boxes, sparsity
 from lightdet_core.config import UserError, load_config
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.machinery.packs import read_truth
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools import cli
 from lightdet_tools.data.pack import build
@@ -392,10 +393,7 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     (tmp_path / "val.json").write_text(json.dumps(truth))
     pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
     monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "val")
-    monkeypatch.setattr(export, "split_paths", lambda *_: (tmp_path / "val.json", tmp_path))
-    expected = coco_metrics(
-        truth_of(tmp_path / "val.json", pack), detect_pack(net, pack, config.evaluate)
-    )
+    expected = coco_metrics(read_truth(pack), detect_pack(net, pack, config.evaluate))
     found = export.accuracy(onnx_export[0]["files"][0], config)
     assert 0.05 < expected["AP"] < 0.95
     assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)

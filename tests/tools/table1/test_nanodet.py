@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightdet_core.config import EvaluateConfig, UserError
-from lightdet_core.evaluate import coco_metrics, detect_pack, truth_of
+from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.machinery.packs import read_truth
 from lightdet_tools.data.pack import build
 from lightdet_tools.table1.nanodet import MEAN, STD, build_nanodet, load_nanodet, read_ncnn
 
@@ -251,6 +252,6 @@ def test_accuracy_on_real_images(tmp_path):
     annotations = Path(COCO_MINI) / "annotations" / "instances_val2017.json"
     pack = build(annotations, Path(COCO_MINI) / "val2017", tmp_path / "val-320", 320)
     model = load_nanodet(*(Path(WEIGHTS) / f"nanodet-m.{suffix}" for suffix in ("param", "bin")))
-    metrics = coco_metrics(truth_of(annotations, pack), detect_pack(model, pack, EvaluateConfig()))
+    metrics = coco_metrics(read_truth(pack), detect_pack(model, pack, EvaluateConfig()))
     assert metrics["AP"] == pytest.approx(0.2296, abs=0.003)
     assert metrics["AP50"] == pytest.approx(0.388, abs=0.004)
