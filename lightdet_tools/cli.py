@@ -283,6 +283,13 @@ def run_cli(work: Callable[[], object]) -> None:
     except (UserError, OSError) as error:  # OSError: disk full, no permission, …
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "lightdet").startswith("lightdet"):
+            raise
+        extras = "deploy,table1,notebooks,imagenet"
+        print(f"error: {error.name} is not installed; pip install 'lightdet[{extras}]'",
+              file=sys.stderr)  # fmt: skip
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)

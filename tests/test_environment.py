@@ -50,16 +50,36 @@ def test_conda_takes_the_same_lock_and_python():
     assert project["requires-python"] == ">=3.11"
 
 
-def test_direct_imports_of_the_core_are_asked_for():
-    modules = {"PIL": "pillow", "yaml": "pyyaml"}
-    imported = set()
-    for path in (root() / "lightdet_core").glob("*.py"):
+PROJECT = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
+DECLARED = {
+    name: set(pins("\n".join(lines)))
+    for name, lines in {
+        "core": PROJECT["dependencies"],
+        **PROJECT["optional-dependencies"],
+    }.items()
+}
+
+
+def test_the_package_declares_what_the_lock_is_made_of():
+    assert set().union(*DECLARED.values()) == set(WANTED)
+    assert sum(map(len, DECLARED.values())) == len(WANTED)  # each of them once
+
+
+def imported(*packages: str) -> set[str]:
+    """Distributions of what the modules of packages import, wherever in them."""
+    modules = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+    found = set()
+    for path in (p for package in packages for p in (root() / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
+                found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.split(".")[0])
-    optional = {"apex", "cv2"}  # NVIDIA's, which must be built from source
-    others = imported - set(sys.stdlib_module_names) - {"lightdet_core"} - optional
-    missing = {modules.get(name, name.replace("_", "-")) for name in others} - set(WANTED)
-    assert not missing
+                found.add(node.module.split(".")[0])
+    optional = {"apex", "cv2"}  # NVIDIA's, which must be built from source; videos
+    others = found - set(sys.stdlib_module_names) - {"lightdet_core", "lightdet_tools"} - optional
+    return {modules.get(name, name.replace("_", "-")) for name in others}
+
+
+def test_what_is_imported_is_declared():
+    assert imported("lightdet_core") <= DECLARED["core"]
+    assert imported("lightdet_core", "lightdet_tools") <= set(WANTED)

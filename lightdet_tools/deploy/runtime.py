@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from lightdet_core.config import UserError
 
 if TYPE_CHECKING:
-    import ncnn  # elsewhere where it is used: a GPU machine need not have it
+    # elsewhere where they are used: who detects by torch need not have them
+    import ncnn
+    import onnxruntime
 
 KEY = "lightdet"  # of the description in ONNX's metadata, as in the weights file
 NEEDED = {"form", "input", "outputs", "quality", "categories", "config"}  # in a description
@@ -64,6 +65,8 @@ def open_exported(path: Path | str, threads: int = 1) -> Exported:
 
 def onnx_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     """A session on the CPU from a file or its content; its errors are raised, not printed."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -76,6 +79,8 @@ def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:
         raise UserError(f"{path}: not found; check the path")
     try:
         session = onnx_session(path, threads)
+    except ImportError:
+        raise
     except Exception as error:  # its errors have no common class
         reason = first_line(error)
         raise UserError(f"{path}: not a usable ONNX file: {reason}") from None

@@ -24,7 +24,7 @@ from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import detect, export
 from lightdet_tools.deploy.detect import Detector, open_detector
 from lightdet_tools.deploy.runtime import KEY, Exported
-from lightdet_tools.report.tables import COLORS
+from lightdet_tools.style import COLORS
 
 SIZE = 96  # 12, 6 and 3 cells per side
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
