@@ -9,16 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightdet_core.config import UserError
-from lightdet_core.model import LightDet
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def forward(model: LightDet, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+def forward(model: nn.Module, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """The network in a precision of `TrainConfig`; its logits in float32, as the losses need."""
     dtype, device = AUTOCAST.get(precision), images.device.type
     if precision == "fp16-pure":

@@ -43,8 +43,8 @@ from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
 from lightdet_core.model import LightDet, fold_batch_norm, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
+from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
 from lightdet_tools.deploy.runtime import KEY, first_line, open_exported, to_floats
-from lightdet_tools.table1.nanodet import CONVOLUTIONS, read_ncnn
 
 OPSET = 17
 HALF = ".fp16"  # what the names of weights stored in fp16 end in

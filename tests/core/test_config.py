@@ -13,10 +13,10 @@ from lightdet_core.config import (
     SECTIONS,
     ConfigError,
     all_runs,
-    find_root,
     load_config,
     profiles,
     read_params,
+    root,
     run_cli,
 )
 
@@ -146,7 +146,7 @@ def test_hash_covers_settings_and_not_the_seed():
 
 def test_a_new_setting_leaves_older_runs_comparable():
     """Where it is not used: the committed results of the demo were made before `data.classes`."""
-    settings = yaml.safe_load((find_root() / "results/demo/runs/g3-s0.json").read_text())
+    settings = yaml.safe_load((root() / "results/demo/runs/g3-s0.json").read_text())
     assert load_config("g3", "demo").hash == settings["config_hash"] == "3fd499370198"
 
 
@@ -297,9 +297,13 @@ def test_params_file_errors(tmp_path):
         load_config("g1", "demo", params=path)
 
 
-def test_root_is_found_from_any_folder():
-    root = find_root()
-    assert find_root(root / "notebooks") == root == find_root(root.parent)
+def test_root_is_found_from_any_folder(tmp_path, monkeypatch):
+    here = root()
+    for folder in (here / "notebooks", here.parent):
+        monkeypatch.chdir(folder)
+        assert root() == here
+    monkeypatch.setenv("LIGHTDET_ROOT", str(tmp_path))
+    assert root() == tmp_path
 
 
 @pytest.mark.parametrize(
