@@ -31,7 +31,7 @@ from lightdet_tools.data.annotations import Annotations, read_annotations
 from lightdet_tools.data.sources import prepare
 
 PROFILES = ("bccd416", "minicoco416")  # the quicker one first
-# of AVIF. What is evaluated must cost no AP (tests/test_gpu_bundle.py): of a public NanoDet-m at
+# of AVIF. What is evaluated must cost no AP (test_gpu_bundle.py): of a public NanoDet-m at
 # 416 px it is 18.1 for the originals, 18.0 at 80, 17.7 at 70, 15.7 at 50; for WebP at 85, of nearly
 # as many bytes, 17.8. What is trained on has what bytes are left.
 QUALITY = {"train": 42, "val": 80}
@@ -42,7 +42,7 @@ WHEELS = ("pycocotools",)  # what a machine with torch, torchvision and timm may
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 RUN = """\
 #!/usr/bin/env bash
-# bash build/gpu/run OUT [SECONDS]: every step of lightdet_tools.cost.gpu, results into the folder OUT.
+# bash build/gpu/run OUT [SECONDS]: every step of lightdet_tools.cost.gpu, results into OUT.
 set -euo pipefail
 : "${1:?usage: bash build/gpu/run OUT [SECONDS]}"
 here="$(cd "$(dirname "$0")" && pwd)"

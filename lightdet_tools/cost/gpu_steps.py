@@ -40,6 +40,7 @@ SYSTEMS = ("g5", "c0", "+hswish", "yolov4_tiny", "yolov3_tiny", "nanodet_m")
 REFERENCE = "yolov4_tiny"
 CLOSE = 1e-4  # relative difference of a GPU's float32 from a CPU's
 WARM_UP, MEASURED = 10, 50  # steps: the first batch or two of these are made before
+GPU_TESTS = ("core/test_train.py", "tools/cost/test_gpu.py")  # the files with the mark `gpu`
 LIBRARIES = ("CUSPARSELT", "CUTLASS")  # that know the 2:4 form, as torch calls them
 
 
@@ -134,7 +135,7 @@ def checks(job: Job) -> None:
 
 def run_tests() -> tuple[int, str]:
     """The exit code and the last line of pytest over the tests with the mark `gpu`."""
-    files = [str(root() / "tests" / f"test_{name}.py") for name in ("gpu", "train")]
+    files = [str(root() / "tests" / name) for name in GPU_TESTS]
     command = [sys.executable, "-m", "pytest", "--override-ini", "addopts=--strict-markers"]
     command += ["-m", "gpu", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=root(), capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """A trained run as an ONNX or ncnn file that a detector can use by itself, checked against torch.
 
-    python -m lightdet_tools.deploy.export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
+    python -m lightdet_tools.deploy.export WEIGHTS.safetensors --format onnx --out exported
 
 Input: RGB images of the run's input size, 0..255; the normalisation is inside. Raw output: the
 logits that `LightDet.forward` gives; GFLv2's quality of a cell is left to the host, which needs it
