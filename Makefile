@@ -74,7 +74,7 @@ lint: setup  ## ruff and the rules for notebooks
 	ruff format --check .
 	python -m lightdet_tools notebook check
 
-format: setup  ## let ruff format everything, and set the notebooks' links to lines of the core
+format: setup  ## let ruff format everything, and set the notebooks' links to lines of code
 	ruff format .
 	python -m lightdet_tools notebook link
 

@@ -1,7 +1,19 @@
-"""LightDet: a light-weight object detector, its losses, and what trains them.
+"""LightDet: a light-weight object detector, and what trains it. To be read in this order:
 
-To be read in this order: config, boxes, model, activations, assign, losses, distill, sparsity,
-augment, evaluate, engine, train. What lies below them is in machinery/ and may be skipped.
+config      params.yaml -> settings
+boxes       cells, distances, overlaps, decoding, NMS; Grid, Logits, Batch
+model       backbone, PAN, GFL head; weights files
+activations dead channels, flat slopes
+assign      ATSS, valuable region
+losses      QFL, DFL, GIoU
+distill     localization and class distillation
+sparsity    2:4 masks
+augment     warp, colour, Mosaic, MixUp, CutMix
+evaluate    COCO metrics
+engine      one training step, its state, the loop
+train       from packs to a run folder
+
+machinery/ is what any training needs: files, packs, processes, checkpoints. From Python:
 
     import lightdet_core
 

@@ -49,9 +49,9 @@ COMMANDS = {
     ".ci/smoke: python -m lightdet_tools detect exported/g5-s0-uint8.onnx",
     "make latency": ".ci/smoke: python -m lightdet_tools latency --systems",
     "make plan PROFILE=coco": ".ci/smoke: make plan PROFILE=smoke",
-    "make repro PROFILE=coco": "tests/test_datasets.py: def test_coco_download(",
+    "make repro PROFILE=coco": "tests/tools/data/test_sources.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":
-    "tests/test_datasets.py: def test_coco_in_a_folder_of_ones_own(",
+    "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
     "make controls PROFILE=coco": ".ci/smoke: make controls PROFILE=smoke",
 }  # fmt: skip
 
@@ -86,6 +86,12 @@ def test_every_command_is_run_somewhere():
         path, line = where.split(": ", 1)
         text = re.sub(r"(\\\n|\s)\s*", " ", (root() / path).read_text())
         assert line in text, f"{command}: {where}"
+
+
+def test_deviations_name_tests_that_exist():
+    files = {path.name: path.read_text() for path in (root() / "tests").rglob("test_*.py")}
+    named = re.findall(r"(test_\w+\.py)(?:::(\w+))?", TEXT["DEVIATIONS.md"])
+    assert [f"{file}::{name}" for file, name in named if f"def {name}" not in files[file]] == []
 
 
 def number(text):

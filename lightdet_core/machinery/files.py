@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightdet_core.config import Config, DataError, root
+from lightdet_core.config import Config, DataError, UserError, root
 
 
 @contextmanager
@@ -31,6 +31,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: object, indent: int | None = None) -> None:
     """JSON and a line end."""
     write_text(path, json.dumps(data, indent=indent) + "\n")
+
+
+def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
+    """A file of results; `UserError` names `command` if it is missing, damaged or incomplete."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; `{command}` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
+    return content
 
 
 def file_hash(path: Path) -> str:

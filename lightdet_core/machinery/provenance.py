@@ -15,6 +15,7 @@ from lightdet_core.config import Config, root, train_command
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.weights import imagenet_origin
 
+CODE = ("lightdet_core", "lightdet_tools", "params.yaml")  # what decides on a result
 LIBRARIES = ("torchvision", "timm", "numpy", "pycocotools", "safetensors")
 
 
@@ -74,9 +75,7 @@ def git_state() -> dict:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    changes = git(
-        "status", "--porcelain", "-uno", "--", "lightdet_core", "lightdet_tools", "params.yaml"
-    )
+    changes = git("status", "--porcelain", "-uno", "--", *CODE)
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 
 

@@ -9,12 +9,9 @@ shares and ratios are meant to be compared between machines. No masks, no teache
 """
 
 import dataclasses
-import random
 import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightdet_core import engine
 from lightdet_core.augment import batch_indices, on_device, training_batch
@@ -39,92 +36,9 @@ from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet
 from lightdet_tools.data.annotations import Annotations, read_annotations
+from lightdet_tools.timing import timed
 
 WARM_UP = 3  # steps that do not count
-ROUNDS = 6
-LEAST = 5  # calls of the slowest
-SLOW = 0.1  # seconds of a call that fills the caches by itself
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, when all that the device was given is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@contextmanager
-def timed(times: dict[str, list[float]], device: torch.device, name: str) -> Iterator[None]:
-    """Add the seconds that it takes to `times[name]`."""
-    start = clock(device)
-    yield
-    times[name].append(clock(device) - start)
-
-
-def interleaved(
-    calls: dict[object, Callable[[], object]], seconds: float, rounds: int = ROUNDS
-) -> dict[object, list[float]]:
-    """Seconds of each call, measured in turns.
-
-    In every round each has its turn, in an order that is drawn anew: two calls that do not count
-    (none where one takes SLOW seconds), then its share of the measured ones.
-
-    Args:
-        calls: what to time, by name; each has run before.
-        seconds: for each of them; the slowest get LEAST calls, whatever these take.
-        rounds: turns that the calls of each are spread over.
-    """
-    times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
-    for name, call in calls.items():
-        took = _seconds(call)
-        warm[name] = took < SLOW
-        if warm[name]:
-            took = _seconds(call)
-        wanted[name] = max(LEAST, int(seconds / took))
-    for number in range(1, rounds + 1):
-        for name in draw.sample(list(calls), len(calls)):
-            due = wanted[name] * number // rounds - len(times[name])
-            for _ in range(2 if due and warm[name] else 0):
-                calls[name]()
-            times[name] += [_seconds(calls[name]) for _ in range(due)]
-    return times
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-@torch.inference_mode()
-def cuda_graph(model: nn.Module, images: Tensor) -> Callable[[Tensor], list[Tensor]]:
-    """The network as one CUDA graph, so that no time goes into launching kernels.
-
-    Args:
-        images: of the shape, format and device that it will get.
-
-    Returns:
-        From images to the outputs, in the same memory every time, when they are there.
-    """
-    images, side = images.clone(), torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what is loaded lazily must not be captured
-        for _ in range(3):
-            model(images)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = list(model(images))
-
-    @torch.inference_mode()
-    def network(x: Tensor) -> list[Tensor]:
-        images.copy_(x)
-        graph.replay()
-        torch.cuda.synchronize()
-        return outputs
-
-    network.model = model  # the graph reads its weights, but does not keep them
-    return network
 
 
 # --------------------------------------------------------------------------------------- a step

@@ -28,12 +28,12 @@ import torch
 from lightdet_core import train
 from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
-from lightdet_core.machinery.files import write_json
+from lightdet_core.machinery.files import read_result, write_json
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_tools.cost import gpu_steps
 from lightdet_tools.cost.gpu_bundle import bundle
-from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of, read
+from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of
 
 STEPS = {  # seconds that a step may take; training has what the others leave
     "data": 60.0,
@@ -111,7 +111,9 @@ def _train_apart(job: Job, profile_: str, seed: int, threads: int, run: str) -> 
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise UserError(f"{run} failed: {' '.join(reason)[:300]}")
     folder = root() / "runs" / profile_ / f"{run}-s{seed}"
-    metrics, about = (read(folder / f"{name}.json") for name in ("metrics", "run"))
+    metrics, about = (
+        read_result(folder / f"{name}.json", (), "make gpu") for name in ("metrics", "run")
+    )
     return {
         "profile": profile_.removesuffix("_gpu"),
         "experiment": run,
@@ -137,7 +139,7 @@ def train_one(folder: Path, run: str, profile_: str, seed: int, small: bool) -> 
 
 def about(folder: Path, device: torch.device) -> dict:
     """Where a result comes from: bundle, machine, versions."""
-    manifest, own = read(folder / "manifest.json"), git_state()
+    manifest, own = read_result(folder / "manifest.json", (), "make gpu"), git_state()
     code = own if own["commit"] else manifest  # what travelled may be no git checkout
     return {
         "command": "make gpu; bash build/gpu/run results/gpu",

@@ -29,7 +29,7 @@ from lightdet_tools.data.annotations import Annotations, read_annotations
 from lightdet_tools.data.sources import prepare
 
 PROFILES = ("bccd416", "minicoco416")  # the quicker one first
-# of AVIF. What is evaluated must cost no AP (tests/test_gpu_bundle.py): of a public NanoDet-m at
+# of AVIF. What is evaluated must cost no AP (test_gpu_bundle.py): of a public NanoDet-m at
 # 416 px it is 18.1 for the originals, 18.0 at 80, 17.7 at 70, 15.7 at 50; for WebP at 85, of nearly
 # as many bytes, 17.8. What is trained on has what bytes are left.
 QUALITY = {"train": 42, "val": 80}

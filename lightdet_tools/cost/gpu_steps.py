@@ -7,7 +7,6 @@ runs them.
 import copy
 import dataclasses
 import gc
-import json
 import re
 import statistics
 import subprocess
@@ -28,27 +27,23 @@ from lightdet_core import engine, sparsity
 from lightdet_core.augment import on_device, training_batch, training_batches
 from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, UserError, load_config, read_params, root
+from lightdet_core.machinery.files import read_result
 from lightdet_core.machinery.packs import Pack, open_split, with_classes
 from lightdet_core.machinery.precision import exact
 from lightdet_core.model import LightDet, build
-from lightdet_tools.cost.benchmark import (
-    clock,
-    cuda_graph,
-    interleaved,
-    learn,
-    step_times,
-    untrained,
-)
+from lightdet_tools.cost.benchmark import learn, step_times, untrained
 from lightdet_tools.data.pack import prepare_packs
 from lightdet_tools.deploy.graph import fold_batch_norm
 from lightdet_tools.report import zeros
 from lightdet_tools.table1 import comparators
+from lightdet_tools.timing import clock, cuda_graph, interleaved, milliseconds
 
 RUNS = ("teacher", "g1", "g2", "g3", "g4", "g5")  # of a row; the last one needs the first
 SYSTEMS = ("g5", "c0", "+hswish", "yolov4_tiny", "yolov3_tiny", "nanodet_m")
 REFERENCE = "yolov4_tiny"
 CLOSE = 1e-4  # relative difference of a GPU's float32 from a CPU's
 WARM_UP, MEASURED = 10, 50  # steps: the first batch or two of these are made before
+GPU_TESTS = ("core/test_train.py", "tools/cost/test_gpu.py")  # the files with the mark `gpu`
 LIBRARIES = ("CUSPARSELT", "CUTLASS")  # that know the 2:4 form, as torch calls them
 
 
@@ -63,15 +58,10 @@ class Job(NamedTuple):
     keep: Callable[[dict], None]  # writes what is there so far
 
 
-def read(path: Path) -> dict:
-    """A file that `write_json` wrote."""
-    return json.loads(path.read_text())
-
-
 def params_of(folder: Path) -> dict:
     """params.yaml, and for each profile of the bundle one whose data are the bundle's."""
     params = read_params()
-    for name in read(folder / "manifest.json")["data"]:
+    for name in read_result(folder / "manifest.json", ("data",), "make gpu")["data"]:
         one = copy.deepcopy(params[name])
         data = {"source": "folder", "images": str(folder / name / "images" / "{split}")}
         for split in ("train", "val"):
@@ -126,7 +116,9 @@ def checks(job: Job) -> None:
     Raises:
         UserError: a test has failed or was skipped, or the device computes something else.
     """
-    config, pack = _with_pack(measured_config(job, "g4"))
+    config = measured_config(job, "g4")
+    pack = open_split(config, "train")
+    config = with_classes(config, pack)
     with exact():
         found = {"one batch": compare_devices(config, pack, job.device)}
     job.keep(found)
@@ -146,7 +138,7 @@ def checks(job: Job) -> None:
 
 def run_tests() -> tuple[int, str]:
     """The exit code and the last line of pytest over the tests with the mark `gpu`."""
-    files = [str(root() / "tests" / f"test_{name}.py") for name in ("gpu", "train")]
+    files = [str(root() / "tests" / name) for name in GPU_TESTS]
     command = [sys.executable, "-m", "pytest", "--override-ini", "addopts=--strict-markers"]
     command += ["-m", "gpu", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=root(), capture_output=True, text=True)
@@ -186,11 +178,6 @@ def compare_devices(
         found[name] = {k: abs(v - wanted[k]) / abs(wanted[k]) for k, v in terms.items()}
         found[name]["gradient"] = float((gradient - slope).norm() / slope.norm())
     return found
-
-
-def _with_pack(config: Config) -> tuple[Config, Pack]:
-    pack = open_split(config, "train")
-    return with_classes(config, pack), pack
 
 
 # ----------------------------------------------------------------------------------------- speed
@@ -233,8 +220,7 @@ def speed(job: Job, ways: tuple[Way, ...] = WAYS) -> None:
     No way is begun when three quarters of the time are over.
     """
     began = time.monotonic()
-    _, pack = _with_pack(measured_config(job, "g3"))
-    pack, _ = on_device(pack, job.device)
+    pack, _ = on_device(open_split(measured_config(job, "g3"), "train"), job.device)
     found = {"network": "Lite1, SGD, Mosaic in every second image, packs on the device"}
     found["images/s"] = {}
     for way in ways:
@@ -279,12 +265,12 @@ def _timed_config(job: Job, way: Way) -> Config:
     (On COCO itself the packs are larger and lie in files.) A rehearsal takes small batches, and
     float32, for which CPUs are made.
     """
-    config, pack = _with_pack(measured_config(job, way.run))
+    config = measured_config(job, way.run)
     changes = {"optimizer": "sgd", "lr": 0.01, "warmup_lr": 0.0, "ema_decay": 0.0, "grad_clip": 0.0}
     changes |= {"batch_size": 2 if job.small else way.batch, "epochs": 10**4}
     changes |= {"precision": "fp32" if job.small else way.precision}
     return dataclasses.replace(
-        config.with_classes(len(pack.categories)),
+        with_classes(config, open_split(config, "train")),
         augment=dataclasses.replace(config.augment, mosaic=0.5, mosaic_off_epochs=0),
         train=dataclasses.replace(config.train, **changes),
     )
@@ -542,30 +528,6 @@ def time_product(shape: Product, images: int, kind: str, device: torch.device) -
     for name in found.keys() - {"dense"} if "dense" in found else ():
         found[name]["ratio"] = round(found[name]["ms"] / found["dense"]["ms"], 3)
     return found | ({"not possible": errors} if errors else {})
-
-
-def milliseconds(call: Callable[[], object], device: torch.device, calls: int = 20) -> float:
-    """Median time of a call; on a GPU of ten graphs of `calls`, so that no launch counts."""
-    if device.type != "cuda":
-        return 1000 * statistics.median(interleaved({"": call}, 0.001)[""])
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph, times = torch.cuda.CUDAGraph(), []
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    for _ in range(12):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) / calls)
-    return statistics.median(times[2:])
 
 
 def sums_of(rows: list[dict]) -> list[dict]:

@@ -34,9 +34,10 @@ from lightdet_core.machinery.precision import cpu_computes_in, exact
 from lightdet_core.machinery.provenance import hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet
-from lightdet_tools.cost.benchmark import clock, learn, untrained
+from lightdet_tools.cost.benchmark import learn, untrained
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.sources import COCO_IMAGES, coco_files, minicoco_ids
+from lightdet_tools.timing import clock
 
 COCO_CLASSES = 80
 BATCH = 4  # images of a step that is timed on a CPU

@@ -34,8 +34,8 @@ from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy.convert import convert_ncnn, convert_onnx, quantize, store_half
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
 from lightdet_tools.deploy.graph import Deployable, deployable
+from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
 from lightdet_tools.deploy.runtime import KEY, open_exported, to_floats
-from lightdet_tools.table1.nanodet import CONVOLUTIONS, read_ncnn
 
 STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxruntime's int8 end in
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:

@@ -20,9 +20,9 @@ import nbformat
 from lightdet_core.config import UserError, all_runs, read_params, root
 from lightdet_core.machinery.files import write_text
 
-MAX_DEF_LINES = 10  # longer functions belong in the core, where they are tested
+MAX_DEF_LINES = 10  # longer functions belong in a package, where they are tested
 MAX_CELL_LINES = 30
-CORE_LINK = re.compile(r"\[`(\w+)`\]\((?:\.\./)+lightdet_core/(\w+)\.py#L(\d+)\)")
+CODE_LINK = re.compile(r"\[`(\w+)`\]\((?:\.\./)+(lightdet_(?:core|tools)/[\w/]+\.py)#L(\d+)\)")
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")  # relative ones: others have a colon
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
@@ -95,7 +95,7 @@ def check(path: Path) -> list[str]:
             continue
         for node in nodes:
             if isinstance(node, ast.ClassDef):
-                problems.append(f"cell {number}: class {node.name} belongs in lightdet_core")
+                problems.append(f"cell {number}: class {node.name} belongs in a package")
             elif isinstance(node, ast.FunctionDef):
                 lines = node.end_lineno - node.lineno + 1
                 if lines > MAX_DEF_LINES:
@@ -121,18 +121,18 @@ def _broken_links(text: str, path: Path) -> list[str]:
         for target, _ in LINK.findall(text)
         if not (path.parent / target).exists()
     ]
-    for name, module, line in CORE_LINK.findall(text):
+    for name, module, line in CODE_LINK.findall(text):
         found = lines_of(module).get(name)
         if found is None:
-            problems.append(f"link to {name}, which lightdet_core/{module}.py does not define")
+            problems.append(f"link to {name}, which {module} does not define")
         elif found != int(line):
             problems.append(f"link to {name}: line {line}, now {found}; `make format` sets it")
     return problems
 
 
 def lines_of(module: str) -> dict[str, int]:
-    """The top-level names of a module of the core and the lines that define them."""
-    path = root() / "lightdet_core" / f"{module}.py"
+    """The top-level names of a module, such as lightdet_core/model.py, and the lines of them."""
+    path = root() / module
     lines = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -144,14 +144,14 @@ def lines_of(module: str) -> dict[str, int]:
 
 
 def set_links(path: Path) -> bool:
-    """Write today's lines into the notebook's links to the core; says whether any has changed."""
+    """Write today's lines into the notebook's links to code; says whether any has changed."""
 
     def now(match: re.Match) -> str:
         name, module, line = match.groups()
         return match[0].replace(f"#L{line}", f"#L{lines_of(module).get(name, line)}")
 
     before = path.read_text(encoding="utf-8")
-    after = CORE_LINK.sub(now, before)
+    after = CODE_LINK.sub(now, before)
     if after != before:
         write_text(path, after)
     return after != before
@@ -160,13 +160,13 @@ def set_links(path: Path) -> bool:
 def extract(notebook: nbformat.NotebookNode) -> str:
     """Text, code and tags as one script: what an execution depends on, and nothing else.
 
-    Lines of the core, which move at every edit, are left out.
+    Lines of code, which move at every edit, are left out.
     """
     parts = []
     for cell in notebook.cells:
         source = cell.source.rstrip()
         if cell.cell_type != "code":
-            source = CORE_LINK.sub(lambda match: match[0].split("#L")[0] + ")", source)
+            source = CODE_LINK.sub(lambda match: match[0].split("#L")[0] + ")", source)
             source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
         tags = " ".join([f"[{cell.cell_type}]", *sorted(cell.metadata.get("tags", []))])
         parts.append(f"# %% {tags}\n{source}\n")

@@ -4,7 +4,6 @@ What was measured here and what others print never share a column or an axis: th
 other data, other hardware and other protocols. All AP values in tables are percent.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import pandas as pd
 import yaml
 
 from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
-from lightdet_core.machinery.files import write_text
+from lightdet_core.machinery.files import read_result, write_text
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -223,19 +222,6 @@ def _common_key(provenance: dict) -> str:
     """Settings, data and teacher of a run; its first weights differ from seed to seed."""
     taught = provenance["config"]["distill"]["teacher"]
     return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
-
-
-def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
-    """A file of results; `UserError` names `command` if it is missing, damaged or incomplete."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; `{command}` makes it") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
-    if missing := [key for key in keys if key not in content]:
-        raise UserError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
-    return content
 
 
 TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the

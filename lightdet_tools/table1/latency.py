@@ -3,7 +3,7 @@
     lightdet latency
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
-first; then every one has its turn, again and again (`benchmark.interleaved`). So a slow minute of
+first; then every one has its turn, again and again (`timing.interleaved`). So a slow minute of
 the machine hits all of them alike, and ratios inside one group are what may be compared. Each is
 called for --seconds, but some times at least: a row's `calls` says how often.
 `network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
@@ -37,13 +37,13 @@ from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
-from lightdet_tools.cost.benchmark import cuda_graph, interleaved
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert, export, graph, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
 from lightdet_tools.report.zeros import measure_batch_norm
 from lightdet_tools.table1 import comparators
+from lightdet_tools.timing import cuda_graph, interleaved
 
 # experiments, at the paper's sizes with 80 classes
 OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3")

@@ -356,8 +356,10 @@ def test_params_file_errors(tmp_path):
         load_config("g1", "demo", params=path)
 
 
-def test_root_is_found_from_any_folder(monkeypatch):
+def test_root_is_found_from_any_folder(tmp_path, monkeypatch):
     here = root()
     for folder in (here / "notebooks", here.parent):
         monkeypatch.chdir(folder)
         assert root() == here
+    monkeypatch.setenv("LIGHTDET_ROOT", str(tmp_path))
+    assert root() == tmp_path

@@ -12,13 +12,13 @@ import time
 
 import pytest
 import torch
-from conftest import Stopped, close, kept, needs, same, silent, stop_at, teach, tiny, weights
+from conftest import HERE, Stopped, close, kept, needs, same, silent, stop_at, teach, tiny, weights
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from lightdet_core import augment, distill, engine, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import TrainConfig, UserError, load_config, root
+from lightdet_core.config import TrainConfig, UserError, load_config
 from lightdet_core.machinery import checkpoint, log, precision
 from lightdet_core.model import build, load_weights, save_weights
 from lightdet_tools.data import pack
@@ -513,17 +513,8 @@ def test_training_learns(here):
 
 def test_command_reports_mistakes_in_one_line():
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lightdet_tools",
-            "train",
-            "--experiment",
-            "g7",
-            "--profile",
-            "demo",
-        ],
-        cwd=root(),
+        [sys.executable, "-m", "lightdet_tools", "train", "--experiment", "g7"],
+        cwd=HERE,
         capture_output=True,
         text=True,
     )
@@ -544,9 +535,9 @@ def test_kill_and_resume_through_the_command(here, data_root, moment):
         "os.environ['LIGHTDET_ROOT'] = {data!r}\n"
         "config = conftest.tiny(**{settings!r})\n"
         "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
-    ).format(tests=str(root() / "tests"), data=str(data_root), runs=str(here), settings=settings)
+    ).format(tests=str(HERE / "tests"), data=str(data_root), runs=str(here), settings=settings)
     victim = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True
     )
 
     def saved() -> int:

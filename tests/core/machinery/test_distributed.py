@@ -9,22 +9,24 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import silent, teach, tiny, use_root
+from conftest import HERE, silent, teach, tiny, use_root
 from safetensors.torch import load_file
 from torch import nn
 
 from lightdet_core import augment, sparsity, train
 from lightdet_core.augment import training_batch
-from lightdet_core.config import TrainConfig, UserError, root
+from lightdet_core.config import TrainConfig, UserError
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.packs import open_pack, pack_path
 from lightdet_core.model import build
 
 CPU = torch.device("cpu")
+PATHS = [str(folder) for folder in (HERE, HERE / "tests", Path(__file__).parent)]
 # everything that looks at a whole batch: normalisers, batch norm, stochastic depth, mixed images
 CHANGES = {
     "optimizer": "sgd",
@@ -130,14 +132,14 @@ def test_two_processes_stop_together_go_on_and_compute_what_one_does(here, data_
 def test_four_processes_of_torchrun_compute_what_one_does(here, data_root, alone, tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(root() / 'tests')!r})\n"
+        f"import sys; sys.path[:0] = {PATHS!r}\n"
         "from pathlib import Path\n"
-        "import conftest, test_processes\n"
+        "import conftest, test_distributed\n"
         f"config = conftest.tiny(**{CHANGES!r})\n"
-        f"test_processes.fit(Path({str(data_root)!r}), config, Path({str(here)!r}), print)\n"
+        f"test_distributed.fit(Path({str(data_root)!r}), config, Path({str(here)!r}), print)\n"
     )
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=4", script]
-    subprocess.run([sys.executable, "-m", *command], cwd=root(), check=True)
+    subprocess.run([sys.executable, "-m", *command], cwd=HERE, check=True)
     compare(here / "g1-s0", alone, 4)
 
 

@@ -73,7 +73,8 @@ def test_tests_that_fail_or_do_not_run_fail_the_step(
     close = {"loss_qfl": 1e-6, "gradient": 3e-4}
     off = {"device": close, "cpu": {"loss_qfl": 1e-6, "gradient": 1e-4}}
     monkeypatch.setattr(gpu_steps, "compare_devices", lambda *_: off)
-    monkeypatch.setattr(gpu_steps, "_with_pack", lambda config: (config, None))
+    monkeypatch.setattr(gpu_steps, "open_split", lambda config, split: None)
+    monkeypatch.setattr(gpu_steps, "with_classes", lambda config, pack: config)
     kept = []
     job = job_of(folder, 60.0, kept.append)._replace(device=torch.device(device))
     if found:

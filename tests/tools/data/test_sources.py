@@ -428,13 +428,13 @@ def minicoco(root, monkeypatch, server):
     """COCO without train2017, of whose four images of val2017 two are to train on, one is val."""
     table = put_coco(root, monkeypatch, server, [7, 5, 3, 9])
     (root / "web/train2017.zip").unlink()
-    put_ids(root, monkeypatch, {"train": [3, 7], "val": [9]})
+    put_ids(root, {"train": [3, 7], "val": [9]})
     return table
 
 
-def put_ids(root: Path, monkeypatch, ids: dict[str, list[int]]) -> None:
-    (root / "ids.json").write_text(json.dumps(ids))
-    monkeypatch.setattr(sources, "MINICOCO_IDS", root / "ids.json")
+def put_ids(root: Path, ids: dict[str, list[int]]) -> None:
+    (root / "data").mkdir(exist_ok=True)
+    (root / "data/minicoco.json").write_text(json.dumps(ids))
 
 
 def check_minicoco(profile: str) -> None:
@@ -491,10 +491,10 @@ def test_minicoco_out_of_a_coco_that_is_there(root, minicoco, monkeypatch):
     assert not (root / "data/minicoco/raw").exists()
     del before["manifest.json"]
     wanted = r"mine.annotations.instances_val2017\.json: not the 2 .* for train: 1 .* \(4, …\)"
-    put_ids(root, monkeypatch, {"train": [3, 4], "val": [9]})
+    put_ids(root, {"train": [3, 4], "val": [9]})
     with pytest.raises(DataError, match=wanted):
         prepare(make_config("minicoco"), silent)
-    put_ids(root, monkeypatch, {"train": [3], "val": [9, 10]})
+    put_ids(root, {"train": [3], "val": [9, 10]})
     with pytest.raises(DataError, match="for val: 1 of them are missing"):
         prepare(make_config("minicoco"), silent)
     assert tree(root / "data/p") == before  # not even the split that would do
@@ -544,7 +544,8 @@ def test_minicoco_in_a_folder_of_ones_own(root, minicoco, monkeypatch):
     assert tree(root / "data/q") == {}
 
 
-def test_the_lists_of_minicoco():
+def test_the_lists_of_minicoco(monkeypatch):
+    monkeypatch.delenv("LIGHTDET_ROOT")
     ids = sources.minicoco_ids()
     assert {split: len(set(listed)) for split, listed in ids.items()} == {"train": 2161, "val": 300}
     assert all(listed == sorted(listed) for listed in ids.values())

@@ -2,42 +2,14 @@
 
 import dataclasses
 import itertools
-import time
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from lightdet_core.config import UserError, load_config
-from lightdet_tools.cost import benchmark
+from lightdet_tools import timing
 from lightdet_tools.table1 import latency
-
-
-def test_every_call_gets_its_share_in_turns(monkeypatch):
-    order = []
-
-    def call(name: str, seconds: float):
-        def run() -> None:
-            order.append(name)
-            time.sleep(seconds)
-
-        return run
-
-    calls = {"quick": call("quick", 0.001), "slow": call("slow", 0.02)}
-    times = benchmark.interleaved(calls, seconds=0.04, rounds=5)
-    assert len(times["slow"]) == benchmark.LEAST
-    assert len(times["quick"]) > 2 * benchmark.LEAST
-    assert min(times["slow"]) >= 0.02 > np.median(times["quick"])
-    measured = order[4:]  # two calls each say how long it takes
-    first, last = measured.index("slow"), len(measured) - 1 - measured[::-1].index("slow")
-    assert "quick" in measured[first:last]  # not one after the other
-    assert order.count("quick") == 2 + len(times["quick"]) + 2 * 5  # two a turn do not count
-    assert order.count("slow") == 2 + benchmark.LEAST + 2 * 5
-    monkeypatch.setattr(benchmark, "SLOW", 0.01)
-    order.clear()
-    benchmark.interleaved(calls, seconds=0.04, rounds=5)
-    assert order.count("slow") == 1 + benchmark.LEAST  # none that does not count
 
 
 def test_rows_hold_median_and_spread():
@@ -84,7 +56,7 @@ def test_two_systems_in_one_run(runtimes, monkeypatch):
         for part in ("network", "boxes")
         if runtime in ("torch", "onnxruntime", "ncnn") or system == "g5"
     }
-    assert all(r["median_ms"] > 0.1 and r["calls"] >= benchmark.LEAST for r in found["latency"])
+    assert all(r["median_ms"] > 0.1 and r["calls"] >= timing.LEAST for r in found["latency"])
     nanodet = found["systems"][0]
     assert nanodet["parameters"] == 950_036
     if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
