@@ -122,12 +122,7 @@ def distillation_loss(
         weight = region_weights(cells, *targets, thresholds, settings.vlr_gamma)
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
     if settings.kd_weight:
-        if by_batch:
-            count = num_positives(matched_gt)
-        else:  # (P,), of the cell's level
-            levels = (matched_gt >= 0).split(grid.level_sizes, 1)
-            sums = [total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels]
-            count = torch.cat(sums)
+        count = num_positives(matched_gt) if by_batch else _of_level(matched_gt, grid)
         loss["loss_kd"] = settings.kd_weight * class_distillation(
             student.cls.flatten(0, 1),
             teacher.cls.flatten(0, 1),
@@ -135,6 +130,12 @@ def distillation_loss(
             settings.kd_temperature,
         )
     return loss
+
+
+def _of_level(matched_gt: Tensor, grid: Grid) -> Tensor:
+    """(P,): the positives of the cell's level, of all processes, at least 1."""
+    levels = (matched_gt >= 0).split(grid.level_sizes, 1)
+    return torch.cat([total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels])
 
 
 def check_teacher(

@@ -31,7 +31,7 @@ from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import read_result, write_json
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
-from lightdet_tools.cost import gpu_steps
+from lightdet_tools.cost import gpu_networks, gpu_steps
 from lightdet_tools.cost.gpu_bundle import bundle
 from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of
 
@@ -164,7 +164,8 @@ def run_step(name: str, folder: Path, out: Path, seconds: float, small: bool) ->
     keep = lambda found: write_json(out / f"{name}.json", facts | found, indent=1)  # noqa: E731
     keep_memory()
     job = Job(folder, out, device, small, seconds - STARTING, keep)
-    step = training if name == "training" else getattr(gpu_steps, name)
+    module = gpu_networks if name in ("latency", "sparse") else gpu_steps
+    step = training if name == "training" else getattr(module, name)
     step(job)
 
 

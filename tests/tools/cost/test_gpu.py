@@ -16,7 +16,7 @@ from lightdet_core.config import UserError, load_config
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.packs import open_pack, pack_path
 from lightdet_tools import cli
-from lightdet_tools.cost import gpu, gpu_bundle, gpu_steps
+from lightdet_tools.cost import gpu, gpu_bundle, gpu_networks, gpu_steps
 from lightdet_tools.cost.gpu_steps import Product
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_tests_that_fail_or_do_not_run_fail_the_step(
 
 
 def test_the_pruned_layers_are_those_of_the_paper():
-    shapes = gpu_steps.products()
+    shapes = gpu_networks.products()
     assert sum(shape.layers for shape in shapes) == 46
     weights = sum(s.layers * s.out_channels * s.in_channels for s in shapes)
     assert weights == 3_595_904  # method's count for Lite1@416
@@ -101,7 +101,7 @@ def test_the_pruned_layers_are_those_of_the_paper():
 
 
 def test_a_product_is_timed_and_right():
-    found = gpu_steps.time_product(Product(16, 32, 100, 1), 1, "fp32", CPU)
+    found = gpu_networks.time_product(Product(16, 32, 100, 1), 1, "fp32", CPU)
     assert set(found) == {"dense"} and found["dense"]["ms"] > 0
     assert found["dense"]["differs by"] == 0  # whole numbers
 
@@ -112,26 +112,26 @@ def test_sums_take_a_layer_dense_where_a_library_cannot():
         {"images": 1, "kind": "fp16", "layers": 3, "dense": {"ms": 0.5}},
         {"images": 128, "kind": "int8", "layers": 1, "dense": {"ms": 4.0}},
     ]
-    first, second = gpu_steps.sums_of(rows)
+    first, second = gpu_networks.sums_of(rows)
     assert first == {
         "images": 1, "kind": "fp16", "layers": 5, "dense": 3.5, "CUTLASS": 5.5, "CUTLASS layers": 2
     }  # fmt: skip
     assert second == {"images": 128, "kind": "int8", "layers": 1, "dense": 4.0}
     failed = {"images": 1, "kind": "int8", "layers": 1, "not possible": {"dense": "no"}}
-    assert gpu_steps.sums_of([failed])[0]["layers"] == 0
+    assert gpu_networks.sums_of([failed])[0]["layers"] == 0
 
 
 @pytest.mark.parametrize("name", ["c0", "yolov4_tiny", "nanodet_m"])
 @torch.inference_mode()
 def test_systems_without_batch_norm_compute_the_same(name):
-    model, images = gpu_steps.system(name)
+    model, images = gpu_networks.system(name)
     wanted = model(images)
     assert min(float(x.std()) for x in wanted) > 1e-3  # something of the image arrives
-    without = gpu_steps.folded(model)
+    without = gpu_networks.folded(model)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in without.modules())
-    assert max(map(gpu_steps.difference, without(images), wanted)) < 1e-3
+    assert max(map(gpu_networks.difference, without(images), wanted)) < 1e-3
     wrong = [x + 0.1 * x.std() * torch.randn_like(x) for x in wanted]
-    assert max(map(gpu_steps.difference, wrong, wanted)) > 0.1
+    assert max(map(gpu_networks.difference, wrong, wanted)) > 0.1
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lightdet_core.config import UserError, load_config, root, yaml
 from lightdet_core.model import LightDet
 from lightdet_tools import cli
 from lightdet_tools.table1 import comparators as c
-from lightdet_tools.table1 import darknet
+from lightdet_tools.table1 import darknet, networks
 
 TABLE1 = yaml.safe_load((root() / "paper.yaml").read_text())["table1"]
 SSD_META = SSD300_VGG16_Weights.COCO_V1.meta
@@ -165,17 +165,17 @@ def test_table_has_every_row_of_the_paper_and_every_network_is_built_untrained()
 
 def test_labels_are_cocos_classes_in_the_order_of_ids():
     names = SSD_META["categories"]
-    assert len(c.COCO_IDS) == 80 and "N/A" not in [names[i] for i in c.COCO_IDS]
-    assert (names[c.COCO_IDS[0]], names[c.COCO_IDS[79]]) == ("person", "toothbrush")
+    assert len(networks.COCO_IDS) == 80 and "N/A" not in [names[i] for i in networks.COCO_IDS]
+    assert (names[networks.COCO_IDS[0]], names[networks.COCO_IDS[79]]) == ("person", "toothbrush")
     ids, scores = torch.tensor([0, 13, 12, 1, 90]), torch.tensor([0.9, 0.2, 0.8, 0.3, 0.4])
     boxes = torch.tensor([[-5.0, 1.0, 70.0, 99.0]]).repeat(5, 1)
     size = (50, 60)
-    found = c._labelled(boxes, scores, ids, size, 100)
+    found = networks._labelled(boxes, scores, ids, size, 100)
     assert found.labels.tolist() == [79, 0, 11]
     assert found.scores.tolist() == pytest.approx([0.4, 0.3, 0.2])
     assert found.boxes.tolist() == [[0, 1, 60, 50]] * 3
-    assert c._labelled(boxes, scores, ids, size, 2).labels.tolist() == [79, 0]
-    assert len(c._labelled(boxes[:0], scores[:0], ids[:0], size, 2).labels) == 0
+    assert networks._labelled(boxes, scores, ids, size, 2).labels.tolist() == [79, 0]
+    assert len(networks._labelled(boxes[:0], scores[:0], ids[:0], size, 2).labels) == 0
 
 
 def test_mistakes_are_named(tmp_path):
@@ -246,10 +246,10 @@ def test_torchvisions_equal_the_librarys_own_path(name, size):
         theirs = model.net(list(images / 255))
     within(ours, *size, 20)
     for one, other, again in zip(ours, theirs, turned[::-1], strict=True):
-        known = torch.isin(other["labels"], torch.tensor(c.COCO_IDS))
+        known = torch.isin(other["labels"], torch.tensor(networks.COCO_IDS))
         torch.testing.assert_close(one.scores, other["scores"][known], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(one.boxes, other["boxes"][known], atol=1e-2, rtol=1e-4)
-        assert [c.COCO_IDS[i] for i in one.labels] == other["labels"][known].tolist()
+        assert [networks.COCO_IDS[i] for i in one.labels] == other["labels"][known].tolist()
         torch.testing.assert_close(one.scores, again.scores)
         torch.testing.assert_close(one.boxes, again.boxes)
 
@@ -269,10 +269,10 @@ def test_detr_equals_the_librarys_own_path():
     ours = model.detect(images.float(), 0.1)
     within(ours, 64, 96, 100)
     for one, other in zip(ours, theirs, strict=True):
-        known = torch.isin(other["labels"], torch.tensor(c.COCO_IDS))
+        known = torch.isin(other["labels"], torch.tensor(networks.COCO_IDS))
         scores, order = other["scores"][known].sort(descending=True)
         torch.testing.assert_close(one.scores, scores, atol=1e-4, rtol=1e-3)
-        assert {c.COCO_IDS[i] for i in one.labels} == set(other["labels"][known].tolist())
+        assert {networks.COCO_IDS[i] for i in one.labels} == set(other["labels"][known].tolist())
         limits = torch.tensor([96.0, 64, 96, 64])
         expected = other["boxes"][known][order].clamp(min=0).minimum(limits)
         torch.testing.assert_close(one.boxes.sum(0), expected.sum(0), atol=1e-2, rtol=1e-3)
@@ -286,9 +286,9 @@ def test_efficientdet_equals_the_librarys_own_path():
     predict = net.class_net.predict.conv_pw
     with torch.no_grad():
         predict.weight.mul_(3e4)  # so that scores differ, and none is of an id without a class
-        predict.bias.view(9, 90)[:, [i - 1 for i in c.NO_CLASS if i]] = -1e4
+        predict.bias.view(9, 90)[:, [i - 1 for i in networks.NO_CLASS if i]] = -1e4
         net.box_net.predict.conv_pw.weight.mul_(1e4)
-    model, images = c.EfficientDet(net).eval(), torch.rand(2, 3, 128, 128) * 255
+    model, images = networks.EfficientDet(net).eval(), torch.rand(2, 3, 128, 128) * 255
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     normalized = model.normalize(images)
     torch.testing.assert_close(normalized, (images / 255 - mean) / std, atol=1e-5, rtol=0)
@@ -300,7 +300,7 @@ def test_efficientdet_equals_the_librarys_own_path():
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.scores, other[:, 4], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(one.boxes, other[:, :4], atol=1e-2, rtol=1e-3)
-        assert [c.COCO_IDS[i] for i in one.labels] == other[:, 5].long().tolist()
+        assert [networks.COCO_IDS[i] for i in one.labels] == other[:, 5].long().tolist()
 
 
 # --------------------------------------------------------------------------------------- weights
