@@ -69,9 +69,10 @@ endef
 test: setup  ## the tests
 	python -m pytest
 
-lint: setup  ## ruff and the rules for notebooks
+lint: setup  ## ruff, the core's types, and the rules for notebooks
 	ruff check .
 	ruff format --check .
+	pyrefly check
 	python -m lightdet_tools notebook check
 
 format: setup  ## let ruff format everything, and set the notebooks' links to lines of code

@@ -347,15 +347,15 @@ def _colour(images: Tensor, draws: dict, settings: AugmentConfig) -> Tensor:
     x to v - (v - x) f and leaves v and the hue alone.
     """
 
-    def factors(name: str, chosen: str, low: float, high: float, neutral: float) -> Tensor:
+    def factors(name: str, chosen: str, span: tuple[float, ...], neutral: float) -> Tensor:
         use = draws[chosen] < settings.color_probability
-        value = torch.where(use, _between(draws[name], low, high), neutral)
+        value = torch.where(use, _between(draws[name], *span), neutral)
         return to_device(value.float(), images.device)[:, None, None, None]
 
     limit = 255 * settings.brightness
-    images = images + factors("brightness", "brightened", -limit, limit, 0.0)
-    images = images * factors("contrast", "contrasted", *settings.contrast, 1.0)
-    factor = factors("saturation", "saturated", *settings.saturation, 1.0)
+    images = images + factors("brightness", "brightened", (-limit, limit), 0.0)
+    images = images * factors("contrast", "contrasted", settings.contrast, 1.0)
+    factor = factors("saturation", "saturated", settings.saturation, 1.0)
     return torch.lerp(images.amax(1, keepdim=True), images, factor)
 
 

@@ -69,7 +69,9 @@ def such(fits: Callable[[Any], bool], remedy: str) -> AfterValidator:
     def check(value: object) -> object:
         if fits(value):
             return value
-        raise PydanticCustomError("such", f"Input should be {remedy}")  # as pydantic says it
+        raise PydanticCustomError(
+            "such", "Input should be {remedy}", {"remedy": remedy}
+        )  # as pydantic says it
 
     return AfterValidator(check)
 
@@ -235,7 +237,9 @@ class Config:
 
 
 WORDS = ("about", "against")  # of an experiment: what is in figures, and the run it is compared to
-SECTIONS = {f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)}
+SECTIONS: dict[str, Any] = {
+    f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)
+}
 
 
 def read_params(path: Path | None = None) -> dict:
@@ -346,7 +350,9 @@ def _layers(params: dict, experiment: str, profile: str) -> tuple[dict[str, obje
 def _scaled(model: ModelConfig, input_scale: object, profile: str) -> ModelConfig:
     """The input, and with it the assignment's cells, as large as the profile wants them."""
     where = f"{profile}.input_scale: {input_scale!r}"
-    if type(input_scale) not in (int, float) or not 0 < input_scale <= 4:
+    if isinstance(input_scale, bool) or not isinstance(input_scale, int | float):
+        raise ConfigError(f"{where} is not a factor between 0 and 4")
+    if not 0 < input_scale <= 4:
         raise ConfigError(f"{where} is not a factor between 0 and 4")
     size = model.input_size
     scaled = size if input_scale == 1 else round(size * input_scale / 16) * 16

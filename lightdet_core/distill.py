@@ -87,9 +87,8 @@ def distillation_loss(
 
     With the normalizer "batch" no term changes with the batch size: LD is divided by
     W = max(sum of w_p, 1), VLR by max(sum of its weights, 1), so that both are weighted means,
-    and KD by N = sum over images of max(positives, 1). "released" is the reference code's: LD
-    and VLR are sums, divided by 4 and by 16, that grow with the batch; KD is divided by the
-    positives of the cell's level.
+    and KD by N = sum over images of max(positives, 1). "released" is the reference code's: LD and
+    VLR are sums / 4 and / 16 that grow with the batch; KD is divided by its level's positives.
 
     Args:
         student, teacher: of the same images, with the same cells, bins and classes.

@@ -25,7 +25,6 @@ from lightdet_core.losses import detection_loss
 from lightdet_core.machinery import checkpoint, distributed
 from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
-from lightdet_core.machinery.runs import interruptible
 from lightdet_core.model import LightDet, build, untrained
 
 FRESH_BATCHES = 500_009  # added to the seed that draws them
@@ -188,7 +187,7 @@ def learn(
     log = Log(run.checkpoint, config.run_name, taught, start, steps, train.batch_size, run.progress)
     for notice in filter(None, (where, *_notices(train, start, steps, run.device))):
         log.say(notice)
-    with interruptible(distributed.count() > 1) as stop:
+    with distributed.interruptible(distributed.count() > 1) as stop:
         for step in range(start, steps):
             if step == prune_step:
                 prune(state, config)

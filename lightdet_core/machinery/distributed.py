@@ -11,17 +11,19 @@ Without `launch` or `torchrun` there is one process, and nothing here does anyth
 
 import logging
 import os
+import pickle
 import signal
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -29,6 +31,7 @@ from lightdet_core.config import TrainConfig, UserError
 
 WORTH_A_GPU = 8
 LONGEST = 900  # characters of a line: below the 4,096 bytes that a pipe takes at once
+PATIENCE = 30  # seconds that processes have for a checkpoint when they are to stop
 CPU = torch.device("cpu")  # objects and flags travel through gloo: no wait for the GPU
 
 
@@ -126,7 +129,7 @@ def any_of(flag: bool) -> bool:
     return bool(flags)
 
 
-def from_first(value: object) -> object:
+def from_first(value: Any) -> Any:
     """The first process's value, in all of them."""
     if count() == 1:
         return value
@@ -148,7 +151,7 @@ def check_agreement(value: str, advice: str) -> None:
     """`UserError` with the advice where processes (machines) hold different values."""
     if count() == 1:
         return
-    values = [None] * count()
+    values: list[Any] = [None] * count()
     dist.all_gather_object(values, value)
     if len(set(values)) > 1:
         raise UserError(f"the {count()} processes differ ({', '.join(values)}): {advice}")
@@ -165,7 +168,7 @@ class _Total(torch.autograd.Function):
         return total(value)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
         return total(grad)
 
 
@@ -176,27 +179,30 @@ class _BatchNorm(nn.BatchNorm2d):
     the gradient of a small network, against float64, but slow: there it stays as it is.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(x)
-        values = x.to(torch.promote_types(x.dtype, torch.float32))
-        number = total(torch.tensor(float(x.numel() // x.shape[1])))
+            return super().forward(input)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        number = total(torch.tensor(float(input.numel() // input.shape[1])))
         mean = _Total.apply(values.sum((0, 2, 3))) / number
         centred = values - mean[:, None, None]
         variance = _Total.apply(centred.square().sum((0, 2, 3))) / number
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (number / (number - 1)), self.momentum)
-            self.num_batches_tracked += 1
+            momentum = self.momentum or 0.0
+            self.get_buffer("running_mean").lerp_(mean, momentum)
+            self.get_buffer("running_var").lerp_(variance * (number / (number - 1)), momentum)
+            self.get_buffer("num_batches_tracked").add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 class _BatchNormAct(_BatchNorm):
     """The same for timm's batch norm, which holds the activation behind it."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(super().forward(x))
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(super().forward(input))
 
 
 class _DropPath(DropPath):
@@ -215,7 +221,7 @@ class _DropPath(DropPath):
         return x * kept[rows.start : rows.stop]
 
 
-def connect(model: nn.Module, train: TrainConfig) -> nn.Module:
+def connect(model: Any, train: TrainConfig) -> Any:
     """Let the layers that look at the whole batch do so over all processes, in training.
 
     Stochastic depth always does, batch norm if asked. Names of weights stay. (On GPUs torch's batch
@@ -253,7 +259,7 @@ def own_batch_norm(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
+def joined(device: torch.device) -> Generator[torch.device]:
     """Take part where `launch` or `torchrun` started this process; yields its own device."""
     if started() or not dist.is_torchelastic_launched():
         yield _own(device)
@@ -292,90 +298,71 @@ def _own(device: torch.device) -> torch.device:
     return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
-def launch(
-    work: Callable[..., object],
-    processes: int,
-    progress: Callable[[str], None],
-) -> None:
+def launch(work: Callable[..., object], processes: int, progress: Callable[[str], None]) -> None:
     """Run `work(progress=…)` in new processes of this machine and wait for them.
 
-    torch's elastic launcher starts them, and ends all when one fails. Lines that the first one
-    reports, and mistakes of any, come back to here.
+    torch starts them, and ends all when one fails. Lines that they report, and mistakes, come back
+    to here through a pipe, read between looks at whether they live.
 
     Raises:
         UserError: a user's mistake in a process, in its words, or a process was lost.
         RuntimeError: any other error of a process, with where it came from.
         KeyboardInterrupt: stopped, in the words of the processes.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # said below
-    reader, writer = get_context("spawn").Pipe(duplex=False)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # said below
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # a free port
+    reader, writer = mp.get_context("spawn").Pipe(duplex=False)
     ended: dict[str, str] = {}
-    done = threading.Event()
+    failure = None
 
     def listen() -> None:
-        while reader.poll(0.1) or not done.is_set():
-            if reader.poll():
-                kind, text = reader.recv()
-                if kind == "line":
-                    with suppress(Exception):  # a closed output must not stop the processes
-                        progress(text)
-                else:
-                    ended.setdefault(kind, text)
+        while reader.poll():
+            kind, text = reader.recv()
+            if kind == "line":
+                with suppress(Exception):  # a closed output must not stop the processes
+                    progress(text)
+            else:
+                ended.setdefault(kind, text)
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-    )
-    failure, handlers = None, _handlers()
-    try:
-        elastic_launch(config, _work)(writer, work)
-    except (ChildFailedError, SignalException) as error:
-        failure = error
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # the launcher leaves its own
-        done.set()
-        listener.join()
-        reader.close()
-        writer.close()
+    with interruptible(one_of_many=True) as stop:
+        arguments = (processes, store.port, writer, work)
+        context: Any = mp.start_processes(_work, arguments, processes, join=False)
+        try:
+            while not context.join(0.1):
+                listen()
+                if stop.is_set():
+                    for process in context.processes:
+                        process.terminate()  # politely: `interruptible`
+                    context.join(PATIENCE)
+                    break
+        except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+            failure = error
+        finally:
+            for process in context.processes:
+                process.kill()  # those that live
+    listen()
     if "mistake" in ended:
         raise UserError(ended["mistake"])
-    if "stopped" in ended or isinstance(failure, SignalException):
-        raise KeyboardInterrupt(ended.get("stopped", "stopped; run the same command to continue"))
-    if failure:
-        first = failure.get_first_failure()[1]
-        which = f"process {first.local_rank} of {processes}"
-        if isinstance(first.message, dict):  # an exception, with its text
-            trace = first.message.get("extraInfo", {}).get("py_callstack", "")
-            raise RuntimeError(f"{which}: {first.message['message']}\n{trace}")
+    if "stopped" in ended or stop.is_set():
+        raise KeyboardInterrupt(ended.get("stopped") or "stopped; run the same command to continue")
+    if isinstance(failure, mp.ProcessExitedException):
         raise UserError(
-            f"{which} was lost (exit code {first.exitcode}); the others were ended, too. Run the "
-            "same command to continue from the last checkpoint"
+            f"process {failure.error_index} of {processes} was lost (exit code "
+            f"{failure.exit_code}); the others were ended, too. Run the same command to continue "
+            "from the last checkpoint"
         )
+    if failure:
+        first = ended.get("failed", failure.error_index)  # the others fail with it
+        trace = pickle.loads(Path(context.error_files[int(first)]).read_bytes())
+        raise RuntimeError(f"process {first} of {processes}: {trace}")
 
 
-def _handlers() -> dict[int, object]:
-    """The signal handlers of now; none outside of the main thread, to which they belong."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    return {number: signal.getsignal(number) for number in numbers}
-
-
-def _work(writer: Connection, work: Callable[..., object]) -> None:
-    """What every process runs."""
+def _work(place: int, processes: int, port: int, writer: Connection, work: Callable) -> None:
+    """What every process runs, in the environment that `torchrun` would make."""
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"TORCHELASTIC_RUN_ID": "launch", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for scope in ("", "LOCAL_"):
+        os.environ |= {f"{scope}RANK": str(place), f"{scope}WORLD_SIZE": str(processes)}
 
     def tell(kind: str, text: object) -> None:
         # short enough for one write, which no other process's and no kill can cut
@@ -389,3 +376,32 @@ def _work(writer: Connection, work: Callable[..., object]) -> None:
     except KeyboardInterrupt as error:
         tell("stopped", error)
         raise SystemExit(130) from None
+    except Exception:
+        tell("failed", place)
+        raise
+
+
+@contextmanager
+def interruptible(one_of_many: bool) -> Generator[threading.Event]:
+    """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
+
+    A second one ends at once, but for one of many processes: these get it from the terminal and
+    from `launch` or `torchrun`, which wait half a minute for them.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
+
+    def on_signal(*_: object) -> None:
+        if stop.is_set() and not one_of_many:
+            raise KeyboardInterrupt("stopped at once; the last checkpoint is kept")
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

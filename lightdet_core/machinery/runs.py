@@ -11,8 +11,6 @@ import json
 import os
 import platform
 import shutil
-import signal
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,32 +102,6 @@ def publish(folder: Path, config: Config) -> None:
     }.items():
         with replacing(results / target) as aside:
             shutil.copy(folder / source, aside)
-
-
-@contextmanager
-def interruptible(one_of_many: bool) -> Generator[threading.Event]:
-    """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
-
-    A second one ends at once, but for one of many processes: these get it from the terminal and
-    from their launcher, which waits half a minute for them.
-    """
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals belong to the main thread
-        return
-
-    def on_signal(*_: object) -> None:
-        if stop.is_set() and not one_of_many:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint is kept")
-        stop.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def keep_memory(keep: bool = True) -> None:

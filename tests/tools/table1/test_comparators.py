@@ -330,7 +330,7 @@ def test_detr_reads_the_names_of_the_published_file(tmp_path, monkeypatch):
         old[name.replace("o_proj", "out_proj").replace("mlp.fc", "fc")] = tensor
     assert "model.encoder.layers.0.self_attn.out_proj.bias" in old
     assert "model.decoder.layers.5.fc1.weight" in old
-    monkeypatch.setattr(c, "load_file", lambda path: dict(old))
+    monkeypatch.setattr(networks, "load_file", lambda path: dict(old))
     again = c.build("detr", tmp_path)
     pairs = zip(first.net.state_dict().items(), again.net.state_dict().items(), strict=True)
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
