@@ -17,7 +17,7 @@ from conftest import HERE, silent, teach, tiny, use_root
 from safetensors.torch import load_file
 from torch import nn
 
-from lightdet_core import augment, sparsity, train
+from lightdet_core import augment, engine, sparsity, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import TrainConfig, UserError
 from lightdet_core.evaluate import detect_pack
@@ -51,7 +51,7 @@ def fit(root, config, runs, progress, stop_at=None):
         return training_batch(pack, config, seed, step, device, **rows)
 
     augment.training_batch = batch
-    train.build = in_double
+    engine.build = train.build = in_double
     train.fit(config, runs, progress, "cpu")
 
 
@@ -101,6 +101,7 @@ def alone(data_root, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         use_root(patch, data_root)
         patch.setattr(train, "build", in_double)
+        patch.setattr(engine, "build", in_double)
         return train.fit(tiny(**CHANGES), tmp_path_factory.mktemp("alone"), silent, "cpu")
 
 
