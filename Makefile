@@ -3,6 +3,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 SEEDS ?= 1 2
 STAGES ?=
+SITE = build/site
 UV_PIN = 0.13.9
 
 SHELL := /bin/bash
@@ -82,8 +83,8 @@ format: setup  ## let ruff format everything, and set the notebooks' links to li
 lab: setup  ## open the notebooks
 	jupyter lab notebooks
 
-site: setup  ## build/site: PROFILE's notebooks, tables and figures as web pages
-	python -m lightdet_tools site --profile $(PROFILE)
+site: setup  ## build/site: PROFILE's notebooks, tables and figures, and the API, as web pages
+	python -m lightdet_tools site --profile $(PROFILE) --out $(SITE)
 
 lock: setup  ## requirements.in -> requirements.txt
 	uv pip compile --universal --python-version 3.11 --no-annotate --no-header \
@@ -102,4 +103,4 @@ memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB
 	./.ci/memory
 
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/site build/smoke build/soak build/memory build/stale build/gpu build/gpu-rehearsal runs/demo runs/smoke* data/demo data/smoke*
+	rm -rf build/source build/site build/site.work build/smoke build/soak build/memory build/stale build/gpu build/gpu-rehearsal runs/demo runs/smoke* data/demo data/smoke*

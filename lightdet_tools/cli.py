@@ -250,11 +250,28 @@ def site(
     profile: str = "demo",
     out: Annotated[Path | None, option("its folder", show_default="build/site")] = None,
 ) -> None:
-    """Write the site of a profile's results."""
-    from lightdet_core.site import build
+    """Write the site of a profile's results: chapters, tables, figures, the API."""
+    out = (out or root() / "build" / "site").resolve()
+    if out.exists() and not (out / ".buildinfo").is_file():
+        raise UserError(f"{out}: is no site that this command made; move it away")
+    import shutil
+    import subprocess
 
-    out = out or root() / "build" / "site"
-    print(f"{out / 'index.html'}: {build(profile, out)} pages")
+    work = out.with_name(f"{out.name}.work")
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "source").mkdir(parents=True)
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--jobs", "auto"]
+    command += ["--conf-dir", root() / "docs", "--doctree-dir", work / "doctrees"]
+    done = subprocess.run(
+        [*map(str, command), work / "source", work / "html"],
+        env={**os.environ, "LIGHTDET_PROFILE": profile},
+    )
+    if done.returncode:
+        raise UserError(f"the site of {profile} could not be made: see above")
+    shutil.rmtree(out, ignore_errors=True)
+    (work / "html").rename(out)
+    shutil.rmtree(work)
+    print(out / "index.html")
 
 
 app.add_typer(gpu, name="gpu", **MEASURE)

@@ -1,0 +1,285 @@
+"""Sphinx: a profile's results, the deviations and the docstrings -> pages that need no network.
+
+    make site PROFILE=demo
+
+The pages are collected in an empty source folder, since notebooks, tables and figures of a profile
+lie elsewhere: sphinx-build -c docs EMPTY_FOLDER OUT, the profile in LIGHTDET_PROFILE.
+"""
+
+import ast
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the packages of this checkout, whatever is installed
+PROFILE = os.environ.get("LIGHTDET_PROFILE", "demo")
+RESULTS = ROOT / "results" / PROFILE
+DATA = {
+    "demo": "street scenes that the repository draws itself",
+    "bccd": "364 microscope images",
+    "coco": "COCO 2017",
+}
+FIGURES = {  # the first one that a profile has stands on the first page
+    "overview": "AP of the paper's groups, and what one change at a time brings",
+    "table2": "The paper's Table 2: AP measured here, and apart from it what the paper prints",
+    "differences": "One change at a time: the difference in AP with its 95 % interval",
+    "detector": "What the network does, from an image to boxes",
+    "losses": "The training losses of the runs",
+    "table1_measured": "The systems of the paper's Table 1, timed on one machine in one run",
+    "table1_printed": "The paper's Table 1 as printed: other hardware, other test sets",
+    "variants": "Variants of the network: AP against the time of one image",
+}
+# of Table 2; a phone shows the first few without scrolling
+COLUMNS = ("experiment", "AP", "AP50", "seeds", "input size", "backbone", "activation", "head")
+# what a page shows of a cell's outputs; other kinds would need JavaScript from elsewhere
+SHOWN = ("text/html", "text/markdown", "image/png", "image/jpeg", "text/plain")
+
+project, html_title = "LightDet", "LightDet"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+    "show_toc_level": 2,
+}
+html_static_path, html_css_files = [str(ROOT / "docs/_static")], ["custom.css"]
+html_context = {"default_mode": "auto"}
+html_copy_source = html_show_sourcelink = html_show_copyright = html_domain_indices = (
+    html_use_index
+) = False
+html_show_search_summary = False  # it would fetch pages, which a browser refuses on a disk
+html_math_renderer = "mathml"
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath", "amsmath", "attrs_inline"]
+myst_dmath_double_inline = True  # $$...$$ on a line of its own below text
+myst_url_schemes = {"http": None, "https": None, "page": "{{path}}#{{fragment}}"}
+myst_heading_anchors = 4
+myst_update_mathjax = False
+default_role = "py:obj"
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of torch
+autodoc_typehints_format = "short"
+autodoc_use_type_comments = False  # there are none, and the search for them takes seconds
+toc_object_entries_show_parents = "hide"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+napoleon_use_param = napoleon_use_rtype = False  # `width, height: of the image` is one line
+suppress_warnings = [
+    "toc.empty_glob",  # a profile without notebooks
+    "ref.python",  # `size` in a docstring may be that of several classes
+]
+
+
+# --- what the pages are made of --------------------------------------------------------------
+
+
+def modules() -> dict[str, list[str]]:
+    """Every package, in front its __init__, with its modules in reading order."""
+    found = {}
+    for init in sorted(ROOT.glob("lightdet_*/**/__init__.py")):
+        names = {path.stem for path in init.parent.glob("*.py")} - {"__init__", "__main__"}
+        listed = re.findall(r"\w+", docstring(init))
+        order = [name for name in dict.fromkeys(listed) if name in names]
+        order = order if 2 * len(order) > len(names) else []  # no list, words in a sentence
+        order += sorted(names - set(order))
+        found[".".join(init.parent.relative_to(ROOT).parts)] = order
+    return found
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def links(text: str, stems: list[str]) -> str:
+    """Markdown with its links to files leading into the site; those that cannot are plain text."""
+
+    def moved(match: re.Match) -> str:
+        label, path, anchor = match[1], Path(match[2]), match[3] or ""
+        if path.suffix == ".ipynb":  # where the very run is missing, another one of the chapter
+            same = [s for s in stems if s.split("_")[0] == path.stem.split("_")[0]]
+            stem = path.stem if path.stem in same else min(same, default=None)
+            return f"[{label}]({stem}.ipynb{anchor.lower()})" if stem else label
+        if path.name == "DEVIATIONS.md":
+            row = f"#{label.lower()}" if re.fullmatch(r"D\d+", label) else anchor.lower()
+            return f"[{label}](deviations.md{row})"
+        file = "/".join(part for part in path.parts if part != "..")
+        if file.endswith(".py") and (ROOT / file).is_file():
+            source = (ROOT / file).read_text(encoding="utf-8")
+            names = re.findall(r"^(?:class|def) ([A-Za-z]\w+)", source, re.MULTILINE)
+            name = (re.findall(r"\w+", label) or [""])[-1]
+            page = f"_modules/{file[:-3]}" if names else f"api/{file[:-3].replace('/', '.')}"
+            return f"[{label}](page:{page}.html{f'#{name}' if name in names else ''})"
+        return label
+
+    return re.sub(r"\[([^\[\]]+)\]\(([\w./+-]+\.\w+)(#[\w.-]+)?\)", moved, text)
+
+
+def table(path: Path, columns: tuple[str, ...] = ()) -> str:
+    """A Markdown table with numbers to the right, and what follows it; or only `columns` of it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in x.split("|")[1:-1]] for x in lines if x.startswith("|")]
+    found = []
+    for name, _, *cells in zip(*rows, strict=True):
+        filled = [cell for cell in cells if cell]
+        right = filled and all(re.fullmatch(r"-?[\d.]+( ± [\d.]+)?", cell) for cell in filled)
+        found.append((name, "---:" if right else "---", *cells))
+    if columns:
+        found = [column for name in columns for column in found if column[0] == name]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in zip(*found, strict=True))
+    return text if columns else "\n".join([text, *lines[len(rows) :]])
+
+
+def figure(name: str, chapters: dict[str, nbformat.NotebookNode]) -> str:
+    saved = re.compile(rf"save_figure\(.*\b{name}\b")
+    makers = [s for s, nb in chapters.items() if any(saved.search(c.source) for c in nb.cells)]
+    by = f" ([notebook {makers[0].split('_')[0]}]({makers[0]}.ipynb))" if makers else ""
+    caption = FIGURES.get(name, name)
+    return f"```{{figure}} figures/{name}.png\n:alt: {caption}\n\n{caption}{by}.\n```\n"
+
+
+def prepare(notebook: nbformat.NotebookNode, stem: str, stems: list[str]) -> None:
+    """Links, a title that names the run, and outputs as the pages show them."""
+    heading, run = "", re.search(r"_([^_]+-s\d+)$", stem)
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            cell.source = links(cell.source, stems)
+            if number == 0 and run:
+                cell.source = re.sub(r"^(# .+)", rf"\1: {run[1]}", cell.source)
+            text = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL)
+            heading = [heading, *re.findall(r"^#{1,6} +(.+)", text, re.MULTILINE)][-1]
+        alt = f"figure under '{re.sub('[`*$]', '', heading)}'"
+        cell.metadata["mystnb"] = {"image": {"alt": alt}}
+        for output in cell.get("outputs", []):
+            if data := output.get("data"):
+                kept = [kind for kind in SHOWN if kind in data and "<script" not in data[kind]]
+                output["data"] = {kind: data[kind] for kind in kept}
+
+
+def collect(folder: Path) -> None:
+    """All source pages of the profile's site into an empty folder."""
+    if any(folder.iterdir()):
+        sys.exit(f"error: {folder}: the source folder must be empty; `make site` sees to it")
+    if not (RESULTS / "tables/table2.md").is_file():
+        missing = (RESULTS / "tables/table2.md").relative_to(ROOT)
+        sys.exit(f"error: {missing}: not found; `make repro PROFILE={PROFILE}` makes it")
+    paths = sorted((RESULTS / "notebooks").glob("*.ipynb"))
+    chapters = {path.stem: nbformat.read(path, as_version=4) for path in paths}
+    stems, questions = list(chapters), []
+    for stem, notebook in chapters.items():
+        prepare(notebook, stem, stems)
+        nbformat.write(notebook, folder / f"{stem}.ipynb")
+        question = re.search(
+            r"\*\*Question\.\*\*\s*(.+?)(?:\n\n|\Z)", notebook.cells[0].source, re.S
+        )
+        questions.append(f"- [](./{stem}.ipynb)  \n  {question[1] if question else ''}")
+    text = links((ROOT / "DEVIATIONS.md").read_text(encoding="utf-8"), stems)
+    text = re.sub(r"^\| (D\d+) \|", r"| [\1]{#\1} |", text, flags=re.MULTILINE)
+    (folder / "deviations.md").write_text(text, encoding="utf-8")
+
+    packages, api = modules(), []
+    (folder / "api").mkdir()
+    for package, names in packages.items():
+        path = ROOT / package.replace(".", "/")
+        api += [f"## {package}\n", docstring(path / "__init__.py"), "", "| module | |\n|---|---|"]
+        for name in names:
+            page = f"# {package}.{name}\n\n```{{eval-rst}}\n.. automodule:: {package}.{name}\n```\n"
+            (folder / f"api/{package}.{name}.md").write_text(page, encoding="utf-8")
+            about = docstring(path / f"{name}.py").split("\n")[0]
+            api.append(f"| [{name}](api/{package}.{name}.md) | {about} |")
+        entries = "\n".join(f"{name} <api/{package}.{name}>" for name in names)
+        api.append(f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n\n{entries}\n```\n")
+
+    shutil.copytree(RESULTS / "figures", folder / "figures", dirs_exist_ok=True)
+    drawn = {path.stem for path in (RESULTS / "figures").glob("*.png")}
+    drawn = [*(x for x in FIGURES if x in drawn), *sorted(drawn - set(FIGURES))]
+    tables = sorted((RESULTS / "tables").glob("*.md"))
+    parts = {
+        "profile": PROFILE,
+        "data": DATA.get(PROFILE, f"the data of profile {PROFILE}"),
+        "first": figure(drawn[0], chapters) if drawn else "",
+        "short": table(RESULTS / "tables/table2.md", COLUMNS),
+        "chapters": "\n".join(questions)
+        or f"`make repro PROFILE={PROFILE}` executes the notebooks.",
+        "figures": "\n".join(figure(name, chapters) for name in drawn),
+        "tables": "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in tables),
+        "api": "\n".join(api),
+    }
+    for path in (ROOT / "docs").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], text)
+        (folder / path.name).write_text(text, encoding="utf-8")
+
+
+# --- what Sphinx does with them --------------------------------------------------------------
+
+
+def mathml(tex: str, display: str) -> str:
+    tex = re.sub(r"\\mathrm\{(\w+)\}", r"\\text{\1}", tex)  # a word, not many symbols
+    tex = re.sub(r"\\[Bb]igg?[lr]?(?![A-Za-z])", "", tex)  # browsers make these too large
+    formula = convert(tex, display=display)
+    if unknown := re.search(r"\\\w+", formula):
+        raise ValueError(f"{unknown[0]} is not known")
+    formula = re.sub(r"<mpadded[^>]*>", "<mpadded>", formula)  # browsers know no "+1em"
+    return re.sub(r"<mo>([a-z]+)</mo>", r"<mi>\1</mi>", formula)  # max( without a gap
+
+
+def visit_math(self, node: nodes.Node) -> None:
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    try:
+        formula = mathml(node.astext(), display)
+        self.body.append(f'<div class="math">{formula}</div>' if display == "block" else formula)
+    except Exception as error:  # of several unrelated types, often without words
+        problem = str(error) or type(error).__name__
+        where = (self.builder.current_docname, node.line)
+        logging.getLogger(__name__).warning(
+            "formula %r: %s", node.astext(), problem, location=where
+        )
+    raise nodes.SkipNode
+
+
+def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
+    """The docstrings here are plain text with `code`, not reStructuredText."""
+    out, section, literal = [], False, False
+    for line in lines:
+        indented = line.startswith("    ")
+        if line and not indented:
+            section = line in ("Args:", "Returns:", "Raises:")
+        if indented and not section and not literal and out[-1:] == [""]:
+            out += ["::", ""]
+        literal = not section and (indented or (literal and not line))
+        spans = re.split(r"(`+[^`]+`+)", line)
+        for i, span in enumerate(spans):
+            if i % 2:  # code: a name that may be a link, or not
+                spans[i] = span if re.fullmatch(r"`[\w.]+`", span) else f"``{span.strip('`')}``"
+            else:
+                spans[i] = re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span)
+        text = line if literal else "".join(spans)
+        if section:  # a line of several arguments: `points: (P, 2). strides: (P,).`
+            text = re.sub(r"(?<=\.) (?=[a-z_][\w\\*]*: )", "\n    ", text)
+        out += text.split("\n")
+    lines[:] = [] if out[:1] and out[0].startswith("Alias for field number") else out
+
+
+def drop_unused(app, error) -> None:
+    """Of the theme: source maps, 3 MB that only its developers read, and templates."""
+    for path in Path(app.outdir, "_static").rglob("*"):
+        if path.suffix in (".map", ".html"):
+            path.unlink()
+
+
+def setup(app) -> None:
+    collect(Path(app.srcdir))
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
+    app.connect("build-finished", drop_unused)
+    app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon's
