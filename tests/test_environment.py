@@ -6,6 +6,7 @@ import sys
 import tomllib
 
 import yaml
+from setuptools import find_packages
 
 from lightdet_core.config import root
 
@@ -50,16 +51,27 @@ def test_conda_takes_the_same_lock_and_python():
     assert project["requires-python"] == ">=3.11"
 
 
-def test_direct_imports_of_the_core_are_asked_for():
+def test_direct_imports_of_the_code_are_asked_for():
     modules = {"PIL": "pillow", "yaml": "pyyaml"}
     imported = set()
-    for path in (root() / "lightdet_core").glob("*.py"):
+    for path in root().glob("lightdet_*/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
     optional = {"apex", "cv2"}  # NVIDIA's, which must be built from source
-    others = imported - set(sys.stdlib_module_names) - {"lightdet_core"} - optional
+    own = {"lightdet_core", "lightdet_tools"}
+    others = imported - set(sys.stdlib_module_names) - own - optional
     missing = {modules.get(name, name.replace("_", "-")) for name in others} - set(WANTED)
     assert not missing
+
+
+def test_an_installation_has_every_package():
+    project = tomllib.loads((root() / "pyproject.toml").read_text())
+    (found,) = project["tool"]["setuptools"]["packages"].values()
+    packages = find_packages(str(root()), **found)
+    folders = {path.parent for path in root().glob("lightdet_*/**/*.py")}
+    assert sorted(packages) == sorted(
+        ".".join(folder.relative_to(root()).parts) for folder in folders
+    )
