@@ -6,6 +6,7 @@ import sys
 import tomllib
 
 import yaml
+from setuptools import find_packages
 
 from lightdet_core.config import root
 
@@ -83,3 +84,13 @@ def imported(*packages: str) -> set[str]:
 def test_what_is_imported_is_declared():
     assert imported("lightdet_core") <= DECLARED["core"]
     assert imported("lightdet_core", "lightdet_tools") <= set(WANTED)
+
+
+def test_an_installation_has_every_package():
+    project = tomllib.loads((root() / "pyproject.toml").read_text())
+    (found,) = project["tool"]["setuptools"]["packages"].values()
+    packages = find_packages(str(root()), **found)
+    folders = {path.parent for path in root().glob("lightdet_*/**/*.py")}
+    assert sorted(packages) == sorted(
+        ".".join(folder.relative_to(root()).parts) for folder in folders
+    )

@@ -57,26 +57,30 @@ def linked(tmp_path, text, folder="notebooks"):
     return tmp_path / folder / "a.ipynb"
 
 
-def test_links_to_the_core_are_checked_set_and_moved(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "module", ["lightdet_core/losses.py", "lightdet_core/machinery/a.py", "lightdet_tools/b/c.py"]
+)
+def test_links_to_code_are_checked_set_and_moved(tmp_path, monkeypatch, module):
     use_root(monkeypatch, tmp_path)
-    core = tmp_path / "lightdet_core" / "losses.py"
-    core.parent.mkdir()
-    core.write_text("A = 1\nB: int = 2\n\n\nclass C:\n    pass\n\n\ndef giou():\n    pass\n")
-    assert run.lines_of("losses") == {"A": 1, "B": 2, "C": 5, "giou": 9}
-    text = "[`giou`](../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top)"
+    (tmp_path / module).parent.mkdir(parents=True)
+    (tmp_path / module).write_text(
+        "A = 1\nB: int = 2\n\n\nclass C:\n    pass\n\n\ndef giou():\n    pass\n"
+    )
+    assert run.lines_of(module) == {"A": 1, "B": 2, "C": 5, "giou": 9}
+    text = f"[`giou`](../{module}#L1) of `a` [web](https://a.b/c.py) [top](#top)"
     path = linked(tmp_path, text)
     (problem,) = run.check(path)
     assert "cell 0: link to giou: line 1, now 9" in problem
     before = run.extract(nbformat.read(path, 4))
     assert run.set_links(path) and not run.set_links(path)
-    assert run.check(path) == [] and "losses.py#L9" in path.read_text()
+    assert run.check(path) == [] and f"{module}#L9" in path.read_text()
     assert run.extract(nbformat.read(path, 4)) == before  # DVC does not run it for a line
 
     moved = tmp_path / "results" / "demo" / "notebooks"
     text += " [05](05_train.ipynb) [08](08_table2.ipynb) [D1](../DEVIATIONS.md)"
     monkeypatch.setattr(run, "read_params", lambda: {"runs": ["teacher", "g1"], "taught": []})
     assert run._moved_links(text, path.parent, moved) == (
-        "[`giou`](../../../lightdet_core/losses.py#L1) of `a` [web](https://a.b/c.py) [top](#top) "
+        f"[`giou`](../../../{module}#L1) of `a` [web](https://a.b/c.py) [top](#top) "
         "[05](05_train_g1-s0.ipynb) [08](08_table2.ipynb) [D1](../../../DEVIATIONS.md)"
     )
 
@@ -130,7 +134,7 @@ def test_extract_ignores_outputs_and_ids_but_no_text(tmp_path):
 def test_execution_is_reproducible_and_names_no_machine(tmp_path):
     code = (
         "import sys, warnings\n"
-        "from lightdet_core.config import root()\n"
+        "from lightdet_core.config import root\n"
         "print(name, count + 1, root() / 'params.yaml', root(), object())\n"
         "print(sys.prefix, sys.executable)\n"
         "warnings.warn('careful')"

@@ -6,21 +6,18 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from test_imports import imports, module_of, place, tree_of
 
 from lightdet_core.config import ConfigError, all_runs, load_config, profiles, read_params, root
 
 STAGES = yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((root() / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
-# What these three do reaches later stages as data/<profile>/manifest.json, so that drawing another
-# scene does not have to mean training again when the scenes stay as they are.
-DATA_ONLY = {"datasets", "download", "scenes"}
 
 
 def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
@@ -34,47 +31,49 @@ def names(entries: list) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
-def imports(tree: ast.AST, everywhere: bool) -> set[str]:
-    """Core modules that code imports: at its top level, or everywhere in it."""
-    found = set()
-    for node in ast.walk(tree) if everywhere else tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightdet_core"):
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            modules = [alias.name.split(".") for alias in node.names]
-            found |= {parts[1] for parts in modules if parts[0] == "lightdet_core" and parts[1:]}
+def used_files(stage: dict) -> set[str]:
+    """The modules of both packages that a stage's command runs, its notebook's included."""
+    words = shlex.split(stage["cmd"])
+    assert words[:2] == ["python", "-m"]
+    found, due = set(), {words[2]}
+    for word in words:
+        if word.startswith("notebooks/"):
+            cells = nbformat.read(root() / word, 4).cells
+            code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+            due |= imports(ast.parse(code))
+    while due:
+        file = f"{due.pop().replace('.', '/')}.py"
+        if file not in found and (root() / file).is_file():
+            found.add(file)
+            due |= imports(tree_of(file))
     return found
 
 
-@cache
-def closure(module: str) -> frozenset[str]:
-    """`module` and every core module that comes with importing it."""
-    tree = ast.parse((root() / f"lightdet_core/{module}.py").read_text())
-    below = (closure(name) for name in imports(tree, everywhere=False))
-    return frozenset({module}.union(*below))
-
-
-def used_modules(stage: dict) -> set[str]:
-    """Core modules that a stage's command runs, its notebook's included."""
-    words = shlex.split(stage["cmd"])
-    assert words[:2] == ["python", "-m"]
-    used = set(closure(words[2].removeprefix("lightdet_core.")))
-    for word in words:
-        if word.startswith("notebooks/"):
-            for cell in nbformat.read(root() / word, 4).cells:
-                if cell.cell_type == "code":
-                    found = imports(ast.parse(cell.source), everywhere=True)
-                    used |= set().union(*map(closure, found)) if found else set()
-    return used
+def code_of(stage: dict) -> set[str]:
+    """What a stage depends on: rooms, the core, or those files of it that are not the method."""
+    files = used_files(stage)
+    core = {file for file in files if file.startswith("lightdet_core/")}
+    small = all(place(module_of(file)) in ("config", "machinery") for file in core)
+    tools = {file if file.count("/") == 1 else str(Path(file).parent) for file in files - core}
+    return tools | (core if small else {"lightdet_core"})
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_the_core_files_it_uses_and_no_others(name):
-    stage = STAGES[name]
-    declared = {Path(dep).stem for dep in stage["deps"] if dep.startswith("lightdet_core/")}
-    used = used_modules(stage) - (set() if name == "data" else DATA_ONLY)
-    assert declared == used
+def test_a_stage_depends_on_the_code_it_uses_and_no_other(name):
+    deps = STAGES[name]["deps"]
+    assert sorted(dep for dep in deps if dep.startswith("lightdet_")) == sorted(
+        code_of(STAGES[name])
+    )
+
+
+def test_no_tool_makes_a_training_due():
+    """Drawing another scene does not, where packs stay as they are."""
+    for name in ("train", "train_taught"):
+        assert not any(dep.startswith("lightdet_tools") for dep in STAGES[name]["deps"])
+
+
+def test_what_python_leaves_behind_makes_nothing_due():
+    assert "__pycache__" in (root() / ".dvcignore").read_text().split()
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
+from lightdet_core.config import root
+
 RESULTS = root() / "results/demo"
 NOTEBOOKS = sorted((RESULTS / "notebooks").glob("*.ipynb"))
 
