@@ -606,16 +606,7 @@ def test_training_learns(here):
 
 def test_command_reports_mistakes_in_one_line():
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lightdet_tools",
-            "train",
-            "--experiment",
-            "g7",
-            "--profile",
-            "demo",
-        ],
+        [sys.executable, *"-m lightdet_tools train --experiment g7 --profile demo".split()],
         cwd=root(),
         capture_output=True,
         text=True,
