@@ -512,8 +512,9 @@ def test_training_learns(here):
 
 
 def test_command_reports_mistakes_in_one_line():
+    words = ["-m", "lightdet_tools", "train", "--experiment", "g7", "--profile", "demo"]
     done = subprocess.run(
-        [sys.executable, "-m", "lightdet_tools", "train", "--experiment", "g7"],
+        [sys.executable, *words],
         cwd=HERE,
         capture_output=True,
         text=True,

@@ -468,14 +468,7 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
 
 
 def test_an_error_is_one_line(tmp_path, capsys):
-    command = [
-        "export",
-        str(tmp_path / "none.safetensors"),
-        "--format",
-        "onnx",
-        "--out",
-        str(tmp_path),
-    ]
+    command = ["export", f"{tmp_path}/none.safetensors", "--format", "onnx", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
         cli.main(command)
     out, err = capsys.readouterr()
