@@ -7,15 +7,20 @@ lie elsewhere: sphinx-build -c docs EMPTY_FOLDER OUT, the profile in LIGHTDET_PR
 """
 
 import ast
+import inspect
 import os
 import re
 import shutil
 import sys
+from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,6 +74,7 @@ autodoc_default_options = {"members": True, "undoc-members": True, "show-inherit
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # those of torch
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True  # as the source has them
 autodoc_use_type_comments = False  # there are none, and the search for them takes seconds
 toc_object_entries_show_parents = "hide"
 add_module_names = False
@@ -89,9 +95,9 @@ def modules() -> dict[str, list[str]]:
     found = {}
     for init in sorted(ROOT.glob("lightdet_*/**/__init__.py")):
         names = {path.stem for path in init.parent.glob("*.py")} - {"__init__", "__main__"}
-        listed = re.findall(r"\w+", docstring(init))
+        lists = re.findall(r"\w+(?:,\s+\w+)+", docstring(init))  # such as "config, boxes, model"
+        listed = re.findall(r"\w+", max(lists, key=len, default=""))
         order = [name for name in dict.fromkeys(listed) if name in names]
-        order = order if 2 * len(order) > len(names) else []  # no list, words in a sentence
         order += sorted(names - set(order))
         found[".".join(init.parent.relative_to(ROOT).parts)] = order
     return found
@@ -248,8 +254,29 @@ def visit_math(self, node: nodes.Node) -> None:
     raise nodes.SkipNode
 
 
+def types_as_read(app, obj, bound) -> None:
+    """`Annotated[int, Field(ge=0)]` -> int."""
+    with suppress(Exception):  # no annotations, or of something that is imported for them only
+        obj.__annotations__ = get_type_hints(obj)
+
+
+def fields(app, what, name, obj, options, signature, returned):
+    """A class of fields: each with the comment behind it, and no signature of all of them."""
+    if what == "class" and (is_dataclass(obj) or hasattr(obj, "_fields")):
+        types_as_read(app, obj, False)
+        analyzer = ModuleAnalyzer.for_module(obj.__module__)
+        analyzer.analyze()
+        found = re.findall(r"^    (\w+): .*?  # (.+)", inspect.getsource(obj), re.MULTILINE)
+        for field, about in found:  # a colon would make a type of what is before it
+            analyzer.attr_docs[obj.__qualname__, field] = [about.replace(": ", " – "), ""]
+        return "", None
+    return None
+
+
 def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
     """The docstrings here are plain text with `code`, not reStructuredText."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
     out, section, literal = [], False, False
     for line in lines:
         indented = line.startswith("    ")
@@ -268,7 +295,7 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
         if section:  # a line of several arguments: `points: (P, 2). strides: (P,).`
             text = re.sub(r"(?<=\.) (?=[a-z_][\w\\*]*: )", "\n    ", text)
         out += text.split("\n")
-    lines[:] = [] if out[:1] and out[0].startswith("Alias for field number") else out
+    lines[:] = out
 
 
 def drop_unused(app, error) -> None:
@@ -282,4 +309,6 @@ def setup(app) -> None:
     collect(Path(app.srcdir))
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("build-finished", drop_unused)
+    app.connect("autodoc-before-process-signature", types_as_read)
+    app.connect("autodoc-process-signature", fields)
     app.connect("autodoc-process-docstring", to_rst, priority=400)  # before napoleon's
