@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import HERE, tiny
 
 from lightdet_core import engine
 from lightdet_core.config import UserError, load_config
@@ -52,6 +52,12 @@ def test_float32_is_compared_with_float64(here, monkeypatch):
     monkeypatch.setattr(engine, "batch_loss", wrong)
     off = compared(CPU, here)["device"]
     assert min(off["gradient"], off["loss_qfl"]) > 20 * gpu_steps.CLOSE
+
+
+def test_the_tests_for_a_gpu_are_all_run_there():
+    files = (HERE / "tests").rglob("test_*.py")
+    marked = {path for path in files if "@pytest.mark.gpu" + chr(10) in path.read_text()}
+    assert marked == {HERE / "tests" / name for name in gpu_steps.GPU_TESTS}
 
 
 @pytest.mark.parametrize(

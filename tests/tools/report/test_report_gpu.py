@@ -23,20 +23,20 @@ def write(root, step, **found):
 @pytest.mark.parametrize("step", ["speed", "latency", "sparse", "training"])
 def test_what_is_absent_is_said_to_be(tmp_path, step):
     assert getattr(gpu, f"{step}_table")() is None
-    line = gpu.gpu_line(step, tmp_path)
+    line = gpu.gpu_line(step)
     assert f"nothing was measured, for no machine with one was at hand (results/gpu/{step}" in line
 
 
 def test_it_is_said_which_machine_measured(tmp_path):
     write(tmp_path, "speed", **{"images/s": {"fp16": {"images/s": 5.0, "batch": 2}}})
-    assert gpu.gpu_line("speed", tmp_path) == "On a GPU: one GPU, 2.11.0, 2026-01-02, abc"
-    assert gpu.speed_table(tmp_path).loc["fp16", "images/s"] == 5
+    assert gpu.gpu_line("speed") == "On a GPU: one GPU, 2.11.0, 2026-01-02, abc"
+    assert gpu.speed_table().loc["fp16", "images/s"] == 5
     (tmp_path / "results" / "gpu" / "speed.json").write_text("{")
     with pytest.raises(UserError, match=r"speed\.json: not JSON"):
-        gpu.speed_table(tmp_path)
+        gpu.speed_table()
     write(tmp_path, "sparse", products=[])
     with pytest.raises(UserError, match=r"sparse\.json: without sums; `make gpu`"):
-        gpu.sparse_table(tmp_path)
+        gpu.sparse_table()
 
 
 def test_latency_has_ratios_and_gaps(tmp_path):
@@ -45,14 +45,14 @@ def test_latency_has_ratios_and_gaps(tmp_path):
         "yolov4_tiny": {"size": 416, "fp32": {"ms": 1.0, "ratio": 1.0}},
     }
     write(tmp_path, "latency", systems=systems)
-    table = gpu.latency_table(tmp_path)
+    table = gpu.latency_table()
     assert table.loc["g5", "fp32 ratio"] == 2 and pd.isna(table.loc["g5", "fp16 ms"])
 
 
 def test_sparse_products_are_compared_with_dense_ones(tmp_path):
     sums = [{"images": 1, "kind": "fp16", "layers": 46, "dense": 4.0, "CUSPARSELT": 3.0}]
     write(tmp_path, "sparse", sums=sums)
-    (row,) = gpu.sparse_table(tmp_path).to_dict("records")
+    (row,) = gpu.sparse_table().to_dict("records")
     assert row["CUSPARSELT / dense"] == 0.75 and row["dense, ms"] == 4
 
 
@@ -71,7 +71,7 @@ def test_runs_are_averaged_over_seeds(tmp_path):
     assert first["person"] == pytest.approx(30) and first["seeds"] == 2
     assert first["images/s, 6 side by side"] == 100
     assert table.loc["minicoco416", "g2"]["AP"] == pytest.approx(55)
-    assert list(gpu.training_table("g2", tmp_path).index) == [("minicoco416", "g2")]
+    assert list(gpu.training_table("g2").index) == [("minicoco416", "g2")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,27 @@
+import subprocess
+
+import pytest
+from conftest import use_root
+
+from lightdet_core.machinery.provenance import git_state
+
+
+@pytest.mark.parametrize("file", ["lightdet_core/a.py", "lightdet_tools/b/c.py", "params.yaml"])
+def test_what_differs_from_the_commit_is_said(tmp_path, monkeypatch, file):
+    use_root(monkeypatch, tmp_path)
+    (tmp_path / "params.yaml").unlink()
+    for name in ("lightdet_core/a.py", "lightdet_tools/b/c.py", "params.yaml", "README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    own = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (
+        ["init", "--quiet"],
+        ["add", "."],
+        [*own, "commit", "--quiet", "--message", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    (tmp_path / "README.md").write_text("other")
+    state = git_state()
+    assert len(state["commit"]) == 40 and state["dirty"] is False
+    (tmp_path / file).write_text("other")
+    assert git_state() == {**state, "dirty": True}
