@@ -18,6 +18,7 @@ from lightdet_core.config import ConfigError, all_runs, load_config, profiles, r
 STAGES = yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((root() / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
+CLI = "lightdet_tools/cli.py"  # passes words on; of it a stage needs what its own command imports
 
 
 def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
@@ -34,8 +35,10 @@ def names(entries: list) -> list[str]:
 def used_files(stage: dict) -> set[str]:
     """The modules of both packages that a stage's command runs, its notebook's included."""
     words = shlex.split(stage["cmd"])
-    assert words[:2] == ["python", "-m"]
-    found, due = set(), {words[2]}
+    assert words[:3] == ["python", "-m", "lightdet_tools"]
+    name = "_".join(words[3 : 5 if words[3] == "notebook" else 4])
+    commands = {node.name: node for node in tree_of(CLI).body if hasattr(node, "name")}
+    found, due = set(), {"lightdet_core.config", *imports(commands[name])}
     for word in words:
         if word.startswith("notebooks/"):
             cells = nbformat.read(root() / word, 4).cells

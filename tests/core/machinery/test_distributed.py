@@ -242,7 +242,7 @@ def test_what_processes_exchange(here, data_root, tmp_path):
 def agreeing(root, config, runs, progress):
     """`fit`; in the end all processes must hold the same weights and statistics."""
     in_(root)
-    real = train._weights
+    real = engine.final_weights
 
     def weights(state):
         found = real(state)
@@ -250,7 +250,7 @@ def agreeing(root, config, runs, progress):
         distributed.check_agreement(text, "all must hold the same state")
         return found
 
-    train._weights = weights
+    engine.final_weights = weights
     train.fit(config, runs, progress, "cpu")
 
 
