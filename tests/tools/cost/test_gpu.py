@@ -17,7 +17,7 @@ from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.packs import open_pack, pack_path
 from lightdet_tools import cli
 from lightdet_tools.cost import gpu, gpu_bundle, gpu_networks, gpu_steps
-from lightdet_tools.cost.gpu_steps import Product
+from lightdet_tools.cost.gpu_networks import Product
 
 CPU = torch.device("cpu")
 
