@@ -284,8 +284,8 @@ def site(
         [*map(str, command), work / "source", work / "html"],
         env={**os.environ, "LIGHTDET_PROFILE": profile},
     )
-    if done.returncode:
-        raise UserError(f"the site of {profile} could not be made: see above")
+    if done.returncode:  # it has said why
+        sys.exit(2)
     shutil.rmtree(out, ignore_errors=True)
     (work / "html").rename(out)
     shutil.rmtree(work)

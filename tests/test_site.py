@@ -203,7 +203,7 @@ def test_docstrings_are_plain_text_and_formulas_that_cannot_be_read_are_errors(c
 def test_what_somebody_else_made_stays(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     done = make(f"SITE={tmp_path}")
-    assert done.returncode and f"error: {tmp_path} is no site" in done.stdout + done.stderr
+    assert done.returncode and f"error: {tmp_path}: is no site" in done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

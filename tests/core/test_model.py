@@ -225,9 +225,7 @@ def test_weights_round_trip(tmp_path):
 
 def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
-    with pytest.raises(
-        m.UserError, match=r"weights\.safetensors: no trained run .*lightdet train"
-    ):
+    with pytest.raises(m.UserError, match=r"weights\.safetensors: no trained run .*lightdet train"):
         m.load_weights(path)
     path.write_bytes(b"not a tensor file")
     with pytest.raises(m.UserError, match="not a readable"):

@@ -148,9 +148,9 @@ def test_optimizer_that_is_not_fused_learns_the_same(optimizer):
 
 @pytest.mark.parametrize("name", ["step", "compare"])
 def test_what_is_written(files, tmp_path, monkeypatch, name):
-    build(*files, tmp_path / "pack", 64, progress=lambda line: None)
+    pack = build(*files, tmp_path / "pack", 64, progress=lambda line: None)
     monkeypatch.setattr(benchmark, "split_paths", lambda *_: files)
-    monkeypatch.setattr(benchmark, "pack_path", lambda *_: tmp_path / "pack")
+    monkeypatch.setattr(benchmark, "open_split", lambda *_: pack)
     use_root(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     command = "benchmark --profile custom --batch-size 2 --input-size 64 --steps 1"

@@ -208,7 +208,7 @@ def test_plan_without_data(measured, monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "pack_path", lambda *_: tmp_path / "none")
     settings = load_config("c0", "demo")
     assert plan.data_counts(settings) == (settings.data.num_train, settings.data.num_val, 7)
-    with pytest.raises(DataError, match=r"bccd: .*lightdet_tools.data.pack --profile bccd"):
+    with pytest.raises(DataError, match=r"bccd: .*lightdet pack --profile bccd"):
         plan.estimate("bccd", progress=lambda line: None)
     assert measured == []
 

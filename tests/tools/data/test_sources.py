@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import use_root
+from conftest import HERE, use_root
 from PIL import Image
 
 from lightdet_core.config import DataError, UserError, load_config
@@ -558,6 +559,8 @@ REAL_MINICOCO = os.environ.get("LIGHTDET_MINICOCO")
 @pytest.mark.skipif(not REAL_MINICOCO, reason="LIGHTDET_MINICOCO names no folder")
 def test_minicoco_real(root, monkeypatch):
     monkeypatch.setenv("LIGHTDET_MINICOCO", str(REAL_MINICOCO))
+    (root / "data").mkdir(exist_ok=True)
+    shutil.copy(HERE / "data/minicoco.json", root / "data")
     config = load_config("g3", "minicoco")
     splits = json.loads(prepare(config, silent).read_text())["splits"]
     assert (splits["train"]["images"], splits["val"]["images"]) == (2161, 300)

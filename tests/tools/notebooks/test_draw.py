@@ -65,8 +65,8 @@ class Sure(torch.nn.Module):
         edges[0, 5, :, 2] = 99.0
         return scores, edges
 
-    def scores(self, cls_logits, box_logits):
-        return cls_logits.sigmoid()
+    def scores_and_boxes(self, cls_logits, box_logits, size):
+        return cls_logits.sigmoid(), None
 
     def detect(self, images, score_threshold):
         asked = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.8]), torch.tensor([1])

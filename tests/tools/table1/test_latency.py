@@ -33,7 +33,7 @@ def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
     assert not any(torch.equal(a[:8], b[:8]) for a, b in itertools.pairwise(norms))
     with torch.inference_mode():
         threshold = latency.score_threshold(system, system.wanted, candidates=150)
-        scores = system.model.scores_and_boxes(*system.wanted, (small.input_size,) * 2)[0]
+        scores = system.model.scores_and_boxes(*system.wanted, (system.size,) * 2)[0]
     assert float(system.wanted[0].std()) == pytest.approx(latency.SPREAD, rel=0.05)
     assert system.wanted[0].std(1).median() > 0.02  # from cell to cell, too
     assert int((scores > threshold).sum()) in range(145, 151)  # equal scores fall together

@@ -113,7 +113,7 @@ def test_figures_show_every_point(found):
 
 def test_missing_measurements_are_an_error(tmp_path):
     path = tmp_path / "latency.json"
-    with pytest.raises(UserError, match=r"latency\.json: not there .* lightdet_core\.lat"):
+    with pytest.raises(UserError, match=r"latency\.json: not there .* lightdet lat"):
         tables.read_latency(path)
     path.write_text(json.dumps({"systems": []}))
     with pytest.raises(UserError, match="not there or not readable"):
