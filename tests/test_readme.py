@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from conftest import teach
+from PIL import Image
 
 from lightdet_core.config import root
 
@@ -161,3 +163,16 @@ def test_the_times_are_those_of_the_table():
     ratios = [table[f"{runtime} ratio"] for runtime in ("onnxruntime", "ncnn", "torch")]
     words = "takes {:.2f} of YOLOv4-tiny's time in ONNX Runtime, {:.2f} in ncnn, {:.2f} in torch"
     assert words.format(*ratios) in re.sub(r"\s+", " ", TEXT["README.md"])
+
+
+def test_what_it_shows_in_python_runs(tmp_path, monkeypatch):
+    teach(tmp_path / "runs/demo", "g5")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "photos/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", TEXT["README.md"], re.S | re.M):
+        exec(block, names)
+    assert len(names["found"].boxes) == len(names["found"].names)
+    assert {"loss_qfl", "loss_giou", "loss_dfl"} <= set(names["terms"])
+    assert all(p.grad is not None for p in names["network"].head.towers.parameters())
