@@ -55,7 +55,7 @@ def training(job: Job) -> None:
     """The groups and their teacher, seed by seed; each run is written when it has ended.
 
     A profile of which a run has failed is not tried again; a row that would not be finished is not
-    begun. (`gpu_report.training_table` shows whole rows only.)
+    begun. (`report.gpu.training_table` shows whole rows only.)
     """
     began, found, took = time.monotonic(), {"runs": [], "left out": []}, {}
     found["side by side"] = 2 if job.small else SIDE_BY_SIDE

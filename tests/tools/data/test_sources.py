@@ -1,4 +1,4 @@
-"""datasets.py: `pytest tests/test_datasets.py`."""
+"""sources.py: data of every kind comes into COCO format."""
 
 import functools
 import hashlib
