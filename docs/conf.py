@@ -95,9 +95,8 @@ def modules() -> dict[str, list[str]]:
     found = {}
     for init in sorted(ROOT.glob("lightdet_*/**/__init__.py")):
         names = {path.stem for path in init.parent.glob("*.py")} - {"__init__", "__main__"}
-        lists = re.findall(r"\w+(?:,\s+\w+)+", docstring(init))  # such as "config, boxes, model"
-        listed = re.findall(r"\w+", max(lists, key=len, default=""))
-        order = [name for name in dict.fromkeys(listed) if name in names]
+        listed = re.findall(r"^(\w+) +\S", docstring(init), re.MULTILINE)  # "boxes   cells, NMS"
+        order = [name for name in listed if name in names]
         order += sorted(names - set(order))
         found[".".join(init.parent.relative_to(ROOT).parts)] = order
     return found
@@ -197,7 +196,9 @@ def collect(folder: Path) -> None:
     (folder / "api").mkdir()
     for package, names in packages.items():
         path = ROOT / package.replace(".", "/")
-        api += [f"## {package}\n", docstring(path / "__init__.py"), "", "| module | |\n|---|---|"]
+        about = docstring(path / "__init__.py").splitlines()
+        about = [line for line in about if line.split(" ")[0] not in names]  # the table has these
+        api += [f"## {package}\n", *about, "", "| module | |\n|---|---|"]
         for name in names:
             page = f"# {package}.{name}\n\n```{{eval-rst}}\n.. automodule:: {package}.{name}\n```\n"
             (folder / f"api/{package}.{name}.md").write_text(page, encoding="utf-8")
@@ -290,7 +291,7 @@ def to_rst(app, what, name, obj, options, lines: list[str]) -> None:
             if i % 2:  # code: a name that may be a link, or not
                 spans[i] = span if re.fullmatch(r"`[\w.]+`", span) else f"``{span.strip('`')}``"
             else:
-                spans[i] = re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span)
+                spans[i] = re.sub(r"([*|@\\]|(?<=\w)_(?!\w))", r"\\\1", span)
         text = line if literal else "".join(spans)
         if section:  # a line of several arguments: `points: (P, 2). strides: (P,).`
             text = re.sub(r"(?<=\.) (?=[a-z_][\w\\*]*: )", "\n    ", text)

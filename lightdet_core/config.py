@@ -121,7 +121,7 @@ class ModelConfig:
     stacked_convs: Count = 3  # depthwise-separable convolutions per level of the head
     reg_max: int = Field(10, ge=4)  # largest distance in strides; R = reg_max + 1 bins
     cell_scale: Positive = 8.0  # side of the ATSS cell in strides (octave_base_scale)
-    pretrained: OnOrFile = False  # true: ImageNet weights (imagenet.py); or a local file of them
+    pretrained: OnOrFile = False  # true: ImageNet weights; or a local file of them
     drop_path: float = Field(0.0, ge=0, le=0.9)  # stochastic depth of the backbone
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
 
@@ -350,9 +350,8 @@ def _layers(params: dict, experiment: str, profile: str) -> tuple[dict[str, obje
 def _scaled(model: ModelConfig, input_scale: object, profile: str) -> ModelConfig:
     """The input, and with it the assignment's cells, as large as the profile wants them."""
     where = f"{profile}.input_scale: {input_scale!r}"
-    if isinstance(input_scale, bool) or not isinstance(input_scale, int | float):
-        raise ConfigError(f"{where} is not a factor between 0 and 4")
-    if not 0 < input_scale <= 4:
+    number = isinstance(input_scale, int | float) and not isinstance(input_scale, bool)
+    if not number or not 0 < input_scale <= 4:
         raise ConfigError(f"{where} is not a factor between 0 and 4")
     size = model.input_size
     scaled = size if input_scale == 1 else round(size * input_scale / 16) * 16

@@ -25,7 +25,8 @@ from lightdet_core.losses import detection_loss
 from lightdet_core.machinery import checkpoint, distributed
 from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
-from lightdet_core.model import LightDet, build, untrained
+from lightdet_core.machinery.precision import forward
+from lightdet_core.model import LightDet, build, from_scratch
 
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
@@ -99,8 +100,8 @@ def train_step(
     with part("forward"):
         logits, taught = model.logits(batch.images, train.precision), None
         if teacher is not None:
-            with torch.no_grad():
-                taught = teacher.logits(batch.images, train.precision)
+            with torch.no_grad():  # nobody learns from its quality
+                taught = Logits(*forward(teacher, batch.images, train.precision), None)
     with part("assignment and loss"):
         terms = loss(logits, batch, config, taught)
         terms["loss"] = total_loss(terms)
@@ -297,7 +298,7 @@ def begin(run: Run) -> tuple[State, int]:
         checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
     )  # other machines need not have the file
     # a resumed run takes every tensor from its checkpoint
-    model = build(untrained(config) if resumed or init else config)
+    model = build(from_scratch(config) if resumed or init else config)
     if init and not resumed:
         try:
             model.load_state_dict(init)

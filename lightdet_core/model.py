@@ -203,20 +203,19 @@ class GFLHead(nn.Module):
         cls_logits, box_logits = torch.cat(flat, 1).split([self.num_classes, 4 * self.num_bins], -1)
         return cls_logits, box_logits.unflatten(-1, (4, self.num_bins))
 
-    def quality_logits(self, box_logits: Tensor) -> Tensor | None:
+    def quality_logits(self, edges: Tensor) -> Tensor | None:
         """GFLv2's quality of localisation, read off `boxes.edge_shape`.
 
         Args:
-            box_logits: (…, P, 4, R).
+            edges: distributions (…, P, 4, R).
 
         Returns:
             (…, P, 1) logits, or None for GFLv1.
         """
         if self.quality is None:
             return None
-        shape = boxes.edge_shape(box_logits.softmax(-1))
         own = next(self.quality.parameters()).dtype
-        return self.quality(shape.to(own)).to(box_logits.dtype)
+        return self.quality(boxes.edge_shape(edges).to(own)).to(edges.dtype)
 
 
 class LightDet(DetectionNetwork):
@@ -237,15 +236,17 @@ class LightDet(DetectionNetwork):
     def logits(self, images: Tensor, precision: str = "fp32") -> Logits:
         """What the losses need, float32: (B, 3, H, W) through the network in a precision."""
         cls_logits, box_logits = forward(self, images, precision)
-        return Logits(cls_logits, box_logits, self.head.quality_logits(box_logits))
+        if self.head.quality is None:
+            return Logits(cls_logits, box_logits, None)
+        return Logits(cls_logits, box_logits, self.head.quality_logits(box_logits.softmax(-1)))
 
     def scores_and_boxes(
         self, cls_logits: Tensor, box_logits: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Scores (B, P, C) and xyxy (B, P, 4), not clipped, on a canvas of (height, width)."""
-        quality_logits = self.head.quality_logits(box_logits)
+        edges = box_logits.softmax(-1)
         cells = boxes.level_grid(*size, box_logits.device)[:2]
-        return boxes.scores_and_boxes(cls_logits, box_logits.softmax(-1), quality_logits, *cells)
+        return boxes.scores_and_boxes(cls_logits, edges, self.head.quality_logits(edges), *cells)
 
     def postprocess(
         self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: Any
@@ -272,7 +273,7 @@ def build(config: Config) -> LightDet:
     return model
 
 
-def untrained(config: Config) -> Config:
+def from_scratch(config: Config) -> Config:
     """The settings without the ImageNet weights, for when others are loaded anyway."""
     model = dataclasses.replace(config.model, pretrained=False)
     return dataclasses.replace(config, model=model)

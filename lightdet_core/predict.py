@@ -26,7 +26,7 @@ class Predictor(NamedTuple):
     """A trained network that is ready to use; `network` is the torch module."""
 
     network: LightDet
-    names: list[str]  # of the classes by label
+    categories: list[dict]  # {"id", "name"} by label
     size: int  # side of the network's canvas, pixels
     iou_threshold: float  # of NMS
     max_detections: int
@@ -46,12 +46,12 @@ class Predictor(NamedTuple):
         """
         pixels = to_pixels(image)
         height, width = pixels.shape[:2]
-        canvas = torch.from_numpy(letterbox(pixels, self.size)).permute(2, 0, 1)[None].float()
+        canvas = torch.from_numpy(letterbox(pixels, self.size, quick=True))[None]
         device = next(self.network.parameters()).device
         limits = score_threshold, self.iou_threshold, self.max_detections
-        (found,) = self.network.detect(canvas.to(device), *limits)
+        (found,) = self.network.detect(canvas.permute(0, 3, 1, 2).float().to(device), *limits)
         xyxy = boxes_on_image(found.boxes.cpu().double().numpy(), width, height, self.size)
-        names = [self.names[label] for label in found.labels.tolist()]
+        names = [self.categories[label]["name"] for label in found.labels.tolist()]
         return Prediction(
             torch.from_numpy(xyxy).float(), found.scores.cpu(), found.labels.cpu(), names
         )
@@ -83,5 +83,4 @@ def load(weights: Path | str, device: torch.device | str = "cpu") -> Predictor:
     """
     network, config, categories = load_weights(weights)
     limits = config["evaluate"]["iou_threshold"], config["evaluate"]["max_detections"]
-    names = [category["name"] for category in categories]
-    return Predictor(network.to(device), names, config["model"]["input_size"], *limits)
+    return Predictor(network.to(device), categories, config["model"]["input_size"], *limits)

@@ -37,7 +37,7 @@ from lightdet_core.machinery.runs import (
     run_key,
     sources_of,
 )
-from lightdet_core.model import LightDet, build, load_weights, save_weights, untrained
+from lightdet_core.model import LightDet, build, from_scratch, load_weights, save_weights
 
 
 def fit(
@@ -124,7 +124,7 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
     truth = read_truth(packs["val"])
 
     def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
-        model = build(untrained(config))
+        model = build(from_scratch(config))
         model.load_state_dict(weights)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")

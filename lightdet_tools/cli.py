@@ -321,9 +321,8 @@ def run_cli(work: Callable[[], object]) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "lightdet").startswith("lightdet"):
             raise
-        extras = "deploy,table1,notebooks,imagenet"
-        print(f"error: {error.name} is not installed; pip install 'lightdet[{extras}]'",
-              file=sys.stderr)  # fmt: skip
+        remedy = "in the repository, pip install '.[deploy,table1,notebooks,imagenet]' has it"
+        print(f"error: {error.name} is not installed; {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)

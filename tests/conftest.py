@@ -51,6 +51,12 @@ def threads_as_before():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread(threads_as_before):
+    """For small passes: on a busy machine two would spend ten times as long waiting."""
+    torch.set_num_threads(1)
+
+
 def silent(_: str) -> None:
     pass
 

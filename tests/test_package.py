@@ -48,7 +48,7 @@ def test_it_imports_and_predicts_outside_of_the_repository(python, tmp_path):
         "print(lightdet_core.__file__, len(found.boxes), len(found.names))"
     )
     place, boxes, names = run(python, "-c", code, cwd=tmp_path).split()
-    assert Path(place).is_relative_to(python.parents[1]) and boxes == names
+    assert Path(place).is_relative_to(python.parents[1]) and boxes == names != "0"
 
 
 def test_its_command_detects(python, tmp_path):

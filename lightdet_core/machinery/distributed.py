@@ -31,6 +31,7 @@ from lightdet_core.config import TrainConfig, UserError
 
 WORTH_A_GPU = 8
 LONGEST = 900  # characters of a line: below the 4,096 bytes that a pipe takes at once
+STOPS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 30  # seconds that processes have for a checkpoint when they are to stop
 CPU = torch.device("cpu")  # objects and flags travel through gloo: no wait for the GPU
 
@@ -324,7 +325,8 @@ def launch(work: Callable[..., object], processes: int, progress: Callable[[str]
             else:
                 ended.setdefault(kind, text)
 
-    with interruptible(one_of_many=True) as stop:
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
+    with interruptible(True, STOPS if ignored else (*STOPS, signal.SIGHUP)) as stop:
         arguments = (processes, store.port, writer, work)
         context: Any = mp.start_processes(_work, arguments, processes, join=False)
         try:
@@ -382,7 +384,9 @@ def _work(place: int, processes: int, port: int, writer: Connection, work: Calla
 
 
 @contextmanager
-def interruptible(one_of_many: bool) -> Generator[threading.Event]:
+def interruptible(
+    one_of_many: bool, signals: tuple[signal.Signals, ...] = STOPS
+) -> Generator[threading.Event]:
     """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
 
     A second one ends at once, but for one of many processes: these get it from the terminal and
@@ -398,10 +402,9 @@ def interruptible(one_of_many: bool) -> Generator[threading.Event]:
             raise KeyboardInterrupt("stopped at once; the last checkpoint is kept")
         stop.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in numbers]
+    before = {number: signal.signal(number, on_signal) for number in signals}
     try:
         yield stop
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,13 +9,15 @@ pack was made from, for evaluation.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from lightdet_core.config import Config, DataError, UserError, root
 from lightdet_core.machinery.files import file_hash, split_paths
+
+if TYPE_CHECKING:
+    from torch import Tensor  # packing goes without torch
 
 FORMAT = 3  # raise it when the arrays change their meaning: older packs are then rebuilt
 REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
@@ -33,7 +35,7 @@ ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
 class Pack(NamedTuple):
     """One split, memory-mapped; the module's docstring gives shapes and units."""
 
-    images: np.ndarray | Tensor  # a tensor where a GPU holds them (`augment.on_device`)
+    images: "np.ndarray | Tensor"  # a tensor where a GPU holds them (`augment.on_device`)
     gt_boxes: np.ndarray
     gt_labels: np.ndarray
     gt_crowd: np.ndarray
@@ -75,9 +77,8 @@ def read_meta(path: Path) -> dict:
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
     keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
-    if isinstance(meta, dict):
-        meta.setdefault("classes", [])  # older packs hold all
-    if not isinstance(meta, dict) or set(meta) != {*keys, "classes"} or meta["format"] != FORMAT:
+    keys |= {"classes"}
+    if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
     return meta
 

@@ -164,9 +164,8 @@ def run_step(name: str, folder: Path, out: Path, seconds: float, small: bool) ->
     keep = lambda found: write_json(out / f"{name}.json", facts | found, indent=1)  # noqa: E731
     keep_memory()
     job = Job(folder, out, device, small, seconds - STARTING, keep)
-    module = gpu_networks if name in ("latency", "sparse") else gpu_steps
-    step = training if name == "training" else getattr(module, name)
-    step(job)
+    homes = {"latency": gpu_networks, "sparse": gpu_networks, "training": sys.modules[__name__]}
+    getattr(homes.get(name, gpu_steps), name)(job)
 
 
 def drive(folder: Path, out: Path, budget: float, small: bool) -> list[dict]:

@@ -157,7 +157,7 @@ def compare_devices(
         net = copy.deepcopy(model).to(where, dtype)
         own = [x.to(where, dtype if x.is_floating_point() else None) for x in batch]
         cls_logits, box_logits = net(own[0])
-        logits = Logits(cls_logits, box_logits, net.head.quality_logits(box_logits))
+        logits = Logits(cls_logits, box_logits, net.head.quality_logits(box_logits.softmax(-1)))
         terms = engine.batch_loss(logits, Batch(*own), config)
         engine.total_loss(terms).backward()
         gradient = torch.cat([p.grad.double().cpu().flatten() for p in net.parameters()])

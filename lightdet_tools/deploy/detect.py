@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+import lightdet_core
 from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import DataError, UserError
@@ -74,29 +75,37 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     if threads < 1:
         raise UserError(f"threads {threads}: at least 1 is needed")
     if path.suffix == ".safetensors":
-        find, categories, config = _torch_detector(path)
+        predictor = lightdet_core.load(path)
         torch.set_num_threads(threads)
-    elif path.suffix in (".onnx", ".param"):
-        exported = open_exported(path, threads)
-        find = exported_find(exported)
-        categories, config = (exported.about[key] for key in ("categories", "config"))
-        torch.set_num_threads(1)
-    else:
+        found = lambda *given: Detections(*predictor.predict(*given)[:3])  # noqa: E731
+        return Detector(_checked(found), predictor.categories, predictor.size)
+    if path.suffix not in (".onnx", ".param"):
         raise UserError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
-
+    exported = open_exported(path, threads)
+    find, config = exported_find(exported), exported.about["config"]
+    torch.set_num_threads(1)
     size = config["model"]["input_size"]
     limits = [config["evaluate"][key] for key in ("iou_threshold", "max_detections")]
 
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
-        check_share("score_threshold", score_threshold)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
         found = find(letterbox(image, size, quick=True), score_threshold, *limits)
         height, width = image.shape[:2]
         xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
         return found._replace(boxes=torch.from_numpy(xyxy).float())
 
-    return Detector(detect, categories, size)
+    return Detector(_checked(detect), exported.about["categories"], size)
+
+
+def _checked(detect: Callable[..., Detections]) -> Callable[[np.ndarray, float], Detections]:
+    """`detect` that refuses another image, or a threshold that is no share."""
+
+    def checked(image: np.ndarray, score_threshold: float) -> Detections:
+        check_share("score_threshold", score_threshold)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UserError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
+        return detect(image, score_threshold)
+
+    return checked
 
 
 def check_share(name: str, value: float) -> None:
@@ -110,18 +119,6 @@ def refuse_run_folder(path: Path) -> None:
     weights = path / "weights.safetensors"
     if weights.is_file():
         raise UserError(f"{path}: is a folder; the weights are {weights}")
-
-
-def _torch_detector(path: Path) -> tuple[Find, list[dict], dict]:
-    from lightdet_core.model import load_weights  # here: exported files need neither it nor timm
-
-    model, config, categories = load_weights(path)
-
-    def find(canvas: np.ndarray, *limits: float) -> Detections:
-        images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
-        return model.detect(images, *limits)[0]
-
-    return find, categories, config
 
 
 def exported_find(exported: Exported) -> Find:

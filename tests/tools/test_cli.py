@@ -72,6 +72,11 @@ def test_a_mistake_is_one_line(capsys, words, line):
         (OSError(28, "No space left on device", "pack"), 2, "error: [Errno 28] No space left"),
         (KeyboardInterrupt("stopped at step 3"), 130, "stopped at step 3\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            ModuleNotFoundError(name="onnx"),
+            2,
+            "error: onnx is not installed; in the repository, pip",
+        ),
     ],
 )
 def test_what_stops_a_command_is_told_without_a_stack_trace(capsys, monkeypatch, error, code, text):
@@ -83,9 +88,13 @@ def test_what_stops_a_command_is_told_without_a_stack_trace(capsys, monkeypatch,
     assert found == code and err.startswith(text)
 
 
-def test_a_mistake_of_ours_gives_its_stack_trace(monkeypatch):
-    monkeypatch.setattr(cli, "load_config", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="lightdet_x")])
+def test_a_mistake_of_ours_gives_its_stack_trace(monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(cli, "load_config", stop)
+    with pytest.raises(type(error)):
         cli.main(["train", "--experiment", "g1"])
 
 

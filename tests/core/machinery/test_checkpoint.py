@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from conftest import Stopped, same, silent, stop_at, tiny, weights
 from safetensors import SafetensorError
@@ -8,12 +10,17 @@ from lightdet_core.config import UserError
 from lightdet_core.machinery import checkpoint
 
 
-def test_full_disk_keeps_the_checkpoint_before(here, monkeypatch):
+def stopped(here, monkeypatch) -> tuple[Path, bytes]:
+    """The checkpoint that a training left in its third step, and its bytes."""
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_at(3, patch)
         train.fit(tiny(), here, silent, "cpu")
     (before,) = here.glob(".checkpoints/*.safetensors")
-    content = before.read_bytes()
+    return before, before.read_bytes()
+
+
+def test_full_disk_keeps_the_checkpoint_before(here, monkeypatch):
+    before, content = stopped(here, monkeypatch)
 
     def full(*_, **__):
         raise SafetensorError("No space left on device")
@@ -52,11 +59,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(here, monkeypatch):
 
 
 def test_a_checkpoint_that_reads_back_differently_is_refused(here, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(3, patch)
-        train.fit(tiny(), here, silent, "cpu")
-    (before,) = here.glob(".checkpoints/*.safetensors")
-    content = before.read_bytes()
+    before, content = stopped(here, monkeypatch)
 
     def lossy(tensors, path, **more):
         changed = next(k for k, v in tensors.items() if v.is_floating_point() and v.numel())

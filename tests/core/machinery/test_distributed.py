@@ -302,3 +302,14 @@ def test_a_lost_process_ends_the_others():
     with pytest.raises(UserError, match=r"process 1 of 2 was lost \(exit code -9\)"):
         distributed.launch(lost, 2, silent)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stop_is_asked_for_and_the_handlers_come_back():
+    """A closed terminal, too, where a launcher asks for it."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        with distributed.interruptible(True, (*distributed.STOPS, signal.SIGHUP)) as stop:
+            assert not stop.is_set()
+            signal.raise_signal(number)
+            assert stop.is_set()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before

@@ -88,14 +88,15 @@ def test_other_classes_make_another_pack(made):
     assert lines == ["train-32: 3 images, packed already"]
 
 
-def test_a_pack_from_before_there_was_a_choice_of_classes(made):
+def test_a_pack_of_an_older_format_is_refused_and_made_again(made):
     annotations, images, out = made
     meta = json.loads((out / "pack.json").read_text())
-    assert meta.pop("classes") == []
-    (out / "pack.json").write_text(json.dumps(meta))
-    lines = []
-    build(annotations, images, out, 32, progress=lines.append)
-    assert lines == ["train-32: 3 images, packed already"]
+    old = {key: value for key, value in meta.items() if key != "classes"} | {"format": 2}
+    (out / "pack.json").write_text(json.dumps(old))
+    with pytest.raises(DataError, match=r"another format; .*lightdet pack"):
+        open_pack(out)
+    build(annotations, images, out, 32, progress=silent)
+    assert json.loads((out / "pack.json").read_text()) == meta
     assert len(open_pack(out, annotations).counts) == 3
 
 

@@ -30,13 +30,7 @@ SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Two would spend ten times as long waiting for each other where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**changes):
