@@ -19,7 +19,7 @@ from lightdet_core.machinery.files import file_hash, split_paths
 if TYPE_CHECKING:
     from torch import Tensor  # packing goes without torch
 
-FORMAT = 3  # raise it when the arrays change their meaning: older packs are then rebuilt
+FORMAT = 4  # raise it when the arrays change their meaning: older packs are then rebuilt
 REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
 ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
     "images": (np.uint8, ("S", "S", 3)),
@@ -68,6 +68,19 @@ def coco_results(
     ]
 
 
+def true_area(annotation: dict) -> float:
+    """The stated area of an object in px, if a mask in its box can have it, else the box's.
+
+    COCO's size ranges depend on it: a negative area takes the object out of all of them. In COCO
+    masks fill from a thirtieth of a box (and half a pixel along its longer side) to all of it.
+    """
+    stated, (_, _, width, height) = annotation.get("area"), annotation["bbox"]
+    number = isinstance(stated, int | float) and not isinstance(stated, bool)
+    if number and 0.1 * max(width, height) <= stated <= 1.01 * width * height + 1:
+        return stated
+    return width * height
+
+
 def read_meta(path: Path) -> dict:
     try:
         meta = json.loads((path / "pack.json").read_text())
@@ -77,7 +90,7 @@ def read_meta(path: Path) -> dict:
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
     keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
-    keys |= {"classes"}
+    keys |= {"classes", "folder", "files", "pillow"}
     if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
     return meta
@@ -126,9 +139,13 @@ def pack_path(config: Config, split: str) -> Path:
 
 
 def open_split(config: Config, split: str) -> Pack:
-    """A run's pack of train or val, which must be made from its annotations and classes."""
-    annotations, _ = split_paths(config, split)
-    return open_pack(pack_path(config, split), annotations, config.data.classes)
+    """A run's pack of train or val, which must be made from its annotations, images and classes."""
+    annotations, images = split_paths(config, split)
+    pack = open_pack(pack_path(config, split), annotations, config.data.classes)
+    made_from = read_meta(pack.path)["folder"]
+    if config.data.source == "folder" and made_from != str(images):
+        raise DataError(f"{pack.path}: made from the images in {made_from}, not {images}; {REPACK}")
+    return pack
 
 
 def read_truth(pack: Pack) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lightdet_core.config import DataError
 from lightdet_core.machinery.files import how_to_get
+from lightdet_core.machinery.packs import true_area
 
 SHOWN = 20  # problems spelled out in an error
 
@@ -26,7 +27,7 @@ class Annotations(NamedTuple):
     crowd: np.ndarray  # (M,) bool
     categories: list[dict]  # {"id", "name"}, sorted by id
     drops: dict[str, int]  # rule -> number of boxes or images
-    truth: dict  # the same as COCO has it, for evaluation; boxes as they are in the file
+    truth: dict  # the same as COCO has it, for evaluation; also boxes under 1 px
 
 
 def read_coco(path: Path) -> dict:
@@ -54,7 +55,10 @@ def read_coco(path: Path) -> dict:
     return data
 
 
-def complain(path: Path, problems: list[tuple[str, str]]) -> None:
+SKIP = "repair them, or drop them by `skip_broken: true` under the profile's `data`"
+
+
+def complain(path: Path, problems: list[tuple[str, str]], remedy: str = SKIP) -> None:
     """Raises one DataError over all (kind, detail) problems, if there are any."""
     if not problems:
         return
@@ -63,8 +67,7 @@ def complain(path: Path, problems: list[tuple[str, str]]) -> None:
         shown.append(f"  … and {len(problems) - SHOWN} more")
     counts = ", ".join(f"{kind} {n}" for kind, n in Counter(k for k, _ in problems).items())
     many = f"{len(problems)} problem{'s' if problems[1:] else ''}"
-    remedy = "  repair them, or drop them by `skip_broken: true` under the profile's `data`"
-    raise DataError("\n".join([f"{path}: {many} ({counts})", *shown, remedy]))
+    raise DataError("\n".join([f"{path}: {many} ({counts})", *shown, f"  {remedy}"]))
 
 
 def _is_id(value: object) -> bool:
@@ -131,15 +134,19 @@ def usable(coco: dict, categories: list[dict]) -> tuple[list[dict], list[dict], 
                 return f"annotation without {key}", "the key is missing"
         if not _is_id(image) or image not in ids:
             lost = _is_id(image) and image in stated
-            return "annotation of a broken image" if lost else "unknown image", f"image_id {image}"
+            return (
+                "annotation of a broken image" if lost else "unknown image",
+                f"image_id {image!r}",
+            )
         if not _is_id(category) or category not in known:
-            return "unknown category", f"image {image}: category_id {category}"
+            return "unknown category", f"image {image}: category_id {category!r}"
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             return "box is not four finite numbers", f"image {image}: bbox {box}"
         if box[2] < 0 or box[3] < 0:
             return "box of negative size", f"image {image}: bbox {box}"
-        if record.get("iscrowd", 0) not in (0, 1):
-            return "iscrowd is not 0 or 1", f"image {image}: iscrowd {record['iscrowd']!r}"
+        for key in ("iscrowd", "ignore"):
+            if record.get(key, 0) not in (0, 1):
+                return f"{key} is not 0 or 1", f"image {image}: {key} {record[key]!r}"
 
     annotations = list(_checked(coco["annotations"], "annotation", check, problems))
     return images, annotations, problems
@@ -151,8 +158,9 @@ def read_annotations(
     """Reads and checks a COCO annotation file.
 
     Boxes wholly outside of their image or less than 1 px wide or high (also after clipping)
-    are dropped, boxes that stick out are clipped; `drops` counts each rule. Labels are the
-    places of the category ids in ascending order.
+    are dropped, boxes that stick out are clipped; `drops` counts each rule. Evaluation has the
+    same boxes and those under 1 px, as COCO's own does. Objects with `ignore` (VOC's difficult
+    ones) count as crowds. Labels are the places of the category ids in ascending order.
 
     Args:
         skip_broken: drop broken images and annotations, counted in `drops`, instead of raising.
@@ -163,21 +171,14 @@ def read_annotations(
     Raises:
         DataError: lists everything that is wrong.
     """
-    coco, problems = read_coco(path), []
-    categories = sorted(
-        _checked(coco["categories"], "category", _check_category, problems), key=lambda c: c["id"]
-    )
-    categories = [{"id": c["id"], "name": c["name"]} for c in categories]
-    twice = [name for name, n in Counter(c["name"] for c in categories).items() if n > 1]
-    problems += [("duplicate category name", repr(name)) for name in twice]
-    if not categories and not problems:
-        problems.append(("no categories", "the list is empty"))
-    if skip_broken:
-        complain(path, problems)  # labels cannot be trusted: never skipped
+    coco, drops = read_coco(path), Counter()
+    categories, problems = _categories(coco, drops)
+    if skip_broken:  # labels cannot be trusted: never skipped
+        complain(path, problems, "repair them; categories are never dropped as broken")
     images, kept, found = usable(coco, categories)
     problems += found
     complain(path, [] if skip_broken and images else problems)
-    drops = Counter(kind for kind, _ in problems)
+    drops.update(kind for kind, _ in problems)
     if classes:
         categories, kept = _chosen(path, classes, categories, kept, drops)
     row = {image["id"]: i for i, image in enumerate(images)}
@@ -185,17 +186,17 @@ def read_annotations(
     sizes = np.array([(i["width"], i["height"]) for i in images], np.int64)
     rows = np.array([row[a["image_id"]] for a in kept], np.int64)
     labels = np.array([label[a["category_id"]] for a in kept], np.int64)
-    crowd = np.array([a.get("iscrowd", 0) for a in kept], bool)
+    crowd = np.array([a.get("iscrowd", 0) or a.get("ignore", 0) for a in kept], bool)
+    drops["boxes with `ignore` that count as crowds"] = sum(a.get("ignore", 0) for a in kept)
     boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
+    _check_pixels(path, boxes)
+    keep, boxes, cut, gone = _clip(boxes, sizes[rows], drops)
     truth = {
         "images": [_only(image, ("id", "file_name", "width", "height")) for image in images],
-        "annotations": [
-            _only(a, ("id", "image_id", "category_id", "bbox", "area", "iscrowd")) for a in kept
-        ],
+        "annotations": _true(kept, boxes, crowd, cut, gone, drops),
         "categories": categories,
     }
     del coco, kept
-    keep, boxes = _clip(boxes, sizes[rows], drops)
     order = np.argsort(rows[keep], kind="stable")
     return Annotations(
         np.array([i["id"] for i in images], np.int64),
@@ -206,9 +207,72 @@ def read_annotations(
         labels[keep][order],
         crowd[keep][order],
         categories,
-        dict(drops),
+        dict(+drops),
         truth,
     )
+
+
+def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str, str]]]:
+    """Ids and names, sorted by id, and what is wrong with them.
+
+    Of categories of the same name, such as the root that some tools add, those are left out that
+    no annotation has, if one of them has some.
+    """
+    problems = []
+    found = _checked(coco["categories"], "category", _check_category, problems)
+    found = sorted(found, key=lambda c: c["id"])
+    used = {a.get("category_id") for a in coco["annotations"] if _is_id(_of(a, "category_id"))}
+    twice = {name for name, n in Counter(c["name"] for c in found).items() if n > 1}
+    kept = []
+    for category in found:
+        name, others = category["name"], [c["id"] for c in found if c["name"] == category["name"]]
+        if name in twice and category["id"] not in used and used.intersection(others):
+            drops[f"category {category['id']}, another {name!r} without annotations, left out"] = 1
+        else:
+            kept.append({"id": category["id"], "name": name})
+    twice = [name for name, n in Counter(c["name"] for c in kept).items() if n > 1]
+    problems += [("duplicate category name", repr(name)) for name in twice]
+    if not kept and not problems:
+        problems.append(("no categories", "the list is empty"))
+    return kept, problems
+
+
+def _of(record: object, key: str) -> object:
+    return record.get(key) if isinstance(record, dict) else None
+
+
+def _check_pixels(path: Path, boxes: np.ndarray) -> None:
+    """Raises a DataError if all boxes lie in 0..1, shares of the sides as YOLO has them."""
+    if len(boxes) and (boxes >= 0).all() and (boxes <= 1).all():
+        raise DataError(
+            f"{path}: all {len(boxes)} boxes are numbers from 0 to 1, such as {boxes[0].tolist()}; "
+            "COCO's are pixels [x, y, width, height]: multiply them by the image's width and height"
+        )
+
+
+def _true(
+    kept: list[dict],
+    boxes: np.ndarray,
+    crowd: np.ndarray,
+    cut: np.ndarray,
+    gone: np.ndarray,
+    drops: Counter,
+) -> list[dict]:
+    """The annotations (M) for evaluation: clipped where they are cut, without those outside.
+
+    An area that no mask in the box can have is the box's, as where none is stated.
+    """
+    found = []
+    for record, box, is_crowd, is_cut in zip(kept, boxes, crowd, cut, strict=True):
+        one = _only(record, ("id", "image_id", "category_id", "bbox", "area"))
+        if is_cut:
+            one["bbox"] = [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]
+        area = true_area(one)
+        drops["impossible areas, taken from the box"] += (
+            not is_cut and one.get("area", area) != area
+        )
+        found.append(one | {"area": area, "iscrowd": int(is_crowd)})
+    return [one for one, lost in zip(found, gone, strict=True) if not lost]
 
 
 def _only(record: dict, keys: tuple[str, ...]) -> dict:
@@ -234,21 +298,19 @@ def _chosen(
     return categories, own
 
 
-def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """xywh (M,4), image sizes (M,2) -> which to keep (M,), xyxy clipped to the image (M,4)."""
-    low, side = boxes[:, :2], boxes[:, 2:]
-    small = (side < 1).any(1)
-    clipped = np.concatenate([low, low + side], 1).clip(0, np.tile(sizes, 2))
-    left = clipped[:, 2:] - clipped[:, :2]
-    outside = ~small & (left <= 0).any(1)
-    thin = ~small & ~outside & (left < 1).any(1)
-    keep = ~(small | outside | thin)
+def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, ...]:
+    """xywh (M,4), image sizes (M,2) -> which to keep (M,), xyxy clipped to the image (M,4), which
+    were cut (M,) and which lie wholly outside (M,)."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    clipped = np.concatenate([low, high], 1).clip(0, np.tile(sizes, 2))
+    gone = ((low >= sizes) | (high <= 0)).any(1)
+    small = (clipped[:, 2:] - clipped[:, :2] < 1).any(1)
     # 0.01 px: COCO's own rounding is no defect
-    cut = keep & ((low < -0.01) | (low + side > sizes + 0.01)).any(1)
+    cut = ((low < -0.01) | (high > sizes + 0.01)).any(1)
     for rule, mask in {
-        "boxes under 1 px dropped": small | thin,
-        "boxes outside of the image dropped": outside,
-        "boxes clipped to the image": cut,
+        "boxes under 1 px dropped": small & ~gone,
+        "boxes outside of the image dropped": gone,
+        "boxes clipped to the image": cut & ~small,
     }.items():
         drops[rule] += int(mask.sum())
-    return keep, clipped
+    return ~small, clipped, cut, gone

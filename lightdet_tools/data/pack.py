@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from lightdet_core.config import Config, DataError, root
 from lightdet_core.machinery.files import file_hash, split_paths, write_json
@@ -55,6 +56,8 @@ def build(
     """
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
     settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
+    # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
+    settings |= {"folder": str(images), "files": _files_hash(images), "pillow": PIL.__version__}
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
@@ -73,6 +76,7 @@ def build(
         except (DataError, FileNotFoundError):
             pass  # nothing usable there: build it
         truth = read_annotations(annotations, skip_broken, classes)
+        _check_objects(annotations, truth)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(truth, images, temporary, settings, progress)
@@ -92,8 +96,7 @@ def _write(
     truth: Annotations, folder: Path, out: Path, settings: dict, progress: Callable[[str], None]
 ) -> None:
     """Writes all files of a pack into the empty folder `out`."""
-    size, count = settings["size"], len(truth.image_ids)
-    most = max(1, int(truth.counts.max()))  # an array without elements cannot be mapped
+    size, count, most = settings["size"], len(truth.image_ids), int(truth.counts.max())
     need = count * (size * size * 3 + most * (16 + 8 + 1) + 32) + 100_000
     free = shutil.disk_usage(out).free
     if need > free:
@@ -102,8 +105,6 @@ def _write(
     progress(
         f"packing {count} images at {size} px: {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
     )
-    if not folder.is_dir():
-        raise DataError(f"{folder}: image folder not found")
     if not settings["skip_broken"]:  # found now, not after an hour of decoding
         names = enumerate(truth.file_names)
         lost = [(i, folder / name) for i, name in names if not (folder / name).is_file()]
@@ -116,6 +117,7 @@ def _write(
         if number:
             progress(f"  {rule}: {number}")
 
+    _check_objects(folder, truth, good)
     starts = np.cumsum(truth.counts) - truth.counts
     rows = np.repeat(np.arange(count), truth.counts)
     slots = np.arange(len(rows)) - starts[rows]
@@ -139,6 +141,36 @@ def _write(
     }
     write_json(out / "truth.json", _packed(truth.truth, truth.image_ids[good]))
     write_json(out / "pack.json", meta, indent=1)
+
+
+def _files_hash(folder: Path) -> str:
+    """What would be another set of pictures: names, sizes and times of the files in a folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: image folder not found")
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            state = path.stat()
+            name = path.relative_to(folder).as_posix()
+            found.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def _check_objects(where: Path, truth: Annotations, good: np.ndarray | None = None) -> None:
+    """Raises a DataError if in these images (N,), None for all, nothing is left but crowds."""
+    images = np.repeat(np.arange(len(truth.counts)), truth.counts)
+    if (~truth.crowd & (True if good is None else good[images])).any():
+        return
+    why = [f"{rule} {number}" for rule, number in truth.drops.items() if number]
+    why += [f"crowds {truth.crowd.sum()}"] if truth.crowd.any() else []
+    raise DataError(
+        f"{where}: no object is left to learn or to evaluate"
+        f"{': ' if why else ''}{', '.join(why)}; both splits need some"
+    )
 
 
 def _packed(truth: dict, image_ids: np.ndarray) -> dict:

@@ -1,6 +1,8 @@
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from lightdet_core.config import DataError
 from lightdet_core.machinery.images import (
@@ -131,6 +133,50 @@ def test_read_image_exif(tmp_path, orientation):
         assert np.array_equal(read_image(path, 8, 6), stored)
     with pytest.raises(DataError, match=f"{width} x {height} pixels, .* say 9 x 9"):
         read_image(path, 9, 9)
+
+
+ENTRIES = {  # of a directory: tag, type, count, value
+    "X resolution as text": (282, 2, 4, b"72\0\0"),
+    "negative bits per sample": (258, 9, 1, b"\xf8\xff\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_of_the_metadata_only_the_orientation_matters(tmp_path, entry):
+    turn = (0x0112, 3, 1, b"\6\0\0\0")
+    entries = b"".join(struct.pack("<HHI", *e[:3]) + e[3] for e in sorted([turn, ENTRIES[entry]]))
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0\0\0\0"
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png", 6, 8)[..., 0], np.rot90(GREY, -1))
+    broken = b"Exif\0\0II*\0\xff\xff\xff\xff"  # its directory lies beyond the end
+    Image.fromarray(GREY).save(tmp_path / "c.png", exif=broken)
+    assert np.array_equal(read_image(tmp_path / "c.png")[..., 0], GREY)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_with_an_orientation(tmp_path, orientation):
+    """Pillow turns these itself; the stated size decides as for other formats."""
+    Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={0x0112: orientation})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    for size in ((), (8, 6)):  # (8, 6) is the stored size
+        tiff, png = (read_image(tmp_path / name, *size) for name in ("a.tif", "a.png"))
+        assert np.array_equal(tiff, png)
+
+
+def test_what_pillow_guards_against_is_named(tmp_path, monkeypatch):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+        with pytest.raises(DataError, match=r"a\.png: .*: larger than 178 million pixels$"):
+            read_image(tmp_path / "a.png")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("note", "x" * 100, zip=True)
+    Image.fromarray(GREY).save(tmp_path / "b.png", pnginfo=text)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 50)
+    with pytest.raises(DataError, match=r"b\.png: .*: holds more text than Pillow reads$"):
+        read_image(tmp_path / "b.png")
 
 
 def test_read_image_broken(tmp_path):

@@ -58,6 +58,9 @@ BAD = [
     (broken("categories", 1, id=90), "duplicate category id: category 90: "),
     (broken("annotations", 0, image_id=7), "unknown image: annotation 1: image_id 7"),
     (broken("annotations", 0, category_id=4), "unknown category: annotation 1: .*category_id 4"),
+    (broken("annotations", 0, category_id="3"), "unknown category: .*category_id '3'"),
+    (broken("annotations", 0, image_id="10"), "unknown image: annotation 1: image_id '10'"),
+    (broken("annotations", 0, ignore=2), "ignore is not 0 or 1: annotation 1: .*2"),
     (broken("annotations", 0, category_id=[]), r"unknown category: annotation 1: .*\[\]"),
     (broken("annotations", 0, bbox=[1, 2, float("nan"), 4]), r"finite.*annotation 1: .*nan"),
     (broken("annotations", 0, bbox=[1, 2, float("inf"), 4]), r"finite.*annotation 1: .*inf"),
@@ -138,6 +141,29 @@ def test_skip_broken_drops_and_counts(tmp_path):
     coco["images"] = [{"id": 1}]
     with pytest.raises(DataError, match="empty split"):
         read_annotations(write_coco(tmp_path, coco), skip_broken=True)
+
+
+def test_shares_instead_of_pixels_are_named(tmp_path):
+    coco = make_coco()
+    for one in coco["annotations"]:
+        one["bbox"] = [0.25, 0.5, 0.125, 1.0]
+    with pytest.raises(
+        DataError, match=r"all 3 boxes are numbers from 0 to 1, .*0\.25.*: multiply"
+    ):
+        read_annotations(write_coco(tmp_path, coco), skip_broken=True)
+
+
+def test_a_root_category_of_the_same_name_is_left_out(tmp_path):
+    coco = make_coco()
+    coco["categories"] += [{"id": 0, "name": "car"}]
+    truth = read_annotations(write_coco(tmp_path, coco))
+    assert truth.categories == read_annotations(write_coco(tmp_path, make_coco())).categories
+    assert truth.drops == {"category 0, another 'car' without annotations, left out": 1}
+    coco["annotations"][0]["category_id"] = 0
+    for skip in (False, True):  # both have annotations
+        with pytest.raises(DataError, match="duplicate category name: 'car'") as caught:
+            read_annotations(write_coco(tmp_path, coco), skip)
+        assert ("never dropped" in str(caught.value)) == skip
 
 
 def test_some_classes_of_an_annotation_file(tmp_path):

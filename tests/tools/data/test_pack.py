@@ -11,8 +11,14 @@ from PIL import Image
 
 from lightdet_core.config import DataError
 from lightdet_core.evaluate import coco_metrics
-from lightdet_core.machinery.images import letterbox, read_image
-from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
+from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
+from lightdet_core.machinery.packs import (
+    coco_results,
+    open_pack,
+    open_split,
+    pack_path,
+    read_truth,
+)
 from lightdet_tools import cli
 from lightdet_tools.data import pack, sources
 from lightdet_tools.data.pack import build, prepare_packs
@@ -38,12 +44,63 @@ def test_build(made):
     assert [p.name for p in out.parent.iterdir()] == ["train-32"]
 
 
-def test_images_without_any_object(tmp_path):
-    coco = make_coco()
-    coco["annotations"] = []
+def crowds_only(coco):
+    for one in coco["annotations"]:
+        one["iscrowd"] = 1
+
+
+NOTHING = {
+    "no annotations": (lambda coco: coco["annotations"].clear(), "evaluate; both"),
+    "crowds": (crowds_only, "evaluate: crowds 3; both"),
+    "ignored": (lambda coco: [a.update(ignore=1) for a in coco["annotations"]],
+                "evaluate: boxes with `ignore` that count as crowds 3, crowds 3; both"),
+    "thin": (lambda coco: [a.update(bbox=[0, 0, 2, 0.5]) for a in coco["annotations"]],
+             "evaluate: boxes under 1 px dropped 3; both"),
+    "outside": (lambda coco: [a.update(bbox=[99, 0, 9, 9]) for a in coco["annotations"]],
+                "evaluate: boxes outside of the image dropped 3; both"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_a_split_without_an_object_is_refused_before_its_images_are_read(
+    tmp_path, monkeypatch, case
+):
+    monkeypatch.setattr(pack, "read_image", None)
+    edit, message = NOTHING[case]
+    edit(coco := make_coco())
     annotations = write_coco(tmp_path, coco)
-    result = build(annotations, tmp_path / "images", tmp_path / "out", 32, progress=silent)
-    assert result.gt_boxes.shape == (3, 1, 4) and result.counts.tolist() == [0, 0, 0]
+    with pytest.raises(DataError, match=rf"coco\.json: no object is left to learn or to {message}"):
+        build(annotations, tmp_path / "images", tmp_path / "out", 32, progress=silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_images_with_all_objects_are_refused(tmp_path):
+    annotations = write_coco(tmp_path, make_coco())
+    for name in ("sub/a.png", "b.png"):
+        (tmp_path / "images" / name).unlink()
+    with pytest.raises(DataError, match="images: no object is left"):
+        build(annotations, tmp_path / "images", tmp_path / "out", 32, True, silent)
+
+
+def test_other_pictures_make_another_pack(made, monkeypatch):
+    """Another folder, a picture that was changed in place, another Pillow."""
+    annotations, images, out = made
+    before, lines = open_pack(out).pixels, []
+    other = images.with_name("images2")
+    shutil.copytree(images, other)
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(other / "sub/a.png")
+    after = build(annotations, other, out, 32, progress=silent).pixels
+    assert after != before
+    Image.new("RGB", (64, 48), (30, 100, 200)).save(other / "sub/a.png")
+    assert build(annotations, other, out, 32, progress=silent).pixels == before
+    assert build(annotations, other, out, 32, progress=lines.append).pixels == before
+    assert lines == ["train-32: 3 images, packed already"]
+    monkeypatch.setattr(pack.PIL, "__version__", "13.1.0")
+    build(annotations, other, out, 32, progress=lines.append)
+    assert len(lines) > 1 and "packing" in lines[1]
+    shutil.rmtree(other)
+    with pytest.raises(DataError, match="images2: image folder not found"):
+        build(annotations, other, out, 32, progress=silent)
 
 
 def test_build_again_only_when_needed(made, monkeypatch):
@@ -105,7 +162,7 @@ def test_more_images_than_workers(tmp_path):
         "images": [
             {"id": i, "file_name": f"{i}.png", "width": 8, "height": 8} for i in range(1, 101)
         ],
-        "annotations": [],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 1, 4, 4]}],
         "categories": [{"id": 1, "name": "x"}],
     }
     annotations = write_coco(tmp_path, coco)
@@ -157,16 +214,59 @@ def results(annotations):
 
 
 def test_truth_is_what_the_file_says_of_the_packed_images(tmp_path):
-    """Boxes unclipped, areas and crowds as stated; a box too thin to learn from is still one."""
+    """Areas and crowds as stated; a box too thin to learn from is still one."""
     coco = make_coco()
-    coco["annotations"][1] |= {"bbox": [-4, -2, 100, 80.5], "area": 1234.5}
+    coco["annotations"][1]["area"] = 1234.5
     coco["annotations"].append({"id": 4, "image_id": 20, "category_id": 3, "bbox": [1, 1, 0.5, 9]})
     annotations = write_coco(tmp_path, coco)
     pack = build(annotations, tmp_path / "images", tmp_path / "out", 32, progress=silent)
     assert pack.counts.tolist() == [1, 2, 0]
-    truth = read_truth(pack)
-    assert truth["annotations"] == coco["annotations"] and truth["images"] == coco["images"]
+    truth, defaults = read_truth(pack), ({"area": 128}, {}, {"area": 100.0}, {"area": 4.5})
+    wanted = [
+        a | {"iscrowd": 0} | a | more for a, more in zip(coco["annotations"], defaults, strict=True)
+    ]
+    assert truth["annotations"] == wanted and truth["images"] == coco["images"]
     assert truth["categories"] == pack.categories
+
+
+def test_packed_boxes_are_the_truth(tmp_path):
+    """Boxes that stick out are clipped in both, those outside are in neither: AP 1."""
+    coco = make_coco()
+    coco["annotations"][1]["bbox"] = [-40, -30, 90, 60]
+    coco["annotations"][2]["bbox"] = [20, 30, 60, 80]
+    coco["annotations"].append({"id": 4, "image_id": 20, "category_id": 3, "bbox": [20, 0, 5, 9]})
+    annotations, lines = write_coco(tmp_path, coco), []
+    pack = build(annotations, tmp_path / "images", tmp_path / "out", 32, progress=lines.append)
+    assert "  boxes clipped to the image: 2" in lines
+    assert "  boxes outside of the image dropped: 1" in lines
+    found = []
+    for row, count in enumerate(pack.counts):
+        size = (*map(int, pack.sizes[row]), pack.size)
+        xyxy = boxes_on_image(pack.gt_boxes[row, :count].astype(float), *size)
+        labels = pack.gt_labels[row, :count].tolist()
+        scored = [0.9] * count, labels, int(pack.image_ids[row])
+        found += coco_results(xyxy, *scored, pack.categories)
+    metrics = coco_metrics(read_truth(pack), found)
+    assert metrics["AP"] == metrics["AP75"] == pytest.approx(1)
+
+
+AREAS = [-1, -1e11, 0, 0.01, 1e11, 10**400, "100", None, True, float("nan")]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_an_area_that_no_box_has_is_taken_from_the_box(tmp_path, area):
+    coco = make_coco()
+    coco["annotations"][1]["area"] = area
+    annotations, lines = write_coco(tmp_path, coco), []
+    pack = build(annotations, tmp_path / "images", tmp_path / "out", 32, progress=lines.append)
+    truth = read_truth(pack)
+    assert [one["area"] for one in truth["annotations"]] == [128, 64 * 48, 100]
+    assert "  impossible areas, taken from the box: 1" in lines
+    missed = results(
+        truth["annotations"][2:]
+    )  # one of two cars is not found: precision 1, recall 1/2
+    assert coco_metrics(truth, missed)["AP"] == pytest.approx(51 / 101)
+    assert coco_metrics(truth, missed)["APl"] == -1 and coco_metrics(truth, missed)["APm"] == 0
 
 
 def test_truth_lacks_what_the_pack_lacks(tmp_path):
@@ -273,6 +373,12 @@ def test_prepare_packs(tmp_path, monkeypatch):
     boxes = [p["boxes"] for p in json.loads(prepare_packs(configs, silent).read_text()).values()]
     assert boxes == [2, 2, 2]
     configs[0].data.classes = ()
+    prepare_packs(configs, silent)
+    open_split(configs[0], "train")
+    configs[0].data.images = "images2"
+    with pytest.raises(DataError, match=r"made from the images in .*images, not .*images2; run"):
+        open_split(configs[0], "train")
+    configs[0].data.images = "images"
     with pytest.raises(ValueError, match="one profile is needed"):
         prepare_packs([make_config("p", 16), make_config("q", 16)], silent)
 
