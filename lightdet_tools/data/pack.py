@@ -28,6 +28,7 @@ from lightdet_core.machinery.packs import (
     read_truth,
 )
 from lightdet_tools.data.annotations import Annotations, complain, read_annotations
+from lightdet_tools.data.sources import folder_state
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
 
@@ -57,7 +58,7 @@ def build(
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
     settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
     # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
-    settings |= {"folder": str(images), "files": _files_hash(images), "pillow": PIL.__version__}
+    settings |= {"folder": str(images), "files": folder_state(images), "pillow": PIL.__version__}
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
@@ -141,23 +142,6 @@ def _write(
     }
     write_json(out / "truth.json", _packed(truth.truth, truth.image_ids[good]))
     write_json(out / "pack.json", meta, indent=1)
-
-
-def _files_hash(folder: Path) -> str:
-    """What would be another set of pictures: names, sizes and times of the files in a folder.
-
-    Raises:
-        DataError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: image folder not found")
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            state = path.stat()
-            name = path.relative_to(folder).as_posix()
-            found.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return found.hexdigest()
 
 
 def _check_objects(where: Path, truth: Annotations, good: np.ndarray | None = None) -> None:

@@ -72,6 +72,23 @@ def content_hash(folder: Path, files: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def folder_state(folder: Path) -> str:
+    """What would be another set of pictures: names, sizes and times of the files in a folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: image folder not found")
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            state = path.stat()
+            name = path.relative_to(folder).as_posix()
+            found.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
 def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
     """Brings the data of `config.profile` into place, unless it is there already.
 
@@ -103,6 +120,9 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
             f"{COCO_LOCAL.get(source, local)}"
         )
     splits = {split: _summary(annotations) for split, (annotations, _) in paths.items()}
+    if source == "folder":  # pictures that change have DVC pack them again
+        for split, (_, images) in paths.items():
+            splits[split]["files"] = folder_state(images)
     manifest = {"profile": config.profile, "source": source, "licence": LICENCES[source]}
     write_json(folder / "manifest.json", {**manifest, "splits": splits}, indent=2)
     for split, counts in splits.items():
