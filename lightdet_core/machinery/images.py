@@ -54,8 +54,7 @@ def letterbox(image: np.ndarray, size: int, quick: bool = False) -> np.ndarray:
     if (new_width, new_height) != (width, height):
         resize = _resize_torch if quick else _resize_pillow
         image = resize(image, new_width, new_height)
-    canvas = np.empty((size, size, 3), np.uint8)  # memory in use: `zeros` would ask for new pages
-    canvas.fill(0)
+    canvas = np.full((size, size, 3), 0, np.uint8)  # `zeros` would ask for new pages of memory
     canvas[top : top + new_height, left : left + new_width] = image
     return canvas
 
@@ -93,8 +92,7 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
             swaps_axes = image.getexif().get(0x0112) in (5, 6, 7, 8)
             if not (swaps_axes and (width, height) == image.size and width != height):
                 image = ImageOps.exif_transpose(image)
-            mode = image.mode
-            if mode.startswith("I;16"):
+            if (mode := image.mode).startswith("I;16"):
                 deep = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
             pixels = np.asarray(image.convert("RGB"))
@@ -106,7 +104,6 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         raise DataError(f"{path}: {mode} pixels (32 bits) have no fixed range; save 8 or 16 bits")
     found = pixels.shape[1::-1]
     if width is not None and found != (width, height):
-        raise DataError(
-            f"{path}: {found[0]} x {found[1]} pixels, but the annotations say {width} x {height}"
-        )
+        stated = f"the annotations say {width} x {height}"
+        raise DataError(f"{path}: {found[0]} x {found[1]} pixels, but {stated}")
     return pixels
