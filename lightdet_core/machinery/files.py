@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightdet_core.config import Config, DataError, UserError, root
+from lightdet_core.config import Config, DataError, root
 
 
 @contextmanager
@@ -33,19 +33,6 @@ def write_json(path: Path, data: object, indent: int | None = None) -> None:
     write_text(path, json.dumps(data, indent=indent) + "\n")
 
 
-def read_result(path: Path, keys: tuple[str, ...], command: str) -> dict:
-    """A file of results; `UserError` names `command` if it is missing, damaged or incomplete."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; `{command}` makes it") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); `{command}` makes it anew") from None
-    if missing := [key for key in keys if key not in content]:
-        raise UserError(f"{path}: without {', '.join(missing)}; `{command}` makes it anew")
-    return content
-
-
 def file_hash(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     try:
@@ -60,9 +47,8 @@ def how_to_get(path: Path) -> str:
     folder = path.parent.parent
     if path.parent.name != "annotations" or folder.parent != root() / "data":
         return ""
-    return "; run {}, then {}".format(
-        *(f"lightdet {name} --profile {folder.name}" for name in ("data", "pack"))
-    )
+    profile = f"--profile {folder.name}"
+    return f"; run lightdet data {profile}, then lightdet pack {profile}"
 
 
 def split_paths(config: Config, split: str) -> tuple[Path, Path]:

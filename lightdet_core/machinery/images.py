@@ -55,8 +55,7 @@ def letterbox(image: np.ndarray, size: int, quick: bool = False) -> np.ndarray:
     if (new_width, new_height) != (width, height):
         resize = _resize_torch if quick else _resize_pillow
         image = resize(image, new_width, new_height)
-    canvas = np.empty((size, size, 3), np.uint8)  # memory in use: `zeros` would ask for new pages
-    canvas.fill(0)
+    canvas = np.full((size, size, 3), 0, np.uint8)  # `zeros` would ask for new pages of memory
     canvas[top : top + new_height, left : left + new_width] = image
     return canvas
 
@@ -112,8 +111,7 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
             as_stored = turn >= 5 and (width, height) == stored and width != height
             if turn in UPRIGHT and as_stored == turned:
                 image = image.transpose((BACK if turned else UPRIGHT)[turn])
-            mode = image.mode
-            if mode.startswith("I;16"):
+            if (mode := image.mode).startswith("I;16"):
                 deep = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
             pixels = np.asarray(image.convert("RGB"))
@@ -126,9 +124,8 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         raise DataError(f"{path}: {mode} pixels (32 bits) have no fixed range; save 8 or 16 bits")
     found = pixels.shape[1::-1]
     if width is not None and found != (width, height):
-        raise DataError(
-            f"{path}: {found[0]} x {found[1]} pixels, but the annotations say {width} x {height}"
-        )
+        stated = f"the annotations say {width} x {height}"
+        raise DataError(f"{path}: {found[0]} x {found[1]} pixels, but {stated}")
     return pixels
 
 

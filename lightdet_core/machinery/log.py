@@ -4,13 +4,14 @@ The first of many processes alone writes and speaks.
 """
 
 import csv
-import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightdet_core.config import UserError
 from lightdet_core.machinery import distributed
+from lightdet_core.machinery.files import replacing
 
 COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
 COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
@@ -24,40 +25,25 @@ def log_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".csv")
 
 
-def accuracy_path(checkpoint: Path) -> Path:
-    """The accuracies along the run, where they are asked for."""
-    return checkpoint.with_suffix(".evaluations.csv")
-
-
+@dataclass
 class Log:
-    """The log of one run, which begins at a step or goes on there.
+    """The log of one run, which begins at a step or goes on there."""
 
-    Args:
-        checkpoint: beside which the files lie.
-        name: of the run, at the beginning of every line.
-        taught: whether there are losses of a teacher.
-        start, steps: done already, and in all.
-        images: of a step.
-        progress: takes one line of text at a time.
-    """
+    checkpoint: Path  # beside which the files lie
+    name: str  # of the run, at the beginning of every line
+    taught: bool  # whether there are losses of a teacher
+    start: int  # steps done already
+    steps: int  # in all
+    images: int  # of a step
+    progress: Callable[[str], None]  # takes one line of text at a time
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        name: str,
-        taught: bool,
-        start: int,
-        steps: int,
-        images: int,
-        progress: Callable[[str], None],
-    ):
-        self.columns = COLUMNS + (DISTILL_COLUMNS if taught else ())
-        self.checkpoint, self.name, self.progress = checkpoint, name, progress
-        self.start, self.steps, self.images = start, steps, images
+    def __post_init__(self) -> None:
+        self.columns = COLUMNS + (DISTILL_COLUMNS if self.taught else ())
+        self.accuracy_path = self.checkpoint.with_suffix(".evaluations.csv")
         self.writes = distributed.rank() == 0
         if self.writes:
-            _begin(log_path(checkpoint), self.columns, start)
-            _begin(accuracy_path(checkpoint), ACCURACY_COLUMNS, start)
+            _begin(log_path(self.checkpoint), self.columns, self.start)
+            _begin(self.accuracy_path, ACCURACY_COLUMNS, self.start)
         self.began = self.shown = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -73,13 +59,13 @@ class Log:
         before = time.monotonic()
         found = evaluate()
         if self.writes:
-            row = [step, int(pruned), *(found[k] for k in ACCURACY_COLUMNS[2:])]
-            _append(accuracy_path(self.checkpoint), row)
+            numbers = (found[k] for k in ACCURACY_COLUMNS[2:])
+            _append(self.accuracy_path, [step, int(pruned), *numbers])
         self.began += time.monotonic() - before
 
     def accuracies(self) -> list[dict]:
         """Those of the whole run; a resumed one may have noted the pruned network twice."""
-        with accuracy_path(self.checkpoint).open(newline="") as file:
+        with self.accuracy_path.open(newline="") as file:
             rows = {(int(row["step"]), int(row["pruned"])): row for row in csv.DictReader(file)}
         return [
             {"step": step, "pruned": bool(pruned)}
@@ -118,10 +104,8 @@ def _begin(path: Path, columns: tuple[str, ...], start: int) -> None:
             ) from None
         whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
         rows = [row for row in whole if int(row[0]) <= start]
-    aside = path.with_suffix(".partial")
-    with aside.open("w", newline="") as file:
+    with replacing(path) as aside, aside.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    os.replace(aside, path)
 
 
 def _append(path: Path, row: list) -> None:

@@ -57,14 +57,10 @@ def coco_results(
     Rounded to 0.001 px and scores to 1e-6, so that a file of them gives the very same numbers.
     """
     xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1).round(3).tolist()
+    ids = [categories[label]["id"] for label in labels]
     return [
-        {
-            "image_id": image_id,
-            "category_id": categories[label]["id"],
-            "bbox": box,
-            "score": round(score, 6),
-        }
-        for box, score, label in zip(xywh, scores, labels, strict=True)
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 6)}
+        for box, score, category in zip(xywh, scores, ids, strict=True)
     ]
 
 
@@ -122,9 +118,9 @@ def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, .
         except (ValueError, OSError, EOFError) as error:
             raise DataError(f"{file}: damaged: {error}; {REPACK}") from None
     most = arrays["gt_labels"].shape[-1] if arrays["gt_labels"].ndim else 0
+    sides: dict[object, int] = {"S": meta["size"], "G": most}
     for name, (dtype, shape) in ARRAYS.items():
-        sides = {"S": meta["size"], "G": most}
-        wanted = (meta["images"], *(sides[s] if isinstance(s, str) else s for s in shape))
+        wanted = (meta["images"], *(sides.get(side, side) for side in shape))
         if arrays[name].shape != wanted or arrays[name].dtype != dtype:
             found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
             raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")

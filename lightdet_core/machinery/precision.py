@@ -22,31 +22,22 @@ def forward(model: nn.Module, images: Tensor, precision: str) -> tuple[Tensor, T
     dtype, device = AUTOCAST.get(precision), images.device.type
     if precision == "fp16-pure":
         images = images.half()
-    slow = dtype == torch.bfloat16 and device == "cpu"
-    with (
-        torch.autocast(device, dtype, enabled=dtype is not None),
-        _QuickDepthwise() if slow else nullcontext(),
-    ):
+    quick = _QuickDepthwise() if (device, precision) == ("cpu", "bf16") else nullcontext()
+    with torch.autocast(device, dtype, enabled=dtype is not None), quick:
         cls_logits, box_logits = model(images)
     return cls_logits.float(), box_logits.float()
 
 
 def cpu_computes_in(half: str) -> bool:
     """Whether this processor has instructions for bf16 or fp16 that torch uses."""
-    supported = {
-        "bf16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "fp16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return supported[half]()
+    return getattr(torch.ops.mkldnn, f"_is_mkldnn_{half}_supported")()
 
 
 def check_precision(precision: str, device: torch.device) -> None:
     """`UserError` where the device cannot compute in it."""
     half = precision.removesuffix("-pure")
     if half in AUTOCAST and device.type == "cpu" and not cpu_computes_in(half):
-        raise UserError(
-            f"train.precision {precision}: this {device.type} does not compute in it; take fp32"
-        )
+        raise UserError(f"train.precision {precision}: this cpu does not compute in it; take fp32")
 
 
 class _QuickDepthwise(TorchFunctionMode):
@@ -77,10 +68,8 @@ class _Depthwise(torch.autograd.Function):
             grad.float(), x.float(), weight.float(), None, *geometry, False, [0, 0], groups,
             [ctx.needs_input_grad[0], True, False],
         )  # fmt: skip
-        return (
-            grad_x if grad_x is None else grad_x.to(x.dtype), grad_weight.to(weight.dtype),
-            None, None, None, None,
-        )  # fmt: skip
+        grad_x = grad_x if grad_x is None else grad_x.to(x.dtype)
+        return grad_x, grad_weight.to(weight.dtype), None, None, None, None
 
 
 def exact() -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ def provenance(
     config: Config, model: nn.Module, packs: dict[str, Pack], device: torch.device
 ) -> dict:
     """The facts about a run that run.json holds, but for those that training measures."""
+    source = None if config.train.init else config.model.pretrained
     return {
         "command": train_command(config.experiment, config.profile, config.seed),
         "experiment": config.experiment,
@@ -37,7 +39,7 @@ def provenance(
             **{k: version(k) for k in LIBRARIES},
             "torch": str(torch.__version__),  # with the build: +cu130
         },
-        **_weights_from(config),
+        **({"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}),
         "num_params": sum(p.numel() for p in model.parameters()),
         "input_size": config.model.input_size,
         "train_images": len(packs["train"].images),
@@ -46,21 +48,11 @@ def provenance(
     }
 
 
-def _weights_from(config: Config) -> dict:
-    """Where the backbone's ImageNet weights come from; nothing for a run that begins otherwise."""
-    source = None if config.train.init else config.model.pretrained
-    return {"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}
-
-
 def hardware(device: torch.device) -> str:
     """The machine in words: GPU if one was used, processor, threads."""
     info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.is_file() else [])
-        if line.startswith("model name")
-    ]
-    cpu = models[0] if models else platform.processor() or platform.machine()
+    model = re.search(r"^model name.*?: *(.+)", info.read_text() if info.is_file() else "", re.M)
+    cpu = model[1].strip() if model else platform.processor() or platform.machine()
     text = f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name(device)}; {text}" if device.type == "cuda" else text
 

@@ -26,19 +26,13 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
     Raises:
         UserError: a run is not there; the message names the setting.
     """
-    sources = {}
-    for setting, run in (
-        ("distill.teacher", config.distill.teacher and f"{config.distill.teacher}-s0"),
-        ("train.init", config.train.init and f"{config.train.init}-s{config.seed}"),
-    ):
+    sources, teacher, init = {}, config.distill.teacher, config.train.init
+    for setting, run, seed in (("distill.teacher", teacher, 0), ("train.init", init, config.seed)):
         if run:
-            sources[setting] = runs / run / "weights.safetensors"
-            if not sources[setting].is_file():
-                experiment, seed = run.rsplit("-s", 1)
-                raise UserError(
-                    f"{setting} {experiment}: {sources[setting]} is not there; train it first: "
-                    f"{train_command(experiment, config.profile, seed)}"
-                )
+            path = sources[setting] = runs / f"{run}-s{seed}" / "weights.safetensors"
+            if not path.is_file():
+                command = train_command(run, config.profile, seed)
+                raise UserError(f"{setting} {run}: {path} is not there; train it first: {command}")
     if isinstance(config.model.pretrained, str):
         sources["model.pretrained"] = root() / config.model.pretrained
     return sources
@@ -95,13 +89,10 @@ def alone(lock: Path) -> Generator[None]:
 def publish(folder: Path, config: Config) -> None:
     """Copy the small files of a run to results/<profile>/, where git keeps them."""
     results = root() / "results" / config.profile
-    for source, target in {
-        "metrics.json": f"metrics/{config.run_name}.json",
-        "log.csv": f"logs/{config.run_name}.csv",
-        "run.json": f"runs/{config.run_name}.json",
-    }.items():
-        with replacing(results / target) as aside:
-            shutil.copy(folder / source, aside)
+    for name, room in (("metrics.json", "metrics"), ("log.csv", "logs"), ("run.json", "runs")):
+        source = folder / name
+        with replacing(results / room / f"{config.run_name}{source.suffix}") as aside:
+            shutil.copy(source, aside)
 
 
 def keep_memory(keep: bool = True) -> None:

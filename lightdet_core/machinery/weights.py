@@ -26,7 +26,6 @@ FILES = {  # backbone: sha256 of the one file of weights in its package, whose n
     "lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-OF_INNER_CHANNELS = ("conv_pw.", "bn1.", "conv_dw.", "bn2.")  # a block's tensors (I, …)
 
 
 def load_imagenet(
@@ -54,9 +53,8 @@ def load_imagenet(
     wrong = [key for key in state if state[key].shape != wanted[key].shape]
     if missing or wrong:
         raise UserError(
-            f"{origin}: not weights of efficientnet_{backbone}: "
-            f"{len(missing)} tensors missing, {len(wrong)} of another shape "
-            f"(first: {(missing + wrong)[0]})"
+            f"{origin}: not weights of efficientnet_{backbone}: {len(missing)} tensors missing, "
+            f"{len(wrong)} of another shape (first: {(missing + wrong)[0]})"
         )
     return state
 
@@ -89,28 +87,25 @@ def narrowed(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
         `state` with fewer inner channels, in their old order; itself where the widths are equal.
     """
     state = dict(state)
-    for key, narrow in wanted.items():
-        inner = narrow.shape[1] if key.endswith("conv_pwl.weight") else None
-        if inner is None or inner >= state[key].shape[1]:
+    for key in [key for key in wanted if key.endswith("conv_pwl.weight")]:
+        project, inner = state[key], wanted[key].shape[1]  # (K, I, 1, 1), and the narrow I
+        if inner >= project.shape[1]:
             continue
         block = key.removesuffix("conv_pwl.weight")
-        project = state[key]  # (K, I, 1, 1)
-        importance = (
-            project.float().square().sum((0, 2, 3)).sqrt() * state[f"{block}bn2.weight"].abs()
-        )
-        keep = importance.topk(inner).indices.sort().values
+        norms = project.float().square().sum((0, 2, 3)).sqrt()
+        keep = (norms * state[f"{block}bn2.weight"].abs()).topk(inner).indices.sort().values
         state[key] = project[:, keep]
-        for name in wanted:
-            if name.startswith(tuple(block + part for part in OF_INNER_CHANNELS)) and name in state:
-                state[name] = state[name][keep] if state[name].ndim else state[name]
+        parts = tuple(block + part for part in ("conv_pw.", "bn1.", "conv_dw.", "bn2."))  # (I, …)
+        for name, value in state.items():
+            if name.startswith(parts) and value.ndim:  # no counter
+                state[name] = value[keep]
     return state
 
 
 def official(backbone: str) -> dict[str, Tensor]:
     """The whole classifier of the installed package, with timm's names, else timm's own."""
     base = backbone.partition("-e")[0]
-    path = _package_file(base)
-    if path is not None:
+    if path := _package_file(base):
         return _read_package(path, base)
     try:
         return timm.create_model(f"tf_efficientnet_{base}", pretrained=True).state_dict()

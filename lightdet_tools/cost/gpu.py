@@ -28,12 +28,13 @@ import torch
 from lightdet_core import train
 from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
-from lightdet_core.machinery.files import read_result, write_json
+from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_tools.cost import gpu_networks, gpu_steps
 from lightdet_tools.cost.gpu_bundle import bundle
 from lightdet_tools.cost.gpu_steps import RUNS, Job, config_of, params_of, profiles_of
+from lightdet_tools.report.results import read_result
 
 STEPS = {  # seconds that a step may take; training has what the others leave
     "data": 60.0,

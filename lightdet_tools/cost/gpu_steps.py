@@ -26,12 +26,12 @@ from lightdet_core import engine
 from lightdet_core.augment import on_device, training_batch, training_batches
 from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, UserError, load_config, read_params, root
-from lightdet_core.machinery.files import read_result
 from lightdet_core.machinery.packs import Pack, open_split, with_classes
 from lightdet_core.machinery.precision import exact
 from lightdet_core.model import LightDet, build
 from lightdet_tools.cost.benchmark import learn, step_times, untrained
 from lightdet_tools.data.pack import prepare_packs
+from lightdet_tools.report.results import read_result
 from lightdet_tools.timing import clock
 
 RUNS = ("teacher", "g1", "g2", "g3", "g4", "g5")  # of a row; the last one needs the first

@@ -6,7 +6,7 @@ The files are those of `lightdet_tools.cost.gpu`; a machine with a GPU makes the
 import pandas as pd
 
 from lightdet_core.config import root
-from lightdet_core.machinery.files import read_result
+from lightdet_tools.report.results import read_result
 
 ABSENT = (
     "On a GPU: nothing was measured, for no machine with one was at hand ({file} is not there). "

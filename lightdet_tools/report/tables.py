@@ -14,7 +14,8 @@ import pandas as pd
 import yaml
 
 from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
-from lightdet_core.machinery.files import read_result, write_text
+from lightdet_core.machinery.files import write_text
+from lightdet_tools.report.results import read_result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lightdet_core.config import UserError, root
-from lightdet_core.machinery.files import read_result
+from lightdet_tools.report.results import read_result
 from lightdet_tools.style import COLORS, PRINTED_COLOR
 
 LINE = 0.058  # height of a line of labels, as a share of the axes
