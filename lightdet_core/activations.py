@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lightdet_core.model import LightDet
 
@@ -31,19 +31,14 @@ def visit(
         look: gets the input (B, K, H, W) as a copy, for some activations write in place.
     """
     found: list[Any] = []
+    names = {module: n for n, module in model.named_modules() if isinstance(module, KINDS)}
 
-    def hook(name: str, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_pre_hook(
-            lambda _, args: found.append(look(name, module, args[0].detach().clone()))
-        )
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if module in names:
+            found.append(look(names[module], module, args[0].detach().clone()))
 
-    hooks = [hook(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for one in hooks:
-            one.remove()
+    with torch.no_grad(), register_module_forward_pre_hook(hook):
+        model(images)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
 STRIDES = (8, 16, 32)
 EPS = 1e-6  # floor of the denominators
@@ -58,16 +58,12 @@ def level_grid(height: int, width: int, device: torch.device | str = "cpu") -> G
     A level has ceil(size / stride) cells per side; cell (i, j) is centred at ((i + 0.5) stride,
     (j + 0.5) stride).
     """
-    points, strides, level_sizes = [], [], []
+    points, strides = [], []
     for stride in STRIDES:
-        rows, columns = -(-height // stride), -(-width // stride)
-        y = (torch.arange(rows, device=device) + 0.5) * stride
-        x = (torch.arange(columns, device=device) + 0.5) * stride
-        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
-        points.append(torch.stack([grid_x, grid_y], -1).reshape(-1, 2))
-        strides.append(torch.full((rows * columns,), float(stride), device=device))
-        level_sizes.append(rows * columns)
-    return Grid(torch.cat(points), torch.cat(strides), level_sizes)
+        y, x = (torch.arange(0, n, stride, device=device) + stride / 2 for n in (height, width))
+        points.append(torch.cartesian_prod(y, x).flip(-1))
+        strides.append(torch.full_like(points[-1][:, 0], stride))
+    return Grid(torch.cat(points), torch.cat(strides), [len(level) for level in points])
 
 
 def distances_to_boxes(points: Tensor, distances: Tensor) -> Tensor:
@@ -84,23 +80,18 @@ def boxes_to_distances(points: Tensor, boxes: Tensor, reg_max: int | None = None
     return distances if reg_max is None else distances.clamp(0, reg_max - 0.1)
 
 
+def _mean(edges: Tensor) -> Tensor:
+    return edges @ torch.arange(edges.shape[-1], dtype=edges.dtype, device=edges.device)
+
+
 def integral(box_logits: Tensor) -> Tensor:
     """Expected distance of each edge distribution: (…, R) logits -> (…,) strides."""
     return _mean(box_logits.softmax(-1))
 
 
-def _mean(edges: Tensor) -> Tensor:
-    return edges @ torch.arange(edges.shape[-1], dtype=edges.dtype, device=edges.device)
-
-
 def decode(box_logits: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Edge logits (…, P, 4, R), points (P, 2), strides (P,) -> xyxy pixels (…, P, 4)."""
-    return decode_edges(box_logits.softmax(-1), points, strides)
-
-
-def decode_edges(edges: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """`decode` from edge distributions (…, P, 4, R)."""
-    return distances_to_boxes(points, _mean(edges) * strides[:, None])
+    return distances_to_boxes(points, integral(box_logits) * strides[:, None])
 
 
 def edge_shape(edges: Tensor) -> Tensor:
@@ -112,24 +103,18 @@ def edge_shape(edges: Tensor) -> Tensor:
     return torch.cat([top, top.mean(-1, keepdim=True)], -1).flatten(-2)
 
 
-def scores_and_boxes(
-    cls_logits: Tensor,
-    edges: Tensor,
-    quality_logits: Tensor | None,
-    points: Tensor,
-    strides: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """What a network says of cells -> scores (…, P, C) in 0..1 and xyxy pixels (…, P, 4).
+def class_scores(cls_logits: Tensor, quality_logits: Tensor | None) -> Tensor:
+    """(…, P, C) in 0..1, float32; GFLv2 lowers them by its quality (…, P, 1)."""
+    scores = cls_logits.float().sigmoid()
+    return scores if quality_logits is None else scores * quality_logits.float().sigmoid()
 
-    Args:
-        cls_logits: (…, P, C). edges: distributions (…, P, 4, R).
-        quality_logits: (…, P, 1), by which GFLv2 lowers the class scores, or None.
-        points, strides: (P, 2) and (P,) of these cells.
-    """
-    scores = cls_logits.sigmoid()
-    if quality_logits is not None:
-        scores = scores * quality_logits.sigmoid()
-    return scores, decode_edges(edges, points, strides)
+
+def scores_and_boxes(
+    cls_logits: Tensor, edges: Tensor, quality: Tensor | None, points: Tensor, strides: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`class_scores`, and xyxy pixels (…, P, 4) of edge distributions (…, P, 4, R)."""
+    xyxy = distances_to_boxes(points, _mean(edges) * strides[:, None])
+    return class_scores(cls_logits, quality), xyxy
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -177,21 +162,15 @@ def diou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def detect(
-    scores: Tensor,
-    boxes: Tensor,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
+    scores: Tensor, boxes: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
 ) -> Detections:
     """Detections of one image: threshold first, then class-wise NMS. A cell may emit many classes.
 
     Args:
-        scores: (P, C) in 0..1.
-        boxes: (P, 4) xyxy.
-        score_threshold: scores at or below are dropped.
-        iou_threshold: of NMS.
-        max_detections: the highest scores that are kept. (Of more than MAX_CANDIDATES above the
-            threshold only the best enter NMS.)
+        scores, boxes: (P, C) in 0..1 and (P, 4) xyxy.
+        score_threshold: scores at or below are dropped; of more than MAX_CANDIDATES above it only
+            the best enter NMS.
+        iou_threshold, max_detections: of NMS, and how many of the highest scores are kept.
     """
     cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
     scores = scores[cells, labels]
@@ -203,17 +182,12 @@ def detect(
     return Detections(boxes[keep], scores[keep], labels[keep])
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (…, 4) cut at a canvas of (height, width)."""
-    height, width = size
-    return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-
-
 def detect_batch(
     scores: Tensor, boxes: Tensor, size: tuple[int, int], *limits: Any
 ) -> list[Detections]:
     """`detect` for each image: scores (B, P, C), boxes (B, P, 4) clipped to (height, width)."""
-    return [detect(s, b, *limits) for s, b in zip(scores, clip(boxes, size), strict=True)]
+    clipped = clip_boxes_to_image(boxes, size)
+    return [detect(s, b, *limits) for s, b in zip(scores, clipped, strict=True)]
 
 
 class DetectionNetwork(nn.Module):

@@ -4,7 +4,6 @@ Tensor legend: B images · N detections of one image · C classes. COCO's ids co
 """
 
 import contextlib
-import copy
 import io
 import json
 from itertools import zip_longest
@@ -30,8 +29,8 @@ def detect_pack(
 ) -> list[dict]:
     """Detections on every packed image as COCO results, in pixels of the original images.
 
-    Many processes take turns, batch by batch, so that every batch is the same
-    as in one process; the first of them returns all detections, the others none.
+    Many processes take turns, batch by batch, so that every batch is the same as in one process;
+    the first of them returns all detections, the others none.
 
     Args:
         model: in eval mode, on `device`.
@@ -39,17 +38,14 @@ def detect_pack(
         config: of the thresholds, and how many images go through the network at a time.
     """
     batches = []
+    limits = config.score_threshold, config.iou_threshold, config.max_detections
     starts = range(0, len(pack.images), config.batch_size)
     for start in starts[distributed.rank() :: distributed.count()]:
         results = []
         rows = slice(start, start + config.batch_size)
         images = torch.from_numpy(np.array(pack.images[rows])).to(device).permute(0, 3, 1, 2)
-        batch = model.detect(
-            images.float().contiguous(memory_format=torch.channels_last),
-            config.score_threshold,
-            config.iou_threshold,
-            config.max_detections,
-        )
+        images = images.float().contiguous(memory_format=torch.channels_last)
+        batch = model.detect(images, *limits)
         sizes, ids = pack.sizes[rows], pack.image_ids[rows]
         for detections, (width, height), image_id in zip(batch, sizes, ids, strict=True):
             xyxy = detections.boxes.cpu().double().numpy()
@@ -72,18 +68,13 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
         AP, AP50, AP75, APs, APm, APl, AR100 in 0..1 and per_class {name: AP}; -1 where the
         ground truth has no such object.
     """
-    if isinstance(coco_gt, COCO):
-        truth = coco_gt.dataset
-    else:
-        truth = coco_gt if isinstance(coco_gt, dict) else json.loads(Path(coco_gt).read_text())
-    truth = copy.deepcopy(truth)
-    for number, annotation in enumerate(truth["annotations"], start=1):
-        annotation["id"] = number  # pycocotools takes a match with id 0 for none
-        annotation.setdefault("iscrowd", 0)  # optional in hand-made files, as is the area
-        if not isinstance(annotation.get("area"), (int, float)):
-            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    truth: Any = coco_gt.dataset if isinstance(coco_gt, COCO) else coco_gt
+    if isinstance(truth, (str, Path)):
+        truth = json.loads(Path(truth).read_text())
+    results = [{**found, "iscrowd": 0, "area": None} for found in detections]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(_index(truth), _index(_as_dataset(truth, detections)), "bbox")
+        # (`loadRes` refuses an empty list)
+        evaluation = COCOeval(_index(truth, truth["annotations"]), _index(truth, results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -101,17 +92,15 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     return metrics
 
 
-def _as_dataset(truth: Any, detections: list[dict]) -> dict:
-    """Results in the form of a COCO file (`loadRes` refuses an empty list)."""
-    annotations = [
-        {**d, "id": i, "iscrowd": 0, "area": d["bbox"][2] * d["bbox"][3]}
-        for i, d in enumerate(detections, start=1)
-    ]
-    return {**truth, "annotations": annotations}
-
-
-def _index(dataset: Any) -> COCO:
+def _index(truth: Any, boxes: list[dict]) -> COCO:
+    """COCO's index of boxes on the images of `truth`; crowd and area are optional in them."""
+    annotations: list[Any] = []
+    for number, box in enumerate(boxes, start=1):  # pycocotools takes a match with id 0 for none
+        area = box.get("area")
+        if not isinstance(area, (int, float)):
+            area = box["bbox"][2] * box["bbox"][3]
+        annotations.append({"iscrowd": 0, **box, "id": number, "area": area})
     coco = COCO()
-    coco.dataset = dataset
+    coco.dataset = {**truth, "annotations": annotations}
     coco.createIndex()
     return coco

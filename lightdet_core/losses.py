@@ -22,7 +22,6 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Te
     Args:
         logits: (…, C).
         targets: (…, C); IoU at the object's class, else 0.
-        beta: focusing exponent.
 
     Returns:
         (…,), summed over the classes.
@@ -40,10 +39,7 @@ def joint_quality_focal_loss(
     probability is rounded to 0 or 1.
 
     Args:
-        cls_logits: (…, C).
-        quality_logits: (…, 1).
-        targets: (…, C).
-        beta: focusing exponent.
+        cls_logits, targets: (…, C), as in `quality_focal_loss`. quality_logits: (…, 1).
 
     Returns:
         (…,), summed over the classes.
@@ -58,11 +54,11 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     """DFL: cross-entropy to the two bins next to the target, weighted by nearness.
 
     Args:
-        logits: (N, 4, R), or any (…, R).
-        distances: (N, 4) in strides, within [0, R - 1).
+        logits: (…, R).
+        distances: (…,) in strides, within [0, R - 1).
 
     Returns:
-        (N, 4), unreduced.
+        (…,), unreduced.
     """
     left = distances.floor().clamp(max=logits.shape[-1] - 2)
     share = distances - left  # of the right bin
@@ -71,15 +67,10 @@ def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     return -(log_p[..., 0] * (1 - share) + log_p[..., 1] * share)
 
 
+@torch.no_grad()
 def positive_weight(logits: Logits, matched_gt: Tensor, gt_weights: Tensor | None) -> Tensor:
-    """w_p: the detached score of a positive cell's best class, times its object's share; else 0.
-
-    Returns:
-        (B, P).
-    """
-    scores = logits.cls.detach().float().sigmoid()
-    if logits.quality is not None:
-        scores = scores * logits.quality.detach().float().sigmoid()
+    """w_p (B, P): the score of a positive cell's best class times its object's share; else 0."""
+    scores = boxes.class_scores(logits.cls, logits.quality)
     return scores.amax(-1) * object_shares(matched_gt, gt_weights)
 
 
@@ -100,7 +91,6 @@ def detection_loss(
     """All loss terms of a batch, weighted (1, 2, 0.25) and normalised.
 
     On many processes both normalisers are those of the global batch: the terms are shares of it.
-
     QFL is divided by N = sum over images of max(positives, 1); it stays when there is no object,
     so that empty images teach the background. GIoU and DFL weigh a positive by its best class
     score w_p and are divided by W = max(sum of w_p, 1). (NanoDet zeroes every term when W is 0.)
@@ -114,27 +104,23 @@ def detection_loss(
     Returns:
         loss_qfl, loss_giou, loss_dfl: scalars to be added; num_pos and weight_sum: N and W.
     """
-    owner = matched_gt.clamp(min=0)
-    strides, reg_max = grid.strides, logits.box.shape[-1] - 1
-
     # in units of the stride; background cells look at object 0 and get the weight 0
-    centers = grid.points / strides[:, None]  # (P, 2)
-    targets = batch.gt_boxes.gather(1, owner[..., None].expand(-1, -1, 4)) / strides[:, None]
+    owner, stride = matched_gt.clamp(min=0)[..., None], grid.strides[:, None]
+    centers = grid.points / stride  # (P, 2)
+    targets = batch.gt_boxes.gather(1, owner.expand(-1, -1, 4)) / stride  # (B, P, 4)
     predicted = boxes.distances_to_boxes(centers, boxes.integral(logits.box))
 
-    iou_target = boxes.iou(predicted.detach(), targets) * object_shares(
-        matched_gt, batch.gt_weights
-    )
-    iou_target = iou_target * (1 - label_smoothing)
-    labels = batch.gt_labels.gather(1, owner)
-    cls_targets = torch.zeros_like(logits.cls)
-    cls_targets.scatter_(-1, labels[..., None], iou_target[..., None])
+    share = object_shares(matched_gt, batch.gt_weights)
+    iou_target = boxes.iou(predicted.detach(), targets) * share * (1 - label_smoothing)
+    labels = batch.gt_labels[..., None].gather(1, owner)  # (B, P, 1)
+    cls_targets = torch.zeros_like(logits.cls).scatter_(-1, labels, iou_target[..., None])
     if logits.quality is None:
         qfl = quality_focal_loss(logits.cls, cls_targets)
     else:
         qfl = joint_quality_focal_loss(logits.cls, logits.quality, cls_targets)
     num_pos = num_positives(matched_gt)
 
+    reg_max = logits.box.shape[-1] - 1
     weight = positive_weight(logits, matched_gt, batch.gt_weights)
     weight_sum = total(weight.sum()).clamp(min=1)
     giou = (1 - boxes.giou(predicted, targets)) * weight

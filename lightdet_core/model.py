@@ -60,14 +60,8 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
     "mish": Mish,
     "silu": nn.SiLU,
 }
-LITE = {  # factors on channels and depth of EfficientNet-Lite0
-    "lite0": (1.0, 1.0),
-    "lite1": (1.0, 1.1),
-    "lite2": (1.1, 1.2),
-    "lite3": (1.2, 1.4),
-    "lite4": (1.4, 1.8),
-}
-BN_EPS = 1e-3  # of the backbone, as in NanoDet and in the TensorFlow weights
+# of EfficientNet-Lite0 .. Lite4: factors on its channels and its depth
+LITE = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
 QUALITY_CHANNELS = 64  # GFLv2's setting
 
 
@@ -88,19 +82,17 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         name, _, expansion = name.partition("-e")
-        norm = partial(nn.BatchNorm2d, eps=BN_EPS, momentum=bn_momentum)
-        options = {
-            "out_indices": (2, 3, 4),
-            "act_layer": ACTIVATIONS[activation],
-            "norm_layer": norm,
-            "drop_path_rate": drop_path,
-        }
+        create = partial(timm.create_model, f"efficientnet_{name}", features_only=True)
         if expansion:
-            self.net = _narrow(name, int(expansion), options)
-        else:
-            self.net = timm.create_model(f"efficientnet_{name}", features_only=True, **options)
-        info: Any = self.net.feature_info
-        self.channels: list[int] = info.channels()
+            create = partial(_narrow, name, int(expansion))
+        net: Any = create(
+            out_indices=(2, 3, 4),
+            act_layer=ACTIVATIONS[activation],
+            # eps as in NanoDet and in the TensorFlow weights
+            norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=bn_momentum),
+            drop_path_rate=drop_path,
+        )
+        self.net, self.channels = net, net.feature_info.channels()
         # the tf_ weights were trained on images normalised so; the same serves from scratch
         cfg: Any = timm.get_pretrained_cfg(f"tf_efficientnet_{name}")
         for key, value in (("mean", cfg.mean), ("std", cfg.std)):
@@ -111,9 +103,9 @@ class Backbone(nn.Module):
         return self.net((images - self.mean) / self.std)
 
 
-def _narrow(name: str, expansion: int, options: dict) -> EfficientNetFeatures:
+def _narrow(name: str, expansion: int, **options: Any) -> EfficientNetFeatures:
     """EfficientNet-Lite whose blocks widen their input `expansion` times instead of six."""
-    width, depth = LITE[name]
+    width, depth = LITE[int(name.removeprefix("lite"))]
     blocks = ["ds_r1_k3_s1_e1_c16"]
     for repeats, kernel, stride, channels in (
         *((2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192)),
@@ -163,7 +155,6 @@ class GFLHead(nn.Module):
         if config.num_classes is None:
             raise ValueError("model.num_classes is null: take the number of the data's classes")
         self.num_classes, self.num_bins = config.num_classes, config.reg_max + 1
-        outputs = self.num_classes + 4 * self.num_bins
         act, width = ACTIVATIONS[config.activation], config.channels
 
         def tower() -> nn.Sequential:
@@ -173,7 +164,8 @@ class GFLHead(nn.Module):
                 layers += [nn.BatchNorm2d(width), act(inplace=True)]
                 layers += [nn.Conv2d(width, width, 1, bias=False)]
                 layers += [nn.BatchNorm2d(width), act(inplace=True)]
-            return nn.Sequential(*layers, nn.Conv2d(width, outputs, 1))
+            layers += [nn.Conv2d(width, self.num_classes + 4 * self.num_bins, 1)]
+            return nn.Sequential(*layers)
 
         towers = [tower() for _ in boxes.STRIDES]
         self.towers = nn.ModuleList(towers)
@@ -190,27 +182,20 @@ class GFLHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for one in towers:
-            nn.init.constant_(
-                one[-1].get_parameter("bias"), -4.595
-            )  # every class starts at a score of 0.01
+        for one in towers:  # every class starts at a score of 0.01
+            nn.init.constant_(one[-1].get_parameter("bias"), -4.595)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the three levels -> cls_logits (B, P, C), box_logits (B, P, 4, R)."""
-        flat = [
-            tower(x).flatten(2).transpose(1, 2) for tower, x in zip(self.towers, maps, strict=True)
-        ]
-        cls_logits, box_logits = torch.cat(flat, 1).split([self.num_classes, 4 * self.num_bins], -1)
+        outputs = [tower(x) for tower, x in zip(self.towers, maps, strict=True)]
+        flat = torch.cat([x.flatten(2).transpose(1, 2) for x in outputs], 1)
+        cls_logits, box_logits = flat.split([self.num_classes, 4 * self.num_bins], -1)
         return cls_logits, box_logits.unflatten(-1, (4, self.num_bins))
 
     def quality_logits(self, edges: Tensor) -> Tensor | None:
-        """GFLv2's quality of localisation, read off `boxes.edge_shape`.
+        """GFLv2's quality of localisation, read off `boxes.edge_shape`; None for GFLv1.
 
-        Args:
-            edges: distributions (…, P, 4, R).
-
-        Returns:
-            (…, P, 1) logits, or None for GFLv1.
+        Edge distributions (…, P, 4, R) -> logits (…, P, 1).
         """
         if self.quality is None:
             return None
@@ -223,9 +208,8 @@ class LightDet(DetectionNetwork):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.backbone = Backbone(
-            config.backbone, config.activation, config.drop_path, config.bn_momentum
-        )
+        settings = config.activation, config.drop_path, config.bn_momentum
+        self.backbone = Backbone(config.backbone, *settings)
         self.neck = PAN(self.backbone.channels, config.channels)
         self.head = GFLHead(config)
 
@@ -264,31 +248,28 @@ def build(config: Config) -> LightDet:
         UserError: the ImageNet weights cannot be had or do not fit.
         ValueError: `model.num_classes` is null; the data decide it (`train.fit` fills it in).
     """
-    settings = config.model
-    model = LightDet(settings)
-    if settings.pretrained:
+    model = LightDet(config.model)
+    if pretrained := config.model.pretrained:
         net = model.backbone.net
-        found = load_imagenet(settings.backbone, settings.pretrained, net.state_dict())
+        found = load_imagenet(config.model.backbone, pretrained, net.state_dict())
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
 
 
 def from_scratch(config: Config) -> Config:
     """The settings without the ImageNet weights, for when others are loaded anyway."""
-    model = dataclasses.replace(config.model, pretrained=False)
-    return dataclasses.replace(config, model=model)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
 
 
 def save_weights(
     path: Path, state: dict[str, Tensor], config: Config, categories: list[dict]
 ) -> None:
     """Weights as .safetensors, with the config and the classes in its metadata."""
-    # one key: safetensors writes several in random order, and equal runs should be equal bytes
-    about = {"config": config.settings, "categories": categories}
-    metadata = {"lightdet": json.dumps(about)}
+    about = json.dumps({"config": config.settings, "categories": categories})
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     try:
-        save_file(state, path, metadata=metadata)
+        # one key: safetensors writes several in random order, and equal runs should be equal bytes
+        save_file(state, path, metadata={"lightdet": about})
     except SafetensorError as error:  # its name for a full disk, among others
         raise UserError(f"{path}: cannot be written ({error})") from None
 

@@ -22,8 +22,9 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
-from lightdet_core import boxes, sparsity
+from lightdet_core import sparsity
 from lightdet_core.boxes import Detections
 from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
@@ -216,7 +217,7 @@ def expected(model: LightDet, images: np.ndarray, decoded: bool) -> list[np.ndar
     if decoded:
         size = batch.shape[-2:]
         scores, xyxy = model.scores_and_boxes(cls_logits, box_logits, size)
-        found = scores, boxes.clip(xyxy, size)
+        found = scores, clip_boxes_to_image(xyxy, size)
     return [output.numpy() for output in found]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet, ssd300_vgg16
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from lightdet_core import boxes
@@ -58,7 +59,7 @@ def _labelled(
     known = (ids[order, None] == torch.tensor(COCO_IDS, device=ids.device)).nonzero()
     rows, labels = known[:max_detections].unbind(1)
     rows = order[rows]
-    return Detections(boxes.clip(xyxy[rows], size), scores[rows], labels)
+    return Detections(clip_boxes_to_image(xyxy[rows], size), scores[rows], labels)
 
 
 # ---------------------------------------------------------------------------------- torchvision
