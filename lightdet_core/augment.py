@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightdet_core.boxes import Batch, area
-from lightdet_core.config import AugmentConfig, Config
+from lightdet_core.config import AugmentConfig, Config, UserError
 from lightdet_core.machinery.images import letterbox_transform
 from lightdet_core.machinery.packs import Pack
 
 MIN_SIDE = 2.0  # px; an object whose visible part is thinner teaches nothing
+SMALL_SHARE = 0.05  # of objects that are thinner: more are worth a word
 GPU_SHARE = 0.5  # of the free memory of a GPU that packed images may take
 MIN_AREA = 0.1  # visible share of a warped object below which it is dropped (YOLOv5's filter)
 MIN_VISIBLE = 0.5  # the same for objects that CutMix covers or cuts
@@ -81,6 +82,25 @@ def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Ten
     epoch, batch = divmod(step, steps_per_epoch(num_images, batch_size))
     order = epoch_indices(num_images, seed, epoch)
     return order[(batch * batch_size + torch.arange(batch_size)) % num_images]
+
+
+def check_sizes(pack: Pack, size: int) -> str | None:
+    """A line about the objects that are too small to learn from at this input, if they are many.
+
+    Raises:
+        UserError: all are.
+    """
+    real = (np.arange(pack.gt_labels.shape[1]) < pack.counts[:, None]) & ~pack.gt_crowd
+    boxes = pack.gt_boxes[real]
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(1) * size / pack.size
+    small = int((sides < MIN_SIDE).sum())
+    about = (
+        f"{small} of {len(sides)} objects are under {MIN_SIDE:g} px at {size} px input, too small "
+        "to learn from; raise the profile's input_scale"
+    )
+    if small == len(sides):
+        raise UserError(f"{pack.path}: {about}")
+    return about if small > SMALL_SHARE * len(sides) else None
 
 
 def training_batch(

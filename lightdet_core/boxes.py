@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from lightdet_core.machinery.images import boxes_on_image
+
 STRIDES = (8, 16, 32)
 EPS = 1e-6  # floor of the denominators
 QUALITY_TOPK = 4  # GFLv2's setting
@@ -167,12 +169,14 @@ def detect(
     """Detections of one image: threshold first, then class-wise NMS. A cell may emit many classes.
 
     Args:
-        scores, boxes: (P, C) in 0..1 and (P, 4) xyxy.
+        scores, boxes: (P, C) in 0..1 and (P, 4) xyxy; boxes without area, which no other box
+            overlaps, are dropped.
         score_threshold: scores at or below are dropped; of more than MAX_CANDIDATES above it only
             the best enter NMS.
         iou_threshold, max_detections: of NMS, and how many of the highest scores are kept.
     """
-    cells, labels = (scores > score_threshold).nonzero(as_tuple=True)
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(1, keepdim=True)
+    cells, labels = ((scores > score_threshold) & solid).nonzero(as_tuple=True)
     scores = scores[cells, labels]
     if len(scores) > MAX_CANDIDATES:
         best = scores.topk(MAX_CANDIDATES).indices
@@ -180,6 +184,18 @@ def detect(
     boxes = boxes[cells]
     keep = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
     return Detections(boxes[keep], scores[keep], labels[keep])
+
+
+def on_image(found: Detections, width: int, height: int, size: int) -> Detections:
+    """Detections on a canvas of this size -> on the image, float64, on the CPU, clipped to it.
+
+    What lies in the borders of the canvas alone is dropped.
+    """
+    boxes = boxes_on_image(found.boxes.cpu().double().numpy(), width, height, size)
+    inside = torch.from_numpy((boxes[:, 2:] - boxes[:, :2] >= 1e-3).all(1))  # as results round
+    return Detections(
+        torch.from_numpy(boxes)[inside], found.scores.cpu()[inside], found.labels.cpu()[inside]
+    )
 
 
 def detect_batch(

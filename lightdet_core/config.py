@@ -192,7 +192,7 @@ class DistillConfig:
 class EvaluateConfig:
     score_threshold: Share = 0.05  # detections at or below are dropped before NMS
     iou_threshold: Share = 0.6  # class-wise NMS
-    max_detections: Count = 100  # per image, as COCO counts them
+    max_detections: int = Field(100, ge=1, le=100)  # per image; COCO counts no more
     batch_size: Count = 32  # images per forward pass
 
 
@@ -397,7 +397,10 @@ def _check_together(config: Config, experiments: dict, places: dict[str, str]) -
     augment, train, distill = config.augment, config.train, config.distill
     last = train.milestones[-1] if train.schedule == "multistep" and train.milestones else 0
     taught = any((distill.ld_weight, distill.vlr_weight, distill.kd_weight))
+    size = config.model.input_size
     rules = [
+        ("data.pack_size", config.data.pack_size >= size,
+         f"at least the {size} px of {config.experiment}'s input, or it learns enlarged images"),
         ("augment.mixup", augment.mixup + augment.cutmix <= 1,
          f"at most 1 together with augment.cutmix {augment.cutmix}: an image gets one of them"),
         ("train.precision", train.precision != "fp16-pure" or train.optimizer == "sgd",

@@ -8,7 +8,6 @@ Tensor legend: B images · P cells of all levels · G objects (padded) · C clas
 R = reg_max + 1 bins. Everything is dense over the cells, with weights of zero, as in losses.py.
 """
 
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from lightdet_core.boxes import Batch, Grid, Logits
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
 from lightdet_core.losses import num_positives, object_shares, positive_weight
 from lightdet_core.machinery.distributed import total
+from lightdet_core.machinery.packs import check_categories
 from lightdet_core.model import LightDet, load_weights
 
 
@@ -58,6 +58,9 @@ def class_distillation(
 ) -> Tensor:
     """KD in the released form: a softmax over the classes, though they are trained as sigmoids.
 
+    Over a single class that is constant: there it is over object and background, the sigmoid's
+    form of the same.
+
     Args:
         student: (N, C) class logits, in GFLv2 without the quality. teacher: likewise.
         weight: (N,) of the rows, with what the sum is to be divided by.
@@ -66,6 +69,8 @@ def class_distillation(
     Returns:
         Scalar; without rows a zero that has a graph.
     """
+    if student.shape[-1] == 1:
+        student, teacher = (F.pad(logits, (0, 1)) for logits in (student, teacher))
     return (weight * _divergence(student, teacher, temperature)).sum()
 
 
@@ -163,14 +168,7 @@ def check_teacher(
                 f"{path}: the teacher's model.{key} is {found}, the student's {wanted}; "
                 f"train a teacher with model.{key} {wanted}"
             )
-    wanted, found = ([(c["id"], c["name"]) for c in x] for x in (categories, teacher_categories))
-    if wanted != found:
-        pairs = enumerate(zip_longest(wanted, found))
-        label, (ours, theirs) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        raise UserError(
-            f"{path}: label {label} (id, name) is {theirs} to the teacher, but {ours} in the data; "
-            "train a teacher on data with the same categories"
-        )
+    check_categories(path, teacher_categories, categories)
 
 
 def load_teacher(

@@ -15,11 +15,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lightdet_core.boxes import DetectionNetwork
+from lightdet_core.boxes import DetectionNetwork, on_image
 from lightdet_core.config import EvaluateConfig
 from lightdet_core.machinery import distributed
-from lightdet_core.machinery.images import boxes_on_image
-from lightdet_core.machinery.packs import Pack, coco_results
+from lightdet_core.machinery.packs import Pack, coco_results, true_area
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -48,10 +47,9 @@ def detect_pack(
         batch = model.detect(images, *limits)
         sizes, ids = pack.sizes[rows], pack.image_ids[rows]
         for detections, (width, height), image_id in zip(batch, sizes, ids, strict=True):
-            xyxy = detections.boxes.cpu().double().numpy()
-            xyxy = boxes_on_image(xyxy, int(width), int(height), pack.size)
-            scored = detections.scores.tolist(), detections.labels.tolist()
-            results += coco_results(xyxy, *scored, int(image_id), pack.categories)
+            found = on_image(detections, int(width), int(height), pack.size)
+            scored = found.scores.tolist(), found.labels.tolist()
+            results += coco_results(found.boxes.numpy(), *scored, int(image_id), pack.categories)
         batches.append(results)
     turns = zip_longest(*distributed.gather(batches), fillvalue=[])
     return [found for turn in turns for results in turn for found in results]
@@ -96,10 +94,7 @@ def _index(truth: Any, boxes: list[dict]) -> COCO:
     """COCO's index of boxes on the images of `truth`; crowd and area are optional in them."""
     annotations: list[Any] = []
     for number, box in enumerate(boxes, start=1):  # pycocotools takes a match with id 0 for none
-        area = box.get("area")
-        if not isinstance(area, (int, float)):
-            area = box["bbox"][2] * box["bbox"][3]
-        annotations.append({"iscrowd": 0, **box, "id": number, "area": area})
+        annotations.append({"iscrowd": 0, **box, "id": number, "area": true_area(box)})
     coco = COCO()
     coco.dataset = {**truth, "annotations": annotations}
     coco.createIndex()

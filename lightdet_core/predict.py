@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from lightdet_core.boxes import on_image
 from lightdet_core.config import UserError
-from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
+from lightdet_core.machinery.images import letterbox, read_image, upright
 from lightdet_core.model import LightDet, load_weights
 
 
@@ -50,11 +51,9 @@ class Predictor(NamedTuple):
         device = next(self.network.parameters()).device
         limits = score_threshold, self.iou_threshold, self.max_detections
         (found,) = self.network.detect(canvas.permute(0, 3, 1, 2).float().to(device), *limits)
-        xyxy = boxes_on_image(found.boxes.cpu().double().numpy(), width, height, self.size)
+        found = on_image(found, width, height, self.size)
         names = [self.categories[label]["name"] for label in found.labels.tolist()]
-        return Prediction(
-            torch.from_numpy(xyxy).float(), found.scores.cpu(), found.labels.cpu(), names
-        )
+        return Prediction(found.boxes.float(), found.scores, found.labels, names)
 
 
 def to_pixels(image: str | Path | Image.Image | np.ndarray | Tensor) -> np.ndarray:
@@ -62,7 +61,7 @@ def to_pixels(image: str | Path | Image.Image | np.ndarray | Tensor) -> np.ndarr
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return np.asarray(upright(image).convert("RGB"))
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f"image: a tensor {tuple(image.shape)}, (3, H, W) is needed")

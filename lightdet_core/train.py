@@ -19,13 +19,20 @@ import torch
 from torch import Tensor
 
 from lightdet_core import activations, distill, sparsity
+from lightdet_core.augment import check_sizes
 from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import Run, learn
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, write_json
 from lightdet_core.machinery.log import log_path
-from lightdet_core.machinery.packs import Pack, open_split, read_truth, with_classes
+from lightdet_core.machinery.packs import (
+    Pack,
+    check_categories,
+    open_split,
+    read_truth,
+    with_classes,
+)
 from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import provenance, rounded
 from lightdet_core.machinery.runs import (
@@ -108,6 +115,8 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
         return folder
 
+    if notice := check_sizes(packs["train"], config.model.input_size):
+        progress(f"{config.run_name}: {notice}")
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
     teacher, init = _learn_from(config, sources, packs["train"].categories, device)
@@ -172,7 +181,9 @@ def _learn_from(
         if config.train.precision == "fp16-pure":
             teacher = teacher.half()
     if "train.init" in sources:
-        init = load_weights(sources["train.init"])[0].state_dict()
+        network, _, learned = load_weights(sources["train.init"])
+        check_categories(sources["train.init"], learned, categories)
+        init = network.state_dict()
     return teacher, init
 
 

@@ -104,13 +104,7 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         # a file, not a path, which Pillow 13.0 maps into memory: it then mixes up the rows of grey
         # TIFFs that their orientation turns
         with open(path, "rb") as file, Image.open(file) as image:
-            turn = _orientation(image)
-            image.load()
-            turned = image.format == "TIFF"  # by Pillow
-            stored = image.size[::-1] if turned and turn >= 5 else image.size
-            as_stored = turn >= 5 and (width, height) == stored and width != height
-            if turn in UPRIGHT and as_stored == turned:
-                image = image.transpose((BACK if turned else UPRIGHT)[turn])
+            image = upright(image, (width, height))
             if (mode := image.mode).startswith("I;16"):
                 deep = np.asarray(image).astype(np.uint32)
                 image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
@@ -129,10 +123,17 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
     return pixels
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1..8; 1 where there is none that can be read."""
+def upright(image: Image.Image, stated: tuple = ()) -> Image.Image:
+    """The image as EXIF turns it, unless only its stored orientation has the stated (W, H)."""
     try:
         turn = image.getexif().get(0x0112)
     except Exception:  # parsers of metadata raise as many kinds as decoders
-        return 1
-    return turn if turn in UPRIGHT else 1
+        turn = None
+    image.load()
+    turned = image.format == "TIFF"  # by Pillow
+    swaps = turn in (5, 6, 7, 8)
+    stored = image.size[::-1] if turned and swaps else image.size
+    as_stored = swaps and stated == stored and stored[0] != stored[1]
+    if turn in UPRIGHT and as_stored == turned:
+        return image.transpose((BACK if turned else UPRIGHT)[turn])
+    return image

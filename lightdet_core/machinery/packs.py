@@ -8,6 +8,7 @@ pack was made from, for evaluation.
 """
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -155,6 +156,21 @@ def read_truth(pack: Pack) -> dict:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged: {error}; {REPACK}") from None
+
+
+def check_categories(path: Path | str, learned: list[dict], categories: list[dict]) -> None:
+    """Raises a UserError if weights (of this path) have learned other classes than the data have.
+
+    Both are id and name by label.
+    """
+    wanted, found = ([(c["id"], c["name"]) for c in x] for x in (categories, learned))
+    if wanted != found:
+        pairs = enumerate(zip_longest(wanted, found))
+        label, (ours, theirs) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+        raise UserError(
+            f"{path}: label {label} (id, name) is {theirs} there, but {ours} in the data; take "
+            "weights that were trained on data with the same categories"
+        )
 
 
 def with_classes(config: Config, pack: Pack) -> Config:

@@ -31,12 +31,12 @@ from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
-from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
+from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
 from lightdet_tools.deploy.runtime import Exported, open_exported
 from lightdet_tools.style import COLORS
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 RESULT = "detections.json"
 TOLD_EVERY = 5.0  # seconds between two lines about a video
@@ -90,8 +90,7 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
         found = find(letterbox(image, size, quick=True), score_threshold, *limits)
         height, width = image.shape[:2]
-        xyxy = boxes_on_image(found.boxes.double().numpy(), width, height, size)
-        return found._replace(boxes=torch.from_numpy(xyxy).float())
+        return boxes.on_image(found, width, height, size)
 
     return Detector(_checked(detect), exported.about["categories"], size)
 
@@ -187,7 +186,7 @@ def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Pa
         _opencv(video)
     jobs, taken = [], set()
     for file, name in named:
-        jpeg = file.suffix.lower() in (".jpg", ".jpeg")
+        jpeg = file.suffix.lower() in (".jpg", ".jpeg", ".jfif")
         suffix = ".mp4" if _is_video(file) else ".jpg" if jpeg else ".png"
         target, number = name.with_suffix(suffix), 1
         while str(target).lower() in taken:  # some file systems do not tell A from a

@@ -29,7 +29,7 @@ from lightdet_core.boxes import Detections
 from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
-from lightdet_core.machinery.packs import open_pack, pack_path, read_truth
+from lightdet_core.machinery.packs import check_categories, open_pack, pack_path, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy.convert import convert_ncnn, convert_onnx, quantize, store_half
@@ -79,7 +79,7 @@ def to_onnx(
     models = {"fp32": full, "fp16": store_half(full)}
     if precision == "int8":
         progress("quantizing with training images")
-        images = calibration_images(job.about["config"])
+        images = calibration_images(weights, job.about["config"], job.about["categories"])
         models["int8"] = quantize(full, (job.input(image[None]) for image in images))
     variants = {}
     for name, model in models.items():
@@ -89,16 +89,21 @@ def to_onnx(
     return _finish(job, variants)
 
 
-def calibration_images(config: dict) -> Iterator[np.ndarray]:
+def calibration_images(
+    weights: Path | str, config: dict, categories: list[dict]
+) -> Iterator[np.ndarray]:
     """Training images of a run (S, S, 3) uint8, evenly over its pack.
 
     Raises:
         ConfigError, DataError: the run's experiment is not in params.yaml any more, or its images
             are not packed.
+        UserError: the images that are packed are not of the run's classes.
     """
     settings = load_config(config["experiment"], config["profile"])
     size = config["model"]["input_size"]
-    images = open_pack(pack_path(settings, "train")).images
+    pack = open_pack(pack_path(settings, "train"))
+    check_categories(weights, categories, pack.categories)
+    images = pack.images
     for row in np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int):
         yield letterbox(np.array(images[row]), size)
 
@@ -241,6 +246,7 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
         parity = compare(open_exported(entry).run(images), wanted, outputs, job.precision)
         pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
         targets = [job.folder / file.name for file in files]
+        _refuse_other(job, job.folder / entry.name)
         for file, target in zip(files, targets, strict=True):
             os.replace(file, target)
     return {
@@ -250,6 +256,22 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
         "sparsity": pattern,
         "files": targets,
     }
+
+
+def _refuse_other(job: _Job, target: Path) -> None:
+    """Raises a UserError for a file of the same name that another data set's run gave."""
+    if not target.exists():
+        return
+    try:
+        theirs = open_exported(target).about
+    except UserError:  # damaged, or not ours: as good as any file that is replaced
+        return
+    names = [(about["config"]["profile"], about["categories"]) for about in (theirs, job.about)]
+    if names[0] != names[1]:
+        raise UserError(
+            f"{target}: is of profile {names[0][0]}, not {names[1][0]}, or of other classes; "
+            "choose another --out"
+        )
 
 
 def compare(
@@ -336,8 +358,9 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
         path: .onnx or ncnn's .param.
         config: of the run that was exported.
     """
-    pack = open_pack(pack_path(config, "val"))
-    network = _Network(exported_find(open_exported(path, threads)))
+    pack, exported = open_pack(pack_path(config, "val")), open_exported(path, threads)
+    check_categories(path, exported.about["categories"], pack.categories)
+    network = _Network(exported_find(exported))
     return coco_metrics(read_truth(pack), detect_pack(network, pack, config.evaluate))
 
 
