@@ -1,6 +1,7 @@
 """Shared by all tests: golden numbers of the reference implementations, and their inputs."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
-from lightdet_core import augment
+from lightdet_core import augment, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import AugmentConfig, load_config
 from lightdet_core.config import root as repository
@@ -136,19 +138,96 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-class Stopped(Exception):
-    pass
+def fit(config, runs, progress=silent):
+    return train.fit(config, runs, progress, "cpu")
 
 
-def stop_at(step, monkeypatch):
-    """Fail in the middle of a step, as a kill would."""
+def fit_until(step, config, runs):
+    """Fails in the middle of a step, as a kill would."""
+
+    class Stopped(Exception):
+        pass
 
     def batch(pack, config, seed, now, device, **rows):
         if now == step:
             raise Stopped
         return training_batch(pack, config, seed, now, device, **rows)
 
-    monkeypatch.setattr(augment, "training_batch", batch)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(augment, "training_batch", batch)
+        fit(config, runs)
+
+
+def raising(error):
+    """A function that only raises."""
+
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def same_run(a, b):
+    files = [[(x / name).read_bytes() for name in ("metrics.json", "log.csv")] for x in (a, b)]
+    return same(weights(a), weights(b)) and files[0] == files[1]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data_root, tmp_path_factory):
+    """`undisturbed(config)` is the folder of its run, trained once and not to be changed."""
+
+    @functools.cache
+    def train_once(config):
+        runs = tmp_path_factory.mktemp("undisturbed")
+        if config.distill.teacher:
+            teach(runs, config.distill.teacher)
+        with pytest.MonkeyPatch.context() as patch:
+            use_root(patch, data_root)
+            return fit(config, runs)
+
+    return train_once
+
+
+@pytest.fixture
+def trained(undisturbed):
+    return undisturbed(tiny())
+
+
+def small_run(size, **changes):
+    """The config of a run with the smallest backbone; its head is eligible for 2:4."""
+    config = load_config("g5", "smoke", seed=4)
+    settings = {"backbone": "lite0", "input_size": size, "num_classes": 3, "channels": 16}
+    settings |= {"stacked_convs": 1, "reg_max": 7} | changes
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
+
+
+CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
+
+
+def network(experiment, **changes):
+    """An experiment's network as it is for COCO, untrained."""
+    config = load_config(experiment, "coco").model
+    return LightDet(dataclasses.replace(config, pretrained=False, **changes)).eval()
+
+
+def count_macs(model, images):
+    """Multiply-adds of the convolutions and linear layers in a pass, per image; its outputs."""
+    macs = []
+
+    def add(layer, _, out):
+        cells = out[0, 0] if isinstance(layer, nn.Conv2d) else out[0, ..., 0]
+        macs.append(layer.weight.numel() * cells.numel())
+
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.register_forward_hook(add)
+    with torch.no_grad():
+        outputs = model(images)
+    return sum(macs), outputs
 
 
 def needs(half):
@@ -170,6 +249,12 @@ def make_coco() -> dict:
         ],
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}],
     }
+
+
+def as_detections(annotations: list[dict]) -> list[dict]:
+    """What agrees with these annotations."""
+    keys = ("image_id", "category_id", "bbox")
+    return [{key: one[key] for key in keys} | {"score": 0.9} for one in annotations]
 
 
 def write_coco(folder: Path, coco: dict) -> Path:

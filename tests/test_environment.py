@@ -22,6 +22,8 @@ def pins(text: str) -> dict[str, str]:
     return found
 
 
+PYPROJECT = tomllib.loads((root() / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 LOCK = pins((root() / "requirements.txt").read_text())
 WANTED = pins((root() / "requirements.in").read_text())
 
@@ -47,17 +49,12 @@ def test_conda_takes_the_same_lock_and_python():
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11.*", "pip"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
-    project = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
-    assert project["requires-python"] == ">=3.11"
+    assert PROJECT["requires-python"] == ">=3.11"
 
 
-PROJECT = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
 DECLARED = {
     name: set(pins("\n".join(lines)))
-    for name, lines in {
-        "core": PROJECT["dependencies"],
-        **PROJECT["optional-dependencies"],
-    }.items()
+    for name, lines in {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}.items()
 }
 
 
@@ -87,10 +84,7 @@ def test_what_is_imported_is_declared():
 
 
 def test_an_installation_has_every_package():
-    project = tomllib.loads((root() / "pyproject.toml").read_text())
-    (found,) = project["tool"]["setuptools"]["packages"].values()
+    (found,) = PYPROJECT["tool"]["setuptools"]["packages"].values()
     packages = find_packages(str(root()), **found)
-    folders = {path.parent for path in root().glob("lightdet_*/**/*.py")}
-    assert sorted(packages) == sorted(
-        ".".join(folder.relative_to(root()).parts) for folder in folders
-    )
+    folders = {path.parent.relative_to(root()) for path in root().glob("lightdet_*/**/*.py")}
+    assert sorted(packages) == sorted(".".join(folder.parts) for folder in folders)

@@ -57,10 +57,8 @@ def test_contested_cell_goes_to_the_highest_overlap():
     mask = torch.ones(1, 2, dtype=torch.bool)
     matched, _ = atss(points, strides, sizes, gt_boxes, mask, 5)
     cells = cell_boxes(points, strides, 5)
-    both = torch.stack(
-        [atss(points, strides, sizes, gt_boxes[:, [i]], mask[:, :1], 5)[0][0] for i in (0, 1)]
-    )
-    contested = (both >= 0).all(0)
+    alone = [atss(points, strides, sizes, gt_boxes[:, [i]], mask[:, :1], 5)[0][0] for i in (0, 1)]
+    contested = (torch.stack(alone) >= 0).all(0)
     assert contested.any()
     best = iou(cells[contested][:, None], gt_boxes[0]).argmax(-1)
     assert torch.equal(matched[0][contested], best)
@@ -79,13 +77,6 @@ def test_positives_lie_inside_and_thin_boxes_get_none():
 
 def test_fewer_cells_than_candidates():
     """A 32 px canvas has one cell at stride 32 and four at stride 16."""
-    points, strides, sizes = level_grid(32, 32)
-    matched, thresholds = atss(
-        points,
-        strides,
-        sizes,
-        torch.tensor([[[2.0, 2, 30, 30]]]),
-        torch.ones(1, 1, dtype=torch.bool),
-        5,
-    )
+    gt_boxes, mask = torch.tensor([[[2.0, 2, 30, 30]]]), torch.ones(1, 1, dtype=torch.bool)
+    matched, thresholds = atss(*level_grid(32, 32), gt_boxes, mask, 5)
     assert thresholds.isfinite().all() and (matched >= 0).any()

@@ -2,13 +2,13 @@
 
 import colorsys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import STILL, make_pack, painted
+from conftest import STILL, make_pack, painted, same
 
 from lightdet_core import augment
 from lightdet_core.augment import batch_indices, epoch_indices, training_batch
@@ -70,13 +70,8 @@ def test_small_data_sets_fill_a_batch_by_starting_over():
 
 
 def test_neighbouring_keys_give_unrelated_numbers():
-    draws = torch.stack(
-        [
-            torch.rand(64, generator=augment._generator(seed, 1, step))
-            for seed in range(12)
-            for step in range(12)
-        ]
-    )
+    generators = [augment._generator(seed, 1, step) for seed, step in product(range(12), range(12))]
+    draws = torch.stack([torch.rand(64, generator=generator) for generator in generators])
     correlation = torch.corrcoef(draws).fill_diagonal_(0).abs()
     assert correlation.max() < 0.6  # 10,296 pairs of 64 numbers: the largest is about 0.5
     assert abs(draws.mean() - 0.5) < 0.02
@@ -89,7 +84,7 @@ def test_batches_depend_on_seed_and_step_only():
     one = training_batch(pack, busy, 5, 7, "cpu")
     torch.manual_seed(2)
     again = training_batch(pack, busy, 5, 7, "cpu")
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert same(one._asdict(), again._asdict())
     for seed, step in ((5, 8), (6, 7)):
         assert not torch.equal(one.images, training_batch(pack, busy, seed, step, "cpu").images)
 
@@ -100,11 +95,8 @@ def test_parts_of_a_batch_are_the_batch(changes):
     pack, options = painted(12, 64, 0), settings(batch_size=7, **changes)
     for step in range(4):
         whole = training_batch(pack, options, 0, step, "cpu")
-        cuts = (0, 1, 4, 7)
-        parts = [
-            training_batch(pack, options, 0, step, "cpu", rows=range(*pair))
-            for pair in pairwise(cuts)
-        ]
+        rows = [range(*pair) for pair in pairwise((0, 1, 4, 7))]
+        parts = [training_batch(pack, options, 0, step, "cpu", rows=part) for part in rows]
         for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
             assert torch.equal(torch.cat(pieces), one)
 
@@ -112,12 +104,8 @@ def test_parts_of_a_batch_are_the_batch(changes):
 def test_images_that_lie_on_the_device_give_the_same_batch():
     pack, options = painted(6, 64, 0), settings(mosaic=0.5)
     there = SimpleNamespace(**{**vars(pack), "images": torch.from_numpy(np.array(pack.images))})
-    for a, b in zip(
-        training_batch(pack, options, 0, 1, "cpu"),
-        training_batch(there, options, 0, 1, "cpu"),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
+    one, other = (training_batch(images, options, 0, 1, "cpu") for images in (pack, there))
+    assert same(one._asdict(), other._asdict())
 
 
 def test_settings_do_not_move_other_draws():
@@ -247,10 +235,8 @@ def test_mosaic_shows_four_images_around_one_point_without_bleeding():
     images = np.zeros((8, 64, 64, 3)) + values[:, None, None, None]
     images[:, :8] = images[:, 56:] = 0  # borders of the 640 x 480 images, never to be seen
     pack = make_pack(images, sizes=[[640, 480]] * 8)
-    config = settings(
-        STILL, size=64, batch_size=8, mosaic=1.0, warp_probability=1.0, scale=(0.4, 0.4),
-        translate=0.0,
-    )  # fmt: skip
+    moved = {"warp_probability": 1.0, "scale": (0.4, 0.4), "translate": 0.0}
+    config = settings(batch_size=8, mosaic=1.0, **moved)
     for step in range(3):
         batch = training_batch(pack, config, 0, step, "cpu")
         draws, rows = expected_draws(0, step, 8), sources(pack, config, step)
@@ -259,11 +245,9 @@ def test_mosaic_shows_four_images_around_one_point_without_bleeding():
             x, y = ((draws[name][b] + 0.5) * 64 for name in ("mosaic_x", "mosaic_y"))
             places = (x - 64, y - 48), (x, y - 48), (x - 64, y), (x, y)  # of the 128 px frame
             for value, (left, top) in zip(values[rows[b].numpy()], places, strict=True):
-                across, down = (
-                    slice(*(torch.stack([low, low + side]).clamp(0, 128) * 0.4 + 6.4).round().int())
-                    for low, side in ((left, 64), (top, 48))
-                )
-                expected[down, across] = value
+                edges = torch.stack([left, left + 64, top, top + 48]).clamp(0, 128) * 0.4 + 6.4
+                x0, x1, y0, y1 = edges.round().int()
+                expected[y0:y1, x0:x1] = value
             assert torch.allclose(batch.images[b, 0], expected, atol=0.01)
 
 
@@ -302,10 +286,9 @@ def test_brightness_and_contrast_are_one_line_and_nothing_is_clipped():
 
 
 def test_saturation_is_the_hsv_factor_of_colorsys():
-    half = settings(color_probability=1.0, brightness=0.0, contrast=(1.0, 1.0), saturation=(0.5, 1))
-    pack = make_pack(noise(side=16))
-    config = SimpleNamespace(**vars(half) | {"model": SimpleNamespace(input_size=16)})
-    images = training_batch(pack, config, 0, 0, "cpu").images
+    changes = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (0.5, 1)}
+    half, pack = settings(size=16, color_probability=1.0, **changes), make_pack(noise(side=16))
+    images = training_batch(pack, half, 0, 0, "cpu").images
     factors = 0.5 + 0.5 * expected_draws(0, 0, 4)["saturation"]
     source = packed_images(pack, batch_indices(8, 4, 0, 0))
     for image, before, factor in zip(images, source, factors.tolist(), strict=True):
@@ -324,11 +307,9 @@ def test_mixup_blends_pixels_and_shares_the_weights():
     source = packed_images(pack, rows := batch_indices(8, 4, 0, 0))
     for b in range(4):
         own, other = int(rows[b]), int(rows[b - 1])
-        mask = mixed.gt_mask[b]
-        assert mixed.gt_labels[b][mask].tolist() == [own] * (1 + own % 2) + [other] * (
-            1 + other % 2
-        )
-        weights = mixed.gt_weights[b]
+        mask, weights = mixed.gt_mask[b], mixed.gt_weights[b]
+        labels = [own] * (1 + own % 2) + [other] * (1 + other % 2)
+        assert mixed.gt_labels[b][mask].tolist() == labels
         ratio = weights[0]
         assert 0 < ratio < 1 and torch.allclose(weights[1 + own % 2], 1 - ratio)
         expected = ratio * source[b] + (1 - ratio) * source[b - 1]

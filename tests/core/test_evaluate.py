@@ -1,9 +1,10 @@
-import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import as_detections
 
 from lightdet_core.boxes import Detections
 from lightdet_core.config import EvaluateConfig
@@ -22,26 +23,19 @@ TRUTH = {
 
 
 def results():
-    return [
-        {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9}
-        for a in TRUTH["annotations"]
-    ]
+    return as_detections(TRUTH["annotations"])
 
 
-def test_truth_as_prediction_is_perfect(tmp_path):
-    path = tmp_path / "truth.json"
-    path.write_text(json.dumps(TRUTH))
+def test_truth_as_prediction_is_perfect_and_not_changed(tmp_path):
+    """Area and iscrowd are filled in on a copy."""
+    path, before = tmp_path / "truth.json", json.dumps(TRUTH)
+    path.write_text(before)
     for source in (TRUTH, path, str(path)):
         metrics = coco_metrics(source, results())
         for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"):
             assert metrics[name] == pytest.approx(1.0)
     assert metrics["per_class"] == pytest.approx({"car": 1.0, "dog": 1.0, "owl": -1.0})
-
-
-def test_truth_is_not_changed():
-    before = json.dumps(TRUTH)
-    coco_metrics(TRUTH, results())
-    assert json.dumps(TRUTH) == before  # area and iscrowd are filled in on a copy
+    assert json.dumps(TRUTH) == before
 
 
 def test_ids_from_zero_and_missing_area():
@@ -50,12 +44,9 @@ def test_ids_from_zero_and_missing_area():
     assert coco_metrics({**TRUTH, "annotations": annotations}, results())["AP"] == pytest.approx(1)
 
 
-def test_no_detections_is_zero():
+def test_no_detections_is_zero_and_no_objects_minus_one():
     metrics = coco_metrics(TRUTH, [])
     assert metrics["AP"] == 0 and metrics["per_class"]["car"] == 0 and metrics["AR100"] == 0
-
-
-def test_no_objects_is_minus_one():
     assert coco_metrics({**TRUTH, "annotations": []}, [])["AP"] == -1
 
 
@@ -77,15 +68,6 @@ def test_crowd_swallows_detections():
     assert coco_metrics(TRUTH, [*results(), inside])["AP"] < 1
 
 
-@dataclasses.dataclass
-class FakePack:
-    images: np.ndarray
-    sizes: np.ndarray
-    image_ids: np.ndarray
-    size: int
-    categories: list
-
-
 class Oracle(torch.nn.Module):
     """Finds one box per image, at known canvas pixels."""
 
@@ -103,12 +85,12 @@ class Oracle(torch.nn.Module):
 
 def test_boxes_return_to_the_original_pixels():
     """640x480 sits at scale 0.65 and 52 px down in 416; 300x600 at 0.6933 and 104 px right."""
-    pack = FakePack(
-        np.zeros((3, 416, 416, 3), np.uint8),
-        np.array([[640, 480], [300, 600], [640, 480]]),
-        np.array([7, 9, 11]),
-        416,
-        [{"id": 3, "name": "car"}, {"id": 90, "name": "dog"}],
+    pack = SimpleNamespace(
+        images=np.zeros((3, 416, 416, 3), np.uint8),
+        sizes=np.array([[640, 480], [300, 600], [640, 480]]),
+        image_ids=np.array([7, 9, 11]),
+        size=416,
+        categories=TRUTH["categories"],
     )
     oracle = Oracle([[6.5, 65.0, 65.0, 182.0], [104.0, 0.0, 312.0, 416.0], [0.0, 0.0, 416.0, 60.0]])
     first, second, third = detect_pack(oracle, pack, EvaluateConfig(batch_size=2))

@@ -1,12 +1,9 @@
-import math
-
-import pytest
 import torch
-from conftest import close, saw
+from conftest import close, same, saw
 
 from lightdet_core import losses
 from lightdet_core.assign import atss
-from lightdet_core.boxes import Batch, Logits, level_grid
+from lightdet_core.boxes import Batch, Logits, giou, level_grid
 
 
 def one_hot_targets(labels: list[int], scores: list[float], classes: int) -> torch.Tensor:
@@ -35,8 +32,6 @@ def test_distribution_focal_loss_golden(golden):
 
 def test_giou_loss_golden(golden):
     inputs, expected = golden("giou_loss")
-    from lightdet_core.boxes import giou
-
     rows = 1 - giou(torch.tensor(inputs["pred"]), torch.tensor(inputs["target"]))
     close(rows, expected["per_box"])
     close((rows * torch.tensor(inputs["weight"])).sum() * losses.WEIGHT_GIOU, expected["loss"])
@@ -66,30 +61,16 @@ def test_joint_form_is_finite_at_extremes():
     assert loss.isfinite().all() and z.grad.isfinite().all()
 
 
-def test_zero_at_the_target():
-    """QFL vanishes where the score equals the quality; DFL is least at the target's bins."""
-    y = torch.tensor([[0.3, 0.9]])
-    assert losses.quality_focal_loss(y.logit(), y).item() == pytest.approx(0, abs=1e-9)
-    # with probability 0.25 and 0.75 on bins 2 and 3 the cross-entropy is the entropy
-    p = torch.full((1, 1, 8), 1e-20)
-    p[..., 2], p[..., 3] = 0.25, 0.75
-    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    value = losses.distribution_focal_loss(p.log(), torch.tensor([[2.75]]))
-    assert value.item() == pytest.approx(entropy, rel=1e-5)
-
-
 def reference_batch(golden):
     inputs, expected = golden("nanodet_head_loss")
     preds = saw(2, 189, 35, lo=-3, hi=2)
     gt_boxes, gt_labels = torch.zeros(2, 4, 4), torch.zeros(2, 4, dtype=torch.long)
     gt_mask = torch.zeros(2, 4, dtype=torch.bool)
     for i, (xyxy, labels) in enumerate(zip(inputs["gt_boxes"], inputs["gt_labels"], strict=True)):
-        gt_boxes[i, : len(xyxy)], gt_labels[i, : len(xyxy)] = (
-            torch.tensor(xyxy),
-            torch.tensor(labels),
-        )
+        gt_boxes[i, : len(xyxy)] = torch.tensor(xyxy)
+        gt_labels[i, : len(xyxy)] = torch.tensor(labels)
         gt_mask[i, : len(xyxy)] = True
-    return preds, gt_boxes, gt_labels, gt_mask, expected
+    return (preds, gt_boxes, gt_labels, gt_mask), expected
 
 
 def batch_loss(
@@ -103,7 +84,7 @@ def batch_loss(
 
 
 def test_detection_loss_golden(golden):
-    *batch, expected = reference_batch(golden)
+    batch, expected = reference_batch(golden)
     loss = batch_loss(*batch)
     close(loss["loss_qfl"], expected["loss_qfl"])
     close(loss["loss_giou"], expected["loss_bbox"])
@@ -114,9 +95,8 @@ def test_detection_loss_golden(golden):
 
 def test_images_without_objects_teach_the_background(golden):
     """NanoDet returns 0 here; we keep the quality loss (its value is in the golden case)."""
-    preds, gt_boxes, gt_labels, gt_mask, _ = reference_batch(golden)
-    preds = preds[:1].clone().requires_grad_()
-    loss = batch_loss(preds, gt_boxes[:1], gt_labels[:1], gt_mask[:1] & False)
+    preds, gt_boxes, gt_labels, gt_mask = (x[:1].clone() for x in reference_batch(golden)[0])
+    loss = batch_loss(preds.requires_grad_(), gt_boxes, gt_labels, gt_mask & False)
     close(loss["loss_qfl"], golden("nanodet_head_loss_empty")[1]["qfl_if_kept"])
     assert loss["loss_giou"] == 0 and loss["loss_dfl"] == 0
     sum(v for k, v in loss.items() if k.startswith("loss_")).backward()
@@ -125,45 +105,40 @@ def test_images_without_objects_teach_the_background(golden):
 
 
 def test_doubling_the_batch_changes_nothing(golden):
-    preds, gt_boxes, gt_labels, gt_mask, _ = reference_batch(golden)
-    once = batch_loss(preds, gt_boxes, gt_labels, gt_mask)
-    twice = batch_loss(*(torch.cat([x, x]) for x in (preds, gt_boxes, gt_labels, gt_mask)))
+    batch, _ = reference_batch(golden)
+    once, twice = batch_loss(*batch), batch_loss(*(torch.cat([x, x]) for x in batch))
     for key in ("loss_qfl", "loss_giou", "loss_dfl"):
         torch.testing.assert_close(once[key], twice[key])
 
 
 def test_box_weights(golden):
     """Weight 1 is no weight; weight 0 leaves the cell as background; W scales with the weight."""
-    preds, gt_boxes, gt_labels, gt_mask, _ = reference_batch(golden)
-    plain = batch_loss(preds, gt_boxes, gt_labels, gt_mask)
-    ones = batch_loss(preds, gt_boxes, gt_labels, gt_mask, gt_weights=torch.ones(2, 4))
-    assert all(torch.equal(plain[k], ones[k]) for k in plain)
-    half = batch_loss(preds, gt_boxes, gt_labels, gt_mask, gt_weights=torch.full((2, 4), 0.5))
+    batch, _ = reference_batch(golden)
+    plain, empty = batch_loss(*batch), batch_loss(*batch[:3], batch[3] & False)
+    none, half, ones = (
+        batch_loss(*batch, gt_weights=torch.full((2, 4), weight)) for weight in (0.0, 0.5, 1.0)
+    )
+    assert same(plain, ones)
     torch.testing.assert_close(half["weight_sum"], plain["weight_sum"] / 2)
     torch.testing.assert_close(half["loss_giou"], plain["loss_giou"])  # a mean stays a mean
-    none = batch_loss(preds, gt_boxes, gt_labels, gt_mask, gt_weights=torch.zeros(2, 4))
-    empty = batch_loss(preds, gt_boxes, gt_labels, gt_mask & False)
-    torch.testing.assert_close(
-        none["loss_qfl"] * none["num_pos"], empty["loss_qfl"] * empty["num_pos"]
-    )
+    sums = [loss["loss_qfl"] * loss["num_pos"] for loss in (none, empty)]
+    torch.testing.assert_close(*sums)
     assert none["loss_dfl"] == 0
 
 
 def test_label_smoothing_touches_positives_only(golden):
-    preds, gt_boxes, gt_labels, gt_mask, _ = reference_batch(golden)
-    smooth = batch_loss(preds, gt_boxes, gt_labels, gt_mask, label_smoothing=0.05)
-    weighted = batch_loss(preds, gt_boxes, gt_labels, gt_mask, gt_weights=torch.full((2, 4), 0.95))
+    batch, _ = reference_batch(golden)
+    smooth = batch_loss(*batch, label_smoothing=0.05)
+    weighted = batch_loss(*batch, gt_weights=torch.full((2, 4), 0.95))
     torch.testing.assert_close(smooth["loss_qfl"], weighted["loss_qfl"])  # y = 0.95 IoU
-    plain = batch_loss(preds, gt_boxes, gt_labels, gt_mask)
+    plain = batch_loss(*batch)
     assert torch.equal(smooth["loss_dfl"], plain["loss_dfl"])
     assert smooth["loss_qfl"] != plain["loss_qfl"]
 
 
 def test_gflv2_with_certain_quality_is_gflv1(golden):
     """u -> +inf means q = 1: the joint loss becomes the logit loss."""
-    preds, gt_boxes, gt_labels, gt_mask, expected = reference_batch(golden)
-    loss = batch_loss(
-        preds, gt_boxes, gt_labels, gt_mask, quality_logits=torch.full((2, 189, 1), 40.0)
-    )
+    batch, expected = reference_batch(golden)
+    loss = batch_loss(*batch, quality_logits=torch.full((2, 189, 1), 40.0))
     close(loss["loss_qfl"], expected["loss_qfl"], atol=1e-5)
     close(loss["loss_giou"], expected["loss_bbox"])

@@ -1,9 +1,7 @@
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import close, saw
+from conftest import close, count_macs, network, saw
 from safetensors.torch import save_file
 from torch import nn
 
@@ -12,13 +10,16 @@ from lightdet_core import model as m
 from lightdet_core.config import load_config
 
 
-def settings(experiment: str, **changes) -> "m.ModelConfig":
-    config = load_config(experiment, "coco").model
-    return dataclasses.replace(config, pretrained=False, **changes)
-
-
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def identity_neck() -> m.PAN:
+    """One channel, passed on as it is."""
+    neck = m.PAN([1, 1, 1], 1)
+    for conv in neck.lateral:
+        nn.init.ones_(conv.weight)
+    return neck
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,7 @@ def count(module: nn.Module) -> int:
 def test_counts_golden(golden, experiment, case):
     """Parameters to the unit, MACs of the convolutions, cells: as the reference has them."""
     expected = golden("model_counts")[1][case]
-    config = settings(experiment)
-    net = m.LightDet(config).eval()
+    config, net = load_config(experiment, "coco").model, network(experiment)
     assert count(net) == expected["params"]
     batch_norms = [x for x in net.modules() if isinstance(x, nn.BatchNorm2d)]
     folded = count(net) - sum(x.num_features for x in batch_norms)  # scale, shift -> one bias
@@ -41,15 +41,10 @@ def test_counts_golden(golden, experiment, case):
     if "backbone" in expected:
         parts = (count(net.backbone), count(net.neck), count(net.head))
         assert parts == (expected["backbone"], expected["pan"], expected["head"])
-    macs = []
-    for conv in (x for x in net.modules() if isinstance(x, nn.Conv2d)):
-        conv.register_forward_hook(
-            lambda c, _, out: macs.append(c.weight.numel() * out[0, 0].numel())
-        )
-    with torch.no_grad():
-        cls_logits, box_logits = net(torch.zeros(1, 3, config.input_size, config.input_size))
+    images = torch.zeros(1, 3, config.input_size, config.input_size)
+    macs, (cls_logits, box_logits) = count_macs(net, images)
     if "conv_macs" in expected:
-        assert sum(macs) == expected["conv_macs"]
+        assert macs == expected["conv_macs"]
         assert cls_logits.shape[1] == expected["points"]
     assert cls_logits.shape[2] == 80
     assert box_logits.shape[1:] == (cls_logits.shape[1], 4, config.reg_max + 1)
@@ -87,14 +82,16 @@ def test_narrow_blocks():
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *(("relu6", nn.ReLU6), ("leakyrelu", nn.LeakyReLU), ("mish", m.Mish), ("silu", nn.SiLU)),
+        ("relu6", nn.ReLU6),
+        ("leakyrelu", nn.LeakyReLU),
+        ("mish", m.Mish),
+        ("silu", nn.SiLU),
         ("hswish", nn.Hardswish),
     ],
 )
 def test_activation_reaches_every_layer(golden, name, kind):
     """Called 42 times in the backbone and 18 times in the head, and no other one is called."""
-    net = m.LightDet(settings("c0", activation=name)).eval()
-    calls = []
+    net, calls = network("c0", activation=name), []
     for module in net.modules():
         if type(module) in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, m.Mish, nn.SiLU, nn.Hardswish):
             module.register_forward_hook(lambda x, *_: calls.append(type(x)))
@@ -132,9 +129,7 @@ def test_drop_path_rates_golden(golden):
 def test_neck_resampling_golden(golden):
     """With identity laterals the sums are the golden x2 and x0.5 maps."""
     inputs, expected = golden("pan_resample")
-    neck = m.PAN([1, 1, 1], 1)
-    for conv in neck.lateral:
-        nn.init.ones_(conv.weight)
+    neck = identity_neck()
     fine = torch.tensor(inputs["x4"])[None, None]
     coarse = torch.tensor(inputs["x2"])[None, None]
     zeros = [torch.zeros(1, 1, s, s) for s in (4, 2, 1)]
@@ -144,11 +139,8 @@ def test_neck_resampling_golden(golden):
 
 def test_neck_on_odd_maps_stays_on_the_grid():
     """7 cells above 13: a constant map stays constant, and the bottom-up equals bilinear inside."""
-    neck = m.PAN([1, 1, 1], 1)
-    for conv in neck.lateral:
-        nn.init.ones_(conv.weight)
     x = torch.rand(1, 1, 13, 13)
-    maps = neck([torch.zeros(1, 1, 26, 26), x, torch.zeros(1, 1, 7, 7)])
+    maps = identity_neck()([torch.zeros(1, 1, 26, 26), x, torch.zeros(1, 1, 7, 7)])
     assert [tuple(y.shape[-2:]) for y in maps] == [(26, 26), (13, 13), (7, 7)]
     down = F.interpolate(maps[1][..., :12, :12], scale_factor=0.5, mode="bilinear")
     torch.testing.assert_close(maps[2][..., :6, :6], down)
@@ -156,33 +148,29 @@ def test_neck_on_odd_maps_stays_on_the_grid():
 
 def test_quality_predictor_golden(golden):
     expected = golden("dgqp")[1]
-    config = settings("+gflv2", num_classes=3)
-    net = m.LightDet(config)
+    net = network("+gflv2", num_classes=3)
     first, _, second = net.head.quality
     first.weight.data = saw(64, 20, lo=-0.8, hi=1.0)
     first.bias.data = torch.linspace(-0.2, 0.2, 64)
     second.weight.data = saw(1, 64, lo=-0.5, hi=0.6)
     second.bias.data = torch.tensor([0.1])
     box_logits = saw(1, 44, 2, 2, lo=-3, hi=3).flatten(2).transpose(1, 2).view(1, 4, 4, 11)
-    quality = net.head.quality_logits(box_logits.softmax(-1)).sigmoid()
-    close(quality.view(2, 2), expected["quality"])
+    edges = box_logits.softmax(-1)
+    quality = net.head.quality_logits(edges)
+    close(quality.sigmoid().view(2, 2), expected["quality"])
     cls_logits = torch.linspace(-2, 2, 12).view(1, 3, 4).transpose(1, 2)
     cells = torch.zeros(4, 2), torch.ones(4)
-    edges = box_logits.softmax(-1)
-    logits = cls_logits, edges, net.head.quality_logits(edges)
-    scores, _ = boxes.scores_and_boxes(*logits, *cells)
+    scores, _ = boxes.scores_and_boxes(cls_logits, edges, quality, *cells)
     close(scores.transpose(1, 2).view(3, 2, 2), expected["joint_scores"])
 
 
 def test_initial_scores():
     """Every class starts at 0.01, times the quality 0.5 in GFLv2."""
     for experiment, score in (("c0", 0.01), ("+gflv2", 0.005)):
-        net = m.LightDet(settings(experiment)).eval()
+        net = network(experiment)
         with torch.no_grad():
-            logits = net(torch.zeros(1, 3, 64, 64))
-        assert net.scores_and_boxes(*logits, (64, 64))[0].mean().item() == pytest.approx(
-            score, rel=0.05
-        )
+            found, _ = net.scores_and_boxes(*net(torch.zeros(1, 3, 64, 64)), (64, 64))
+        assert found.mean().item() == pytest.approx(score, rel=0.05)
 
 
 def test_normalisation_is_inside():
@@ -196,7 +184,7 @@ def test_normalisation_is_inside():
 
 def test_detect_clips_and_batch_equals_single():
     torch.manual_seed(0)
-    net = m.LightDet(settings("g1", num_classes=4)).eval()
+    net = network("g1", num_classes=4)
     images = torch.rand(2, 3, 96, 128) * 255
     both = net.detect(images, score_threshold=0.005)
     assert all(len(d.boxes) for d in both)
@@ -207,13 +195,8 @@ def test_detect_clips_and_batch_equals_single():
         assert detections.boxes.min() >= 0
 
 
-def small_config():
-    config = load_config("g1", "smoke", seed=3)
-    return config
-
-
 def test_weights_round_trip(tmp_path):
-    config = small_config()
+    config = load_config("g1", "smoke", seed=3)
     net = m.build(config).eval()
     path = tmp_path / "weights.safetensors"
     m.save_weights(path, net.state_dict(), config, [{"id": 3, "name": "car"}])
@@ -234,13 +217,11 @@ def test_damaged_weights_are_named(tmp_path):
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(m.UserError, match="has no LightDet config"):
         m.load_weights(path)
-    config = small_config()
-    m.save_weights(path, m.LightDet(settings("c0")).state_dict(), config, [])
+    m.save_weights(path, network("c0").state_dict(), load_config("g1", "smoke"), [])
     with pytest.raises(m.UserError, match="does not fit its own config"):
         m.load_weights(path)
 
 
 def test_classes_must_be_known():
-    config = load_config("g1", "custom")
     with pytest.raises(ValueError, match="num_classes is null"):
-        m.build(config)
+        m.build(load_config("g1", "custom"))

@@ -1,7 +1,6 @@
 import csv
 import dataclasses
 import functools
-import json
 import math
 import os
 import shutil
@@ -12,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import HERE, Stopped, close, kept, needs, same, silent, stop_at, teach, tiny, weights
+from conftest import close, fit, fit_until, kept, needs, read, same, same_run, teach, tiny, weights
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -37,9 +36,7 @@ def test_warmup_golden(golden):
 
 
 def test_multistep_and_cosine():
-    settings = load_config(
-        "nanodet-lite1", "coco"
-    ).train  # 0.07, x0.1 after epochs 130, 150, 160, 165
+    settings = load_config("nanodet-lite1", "coco").train  # x0.1 after epochs 130, 150, 160, 165
     rates = [engine.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
     close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
     settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
@@ -78,30 +75,22 @@ def test_decay_reaches_every_parameter(optimizer):
 # --- the loop --------------------------------------------------------------------------------
 
 
-def test_run_folder_and_repetition(here):
+def test_run_folder_and_repetition(here, trained):
     """Every file is there; the same seed gives the same bytes, another seed does not."""
     config = tiny()
-    folder = train.fit(config, here, silent, "cpu")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "detections.json",
-        "log.csv",
-        "metrics.json",
-        "run.json",
-        "weights.safetensors",
-    ]
-    run = json.loads((folder / "run.json").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
+    folder = fit(config, here)
+    repeated = ["detections.json", "log.csv", "metrics.json", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*repeated, "run.json"])
+    run, metrics = read(folder / "run.json"), read(folder / "metrics.json")
     assert run["config_hash"] == metrics["config"] == config.hash
     assert run["steps"] == 6 and run["train_images"] == 16 and run["val_images"] == 4
     assert run["versions"]["torch"] == torch.__version__
     rows = (folder / "log.csv").read_text().splitlines()
     assert rows[0] == ",".join(log.COLUMNS) and len(rows) == 7
     assert not kept(here)
-
-    again = train.fit(config, here.with_name("again"), silent, "cpu")
-    for name in ("metrics.json", "log.csv", "detections.json", "weights.safetensors"):
-        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
-    other = train.fit(tiny(seed=1), here, silent, "cpu")
+    for name in repeated:
+        assert (trained / name).read_bytes() == (folder / name).read_bytes(), name
+    other = fit(tiny(seed=1), here)
     assert other.name == "g1-s1" and not same(weights(other), weights(folder))
 
 
@@ -113,56 +102,54 @@ HALF = {"sparsity": {"prune_at": 0.5}}  # pruned before step 3
     [
         {},
         {"optimizer": "sgd", "lr": 0.01, "ema_decay": 0.0},
-        pytest.param({"precision": "bf16", **HALF}, marks=needs("bf16")),
+        pytest.param({"precision": "bf16"} | HALF, marks=needs("bf16")),
         pytest.param(
-            {"precision": "fp16", "batch_size": 2, "epochs": 1, **HALF}, marks=needs("fp16")
+            {"precision": "fp16", "batch_size": 2, "epochs": 1} | HALF, marks=needs("fp16")
         ),
         {"sparsity": {"prune_at": 0.0}, "optimizer": "sgd", "lr": 0.01},
-        {"distill": {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}, **HALF},
+        {"distill": {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}} | HALF,
     ],
 )
-def test_resume_equals_undisturbed(here, monkeypatch, changes):
+def test_resume_equals_undisturbed(here, undisturbed, changes):
     """Killed at steps 3 and 5, with checkpoints at 2 and 4: bit for bit the same weights."""
-    changes = dict(changes)
     config = tiny(**changes)
     if config.distill.teacher:
-        teach(here, "g2"), teach(here.with_name("undisturbed"), "g2")
-    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
+        teach(here, "g2")
     for step in (3, 5):
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            stop_at(step, patch)
-            train.fit(config, here, silent, "cpu")
+        fit_until(step, config, here)
     lines = []
-    resumed = train.fit(config, here, lines.append, "cpu")
+    resumed = fit(config, here, lines.append)
     assert any("continuing at step 4 of " in line for line in lines)
     assert not kept(here)
-    assert same(weights(resumed), weights(undisturbed))
-    for name in ("metrics.json", "log.csv"):
-        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert same_run(resumed, undisturbed(config))
 
 
-def test_finished_run_is_returned_and_another_kept(here):
-    first = train.fit(tiny(), here, silent, "cpu")
-    before = weights(first)
-    lines = []
-    assert train.fit(tiny(), here, lines.append, "cpu") == first
+@pytest.fixture
+def first(trained, here):
+    """A finished run, in a folder of its own."""
+    return shutil.copytree(trained, here / trained.name)
+
+
+def test_finished_run_is_returned_and_another_kept(here, first):
+    before, lines = weights(first), []
+    assert fit(tiny(), here, lines.append) == first
     assert len(lines) == 1 and "finished already" in lines[0]
-    second = train.fit(tiny(lr=1e-4), here, lines.append, "cpu")
+    second = fit(tiny(lr=1e-4), here, lines.append)
     assert second == first and not same(weights(second), before)
     (aside,) = here.glob("g1-s0.*")
     assert same(weights(aside), before) and any("kept as" in line for line in lines)
 
 
-def test_a_run_that_fails_leaves_the_finished_one_in_its_place(here):
-    first = train.fit(tiny(), here, silent, "cpu")
-    before = weights(first)
-    for changes in ({"init": "g3"}, {"model": {"pretrained": "nowhere.safetensors"}}):
-        with pytest.raises(UserError):
-            train.fit(tiny(**changes), here, silent, "cpu")
-    assert [p.name for p in here.glob("g1*")] == ["g1-s0"] and same(weights(first), before)
+@pytest.mark.parametrize(
+    "changes", [{"init": "g3"}, {"model": {"pretrained": "nowhere.safetensors"}}]
+)
+def test_a_run_that_fails_leaves_the_finished_one_in_its_place(here, first, trained, changes):
+    with pytest.raises(UserError):
+        fit(tiny(**changes), here)
+    assert [p.name for p in here.glob("g1*")] == ["g1-s0"] and same_run(first, trained)
 
 
-def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
+def test_interrupt_keeps_a_checkpoint(here, trained, monkeypatch):
     """Ctrl-C during step 3: that step is finished, saved, and continued from."""
     config = tiny(checkpoint_steps=100)
     handler = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
@@ -175,55 +162,46 @@ def test_interrupt_keeps_a_checkpoint(here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(augment, "training_batch", interrupted)
         with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
-            train.fit(config, here, silent, "cpu")
+            fit(config, here)
     assert signal.getsignal(signal.SIGINT) is handler  # put back
     lines = []
-    resumed = train.fit(config, here, lines.append, "cpu")
+    resumed = fit(config, here, lines.append)
     assert any("continuing at step 3" in line for line in lines)
-    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
-    assert same(weights(resumed), weights(undisturbed))
+    assert same_run(resumed, trained)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_pruned_run_keeps_the_pattern(here, optimizer):
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_pruned_run_keeps_the_pattern(here, trained, optimizer, decay):
     """In the weights that are written, averaged or not, and only in ASP's layers."""
-    for decay in (0.0, 0.9):
-        config = tiny(optimizer=optimizer, lr=0.01, ema_decay=decay, **HALF)
-        lines = []
-        folder = train.fit(config, here.with_name(str(decay)), lines.append, "cpu")
-        state = weights(folder)
-        assert sparsity.check_2to4(state) == []
-        _, totals = zeros.report(state)
-        assert totals["zeros"] == totals["eligible_weights"] // 2 > 1e6
-        run = json.loads((folder / "run.json").read_text())
-        assert run["pruned_layers"] == totals["eligible_layers"]
-        assert any(f"pruned {run['pruned_layers']} layers to 2:4 at step 3" in x for x in lines)
-    dense = weights(train.fit(tiny(lr=0.01), here.with_name("dense"), silent, "cpu"))
-    assert len(sparsity.check_2to4(dense)) == totals["eligible_layers"]
+    lines = []
+    config = tiny(optimizer=optimizer, lr=0.01, ema_decay=decay, **HALF)
+    folder = fit(config, here, lines.append)
+    state = weights(folder)
+    assert sparsity.check_2to4(state) == []
+    _, totals = zeros.report(state)
+    assert totals["zeros"] == totals["eligible_weights"] // 2 > 1e6
+    pruned = read(folder / "run.json")["pruned_layers"]
+    assert pruned == totals["eligible_layers"] == len(sparsity.check_2to4(weights(trained)))
+    assert any(f"pruned {pruned} layers to 2:4 at step 3" in line for line in lines)
 
 
-def test_accuracy_along_a_pruned_run(here, monkeypatch):
+def test_accuracy_along_a_pruned_run(here, undisturbed):
     """At each epoch and on both sides of the pruning; a resumed run notes the same."""
     config = tiny(evaluate_epochs=1, checkpoint_steps=3, **HALF)  # 2 steps per epoch, pruned at 3
-    folder = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
-    noted = json.loads((folder / "run.json").read_text())["evaluations"]
-    assert [(row["step"], row["pruned"]) for row in noted] == [
-        (2, False),
-        (3, False),
-        (3, True),
-        (4, True),
-    ]
+    noted = read(fit(config, here.with_name("undisturbed")) / "run.json")["evaluations"]
+    sides = [(row["step"], row["pruned"]) for row in noted]
+    assert sides == [(2, False), (3, False), (3, True), (4, True)]
     assert all(0 <= row[k] <= 1 for row in noted for k in ("AP", "AP50", "AP75"))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(3, patch)  # saved, pruned and noted: both notes come again
-        train.fit(config, here, silent, "cpu")
-    resumed = train.fit(config, here, silent, "cpu")
-    assert json.loads((resumed / "run.json").read_text())["evaluations"] == noted
-    plain = train.fit(tiny(**HALF), here.with_name("plain"), silent, "cpu")
+    fit_until(3, config, here)  # saved, pruned and noted: both notes come again
+    resumed = fit(config, here)
+    assert read(resumed / "run.json")["evaluations"] == noted
+    plain = undisturbed(tiny(**HALF))
     assert same(weights(resumed), weights(plain)) and config.hash == tiny(**HALF).hash
 
 
-def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
+def test_a_run_that_goes_on_begins_with_its_weights_and_sees_other_batches(here, monkeypatch):
+    """With a learning rate of nearly zero, and no average, the first weights are the last, too."""
     teach(here, "g2")
     drawn = []
 
@@ -232,9 +210,13 @@ def test_a_run_that_goes_on_sees_other_batches(here, monkeypatch):
         return training_batch(pack, config, seed, step, device, **rows)
 
     monkeypatch.setattr(augment, "training_batch", spy)
-    train.fit(tiny(epochs=1), here, silent, "cpu")
-    train.fit(tiny(epochs=1, init="g2"), here, silent, "cpu")
+    fit(tiny(epochs=1), here)
+    still = {"lr": 1e-12, "warmup_lr": 0.0, "final_lr": 0.0, "ema_decay": 0.0}
+    found = weights(fit(tiny(epochs=1, init="g2", **still), here))
     assert drawn[:2] == [0, 0] and drawn[2] == drawn[3] > 100_000
+    for name, value in weights(here / "g2-s0").items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
 
 
 def test_gradient_norm_leaves_masked_weights_out():
@@ -251,7 +233,7 @@ def test_gradient_norm_leaves_masked_weights_out():
 def test_gradient_norm_is_logged_before_clipping(here):
     norms = {}
     for clip in (0.0, 1e-3):
-        folder = train.fit(tiny(epochs=1, grad_clip=clip), here.with_name(str(clip)), silent, "cpu")
+        folder = fit(tiny(epochs=1, grad_clip=clip), here.with_name(str(clip)))
         with (folder / "log.csv").open() as file:
             norms[clip] = [float(row["grad_norm"]) for row in csv.DictReader(file)]
     assert norms[0.0][0] == norms[1e-3][0] > 1
@@ -264,7 +246,7 @@ def test_the_average_is_what_is_written(here, monkeypatch):
         kept.update({k[8:]: v.clone() for k, v in tensors.items() if k.startswith("average.")})
 
     monkeypatch.setattr(checkpoint, "save", last)
-    folder = train.fit(tiny(ema_decay=0.9, ema_ramp=1, lr=0.01), here, silent, "cpu")
+    folder = fit(tiny(ema_decay=0.9, ema_ramp=1, lr=0.01), here)
     assert same(weights(folder), kept)
 
 
@@ -289,8 +271,8 @@ def test_overflowing_steps_are_skipped_and_counted(here, monkeypatch):
     start = functools.partial(torch.amp.GradScaler, init_scale=2.0**22)
     monkeypatch.setattr(torch.amp, "GradScaler", start)
     config = tiny(precision="fp16", epochs=2, batch_size=2, sparsity={"prune_at": 0.0})
-    folder = train.fit(config, here, silent, "cpu")
-    run = json.loads((folder / "run.json").read_text())
+    folder = fit(config, here)
+    run = read(folder / "run.json")
     assert 0 < run["skipped_steps"] < run["steps"]
     state = weights(folder)
     assert sparsity.check_2to4(state) == [] and all(v.isfinite().all() for v in state.values())
@@ -302,7 +284,7 @@ def test_loss_scale_that_never_fits(here, monkeypatch):
     monkeypatch.setattr(torch.amp, "GradScaler", start)
     monkeypatch.setattr(engine, "SMALLEST_SCALE", 2.0)
     with pytest.raises(UserError, match=r"the loss scale is 1\.5 at step 1.*precision"):
-        train.fit(tiny(precision="fp16", batch_size=2), here, silent, "cpu")
+        fit(tiny(precision="fp16", batch_size=2), here)
 
 
 @needs("fp16")
@@ -318,7 +300,7 @@ def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch
     monkeypatch.setattr(engine, "update_average", spy)
     settings = {"optimizer": "sgd", "lr": 0.01, "epochs": 1, "batch_size": 2}
     config = tiny(precision="fp16-pure", model={"head": "gflv2"}, **settings)
-    folder = train.fit(config, here, silent, "cpu")
+    folder = fit(config, here)
     assert kinds == {torch.float16, torch.int64, "torch.float32", "torch.int64"}
     assert {v.dtype for v in weights(folder).values()} == {torch.float32, torch.int64}
 
@@ -344,13 +326,8 @@ def test_a_step_asks_for_no_value(precision):
         net, teacher = build(config).train(), build(config).eval()
         state = engine.new_state(net, config.train, torch.device("cpu"))
         objects = torch.empty(8, 5)
-        batch = augment.Batch(
-            torch.empty(8, 3, 64, 64),
-            torch.empty(8, 5, 4),
-            objects.long(),
-            objects.bool(),
-            objects,
-        )
+        images, boxes = torch.empty(8, 3, 64, 64), torch.empty(8, 5, 4)
+        batch = augment.Batch(images, boxes, objects.long(), objects.bool(), objects)
         terms = engine.train_step(state, batch, config, teacher)
         assert set(log.DISTILL_COLUMNS) < set(terms)
         with pytest.raises(DataDependentOutputException):
@@ -385,15 +362,14 @@ def test_precision_that_the_processor_lacks(here, monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes_in", lambda dtype: False)
     for name in ("bf16", "fp16", "fp16-pure"):
         with pytest.raises(UserError, match=f"precision {name}: this cpu .*take fp32"):
-            train.fit(tiny(precision=name), here, silent, "cpu")
+            fit(tiny(precision=name), here)
 
 
 def test_distillation_is_logged_and_the_teacher_must_fit(here):
-    distilled = {"teacher": "g2", "ld_weight": 1.0, "vlr_weight": 1.0, "kd_weight": 1.0}
     with pytest.raises(UserError, match=r"distill\.teacher g2: .*train it first: .*train"):
-        train.fit(tiny(distill=distilled), here, silent, "cpu")
+        fit(tiny(distill=TAUGHT), here)
     teach(here, "g2")
-    folder = train.fit(tiny(epochs=1, distill=distilled), here, silent, "cpu")
+    folder = fit(tiny(epochs=1, distill=TAUGHT), here)
     rows = list(csv.DictReader((folder / "log.csv").open()))
     assert len(rows) == 2
     for row in rows:
@@ -402,67 +378,40 @@ def test_distillation_is_logged_and_the_teacher_must_fit(here):
         assert math.isclose(sum(terms), float(row["loss"]), rel_tol=1e-4)
     teach(here, "g3", reg_max=10)
     with pytest.raises(distill.UserError, match=r"g3-s0.*reg_max is 10, the student's 7"):
-        train.fit(tiny(distill=distilled | {"teacher": "g3"}), here, silent, "cpu")
+        fit(tiny(distill=TAUGHT | {"teacher": "g3"}), here)
 
 
-def test_other_teacher_or_start_is_another_run(here):
-    """Weights that a run learns from or starts with belong to its key, by content."""
+def test_other_first_weights_make_another_run(here):
     teach(here, "g2")
     started = tiny(epochs=1, init="g2")
-    folder = train.fit(started, here, silent, "cpu")
-    key = json.loads((folder / "run.json").read_text())["key"]
+    key = read(fit(started, here) / "run.json")["key"]
     path = here / "g2-s0" / "weights.safetensors"
     state = {k: v + 0.01 if v.is_floating_point() else v for k, v in load_file(path).items()}
     save_weights(path, state, started, load_weights(path)[2])
     lines = []
-    other = train.fit(started, here, lines.append, "cpu")
+    other = fit(started, here, lines.append)
     assert any("kept as" in line for line in lines)
-    assert json.loads((other / "run.json").read_text())["key"] != key
+    assert read(other / "run.json")["key"] != key
     teach(here, "g3", reg_max=10)
     with pytest.raises(UserError, match=r"train\.init g3: not the same network as g1"):
-        train.fit(tiny(init="g3"), here, silent, "cpu")
-
-
-def test_other_teacher_is_another_run(here):
-    """The teacher is always seed 0; its weights belong to the key, those of its name do not."""
-    config = tiny(epochs=1, seed=1, distill={"teacher": "g2", "ld_weight": 1.0})
-    keys = set()
-    for seed in (1, 1, 2):
-        shutil.rmtree(here, ignore_errors=True)
-        teach(here, "g2", weights_of=seed)
-        folder = train.fit(config, here, silent, "cpu")
-        keys.add(json.loads((folder / "run.json").read_text())["key"])
-    assert len(keys) == 2
+        fit(tiny(init="g3"), here)
 
 
 def test_checkpoint_of_other_code_is_not_used(here, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(3, patch)
-        train.fit(tiny(), here, silent, "cpu")
+    fit_until(3, tiny(), here)
     monkeypatch.setattr(train, "_code_hash", lambda: "edited00")
     lines = []
-    train.fit(tiny(), here, lines.append, "cpu")
+    fit(tiny(), here, lines.append)
     assert not any("continuing" in line for line in lines)
     assert not kept(here)
 
 
-def test_init_gives_the_first_weights(here):
-    """With a learning rate of nearly zero, and no average, they are the last ones, too."""
-    teach(here, "g2")
-    config = tiny(epochs=1, init="g2", lr=1e-12, warmup_lr=0.0, final_lr=0.0, ema_decay=0.0)
-    found = weights(train.fit(config, here, silent, "cpu"))
-    for name, value in load_file(here / "g2-s0" / "weights.safetensors").items():
-        if "running" not in name and "num_batches" not in name:
-            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
-
-
 def test_loss_that_is_not_finite(here):
     """A learning rate far too high: the last good checkpoint stays, the message says what to do."""
-    config = tiny(
-        optimizer="sgd", lr=1e20, warmup_lr=0.001, warmup_steps=3, grad_clip=0.0, checkpoint_steps=1
-    )
+    steep = {"optimizer": "sgd", "lr": 1e20, "warmup_lr": 0.001, "warmup_steps": 3}
+    config = tiny(**steep, grad_clip=0.0, checkpoint_steps=1)
     with pytest.raises(UserError, match=r"the loss is .*lower train\.lr.*safetensors"):
-        train.fit(config, here, silent, "cpu")
+        fit(config, here)
     for path in (checkpoints := list(here.glob(".checkpoints/*.safetensors"))):
         assert all(v.isfinite().all() for v in load_file(path).values() if v.is_floating_point())
     assert len(checkpoints) == 2  # the last good one and the one before it
@@ -470,28 +419,26 @@ def test_loss_that_is_not_finite(here):
 
 
 def test_classes_come_from_the_data_or_must_agree(here):
-    folder = train.fit(tiny(epochs=1, model={"num_classes": None}), here, silent, "cpu")
-    run = json.loads((folder / "run.json").read_text())
+    folder = fit(tiny(epochs=1, model={"num_classes": None}), here)
+    run = read(folder / "run.json")
     assert run["config"]["model"]["num_classes"] == 7
     with pytest.raises(UserError, match="num_classes is 3, but the annotations have 7"):
-        train.fit(tiny(model={"num_classes": 3}), here, silent, "cpu")
+        fit(tiny(model={"num_classes": 3}), here)
     chosen = dataclasses.replace(tiny().data, classes=("person",))
     with pytest.raises(UserError, match="train-96: made with the classes all, not person"):
-        train.fit(dataclasses.replace(tiny(), data=chosen), here, silent, "cpu")
+        fit(dataclasses.replace(tiny(), data=chosen), here)
 
 
-def test_compiled_network_trains_alike(here, monkeypatch):
+def test_compiled_network_trains_alike(here, trained, monkeypatch):
     """Traced but not translated (that takes minutes): the same log, under another hash."""
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_a_compiler)
-    settings = {"epochs": 1}
-    compiled = train.fit(tiny(compile=True, **settings), here, silent, "cpu")
-    plain = train.fit(tiny(**settings), here.with_name("plain"), silent, "cpu")
+
+    def without_a_compiler(self):
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    compiled = fit(tiny(compile=True), here)
     assert tiny(compile=True).hash != tiny().hash
-    assert same(weights(compiled), weights(plain))
-
-
-def compile_without_a_compiler(self):
-    self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
+    assert same(weights(compiled), weights(trained))
 
 
 def test_training_learns(here):
@@ -502,49 +449,30 @@ def test_training_learns(here):
     dfl = {}
     for head in ("gflv1", "gflv2"):
         config = tiny(epochs=20, checkpoint_steps=100, model={"head": head})
-        folder = train.fit(config, here.with_name(head), silent, "cpu")
-        rows = [r.split(",") for r in (folder / "log.csv").read_text().splitlines()[1:]]
-        column = log.COLUMNS.index("loss_dfl")
-        dfl[head] = [float(row[column]) for row in rows]
+        with (fit(config, here.with_name(head)) / "log.csv").open() as file:
+            dfl[head] = [float(row["loss_dfl"]) for row in csv.DictReader(file)]
         assert all(math.isfinite(x) for x in dfl[head])
     start = sum(dfl["gflv1"][:5])
     assert sum(dfl["gflv1"][-5:]) < 0.85 * start and sum(dfl["gflv2"][-5:]) < 0.85 * start
 
 
-def test_command_reports_mistakes_in_one_line():
-    words = ["-m", "lightdet_tools", "train", "--experiment", "g7", "--profile", "demo"]
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: experiment 'g7': choose one of")
+TWENTY_STEPS = {"epochs": 10, "sparsity": {"prune_at": 0.5}}  # pruned before step 10
 
 
 @pytest.mark.parametrize("moment", ["dense", "pruning", "sparse"])
-def test_kill_and_resume_through_the_command(here, data_root, moment):
-    """kill -9 while the command trains; the next one continues to the undisturbed weights."""
-    settings = {"epochs": 10, "sparsity": {"prune_at": 0.5}}  # 20 steps, pruned before step 10
+def test_kill_and_resume(here, undisturbed, moment):
+    """kill -9 of a training; the next one continues to the undisturbed weights."""
     code = (
-        "import sys; sys.path.insert(0, {tests!r})\n"
-        "import os\n"
+        f"import sys; sys.path[:] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from lightdet_core import train\n"
         "import conftest\n"
-        "os.environ['LIGHTDET_ROOT'] = {data!r}\n"
-        "config = conftest.tiny(**{settings!r})\n"
-        "train.fit(config, Path({runs!r}), lambda line: print(line, flush=True), 'cpu')\n"
-    ).format(tests=str(HERE / "tests"), data=str(data_root), runs=str(here), settings=settings)
-    victim = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True
-    )
+        f"config = conftest.tiny(**{TWENTY_STEPS!r})\n"
+        f"conftest.fit(config, Path({str(here)!r}), lambda line: print(line, flush=True))\n"
+    )  # LIGHTDET_ROOT is in its environment
+    victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
-    def saved() -> int:
-        return max(
-            (p.stat().st_mtime_ns for p in here.glob(".checkpoints/*.safetensors")), default=0
-        )
+    def saved() -> float:
+        return max((p.stat().st_mtime for p in here.glob(".checkpoints/*.safetensors")), default=0)
 
     before = 0
     if moment != "dense":
@@ -556,12 +484,8 @@ def test_kill_and_resume_through_the_command(here, data_root, moment):
     victim.kill()
     victim.wait()
     victim.stdout.close()
-    config = tiny(**settings)
     lines = []
-    resumed = train.fit(config, here, lines.append, "cpu")
+    resumed = fit(tiny(**TWENTY_STEPS), here, lines.append)
     (step,) = (int(x.split("step ")[1].split()[0]) for x in lines if "continuing at" in x)
     assert {"dense": step < 10, "pruning": step >= 10, "sparse": step > 10}[moment]
-    undisturbed = train.fit(config, here.with_name("undisturbed"), silent, "cpu")
-    assert same(weights(resumed), weights(undisturbed))
-    for name in ("metrics.json", "log.csv"):
-        assert (resumed / name).read_bytes() == (undisturbed / name).read_bytes()
+    assert same_run(resumed, undisturbed(tiny(**TWENTY_STEPS)))

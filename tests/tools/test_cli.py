@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import raising
 
 from lightdet_core.config import ConfigError, root
 from lightdet_tools import cli
@@ -12,6 +13,7 @@ from lightdet_tools import cli
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
 COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
 COMMANDS += ["site", *GROUPS]
+NO_ONNX = ModuleNotFoundError(name="onnx")
 
 
 def ended(capsys, *words):
@@ -51,6 +53,8 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         ("export w --out x --format tf", "'tf' is not one of 'onnx', 'ncnn'"),
         ("train --experiment g1 --seed x", "'--seed': Input should be a valid integer"),
         ("train --experiment g1 --profile dmo", "profile 'dmo': choose one of demo, "),
+        ("train --experiment g7", "error: experiment 'g7': choose one of g1, "),
+        ("export none.safetensors --format onnx --out x", "no trained run there"),
         ("latency --seconds 0", "--seconds 0, --threads "),
         ("latency --runtimes z", "--runtimes z: choose from torch, "),
         ("latency --systems g1", "a part of the table does not replace the whole: add --out"),
@@ -80,20 +84,14 @@ def test_a_mistake_is_one_line(capsys, words, line):
     ],
 )
 def test_what_stops_a_command_is_told_without_a_stack_trace(capsys, monkeypatch, error, code, text):
-    def stop(*_):
-        raise error
-
-    monkeypatch.setattr(cli, "load_config", stop)
+    monkeypatch.setattr(cli, "load_config", raising(error))
     found, _, err = ended(capsys, "train", "--experiment", "g1")
     assert found == code and err.startswith(text)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="lightdet_x")])
 def test_a_mistake_of_ours_gives_its_stack_trace(monkeypatch, error):
-    def stop(*_):
-        raise error
-
-    monkeypatch.setattr(cli, "load_config", stop)
+    monkeypatch.setattr(cli, "load_config", raising(error))
     with pytest.raises(type(error)):
         cli.main(["train", "--experiment", "g1"])
 

@@ -1,20 +1,16 @@
 """Several processes on a CPU (gloo): the same batches, losses and detections as one process."""
 
 import csv
-import dataclasses
 import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import HERE, silent, teach, tiny, use_root
-from safetensors.torch import load_file
+from conftest import read, silent, teach, tiny, use_root, weights
 from torch import nn
 
 from lightdet_core import augment, engine, sparsity, train
@@ -26,7 +22,6 @@ from lightdet_core.machinery.packs import open_pack, pack_path
 from lightdet_core.model import build
 
 CPU = torch.device("cpu")
-PATHS = [str(folder) for folder in (HERE, HERE / "tests", Path(__file__).parent)]
 # everything that looks at a whole batch: normalisers, batch norm, stochastic depth, mixed images
 CHANGES = {
     "optimizer": "sgd",
@@ -37,13 +32,8 @@ CHANGES = {
 }
 
 
-def in_(root):
-    os.environ["LIGHTDET_ROOT"] = str(root)
-
-
-def fit(root, config, runs, progress, stop_at=None):
-    """`train.fit` where scenes and packs of the tests are; process 1 may stop in a step."""
-    in_(root)
+def fit(config, runs, progress, stop_at=None):
+    """`train.fit` in float64; process 1 may stop in a step."""
 
     def batch(pack, config, seed, step, device, **rows):
         if step == stop_at and distributed.rank() == 1:
@@ -110,37 +100,34 @@ def compare(run, alone, number):
     found, wanted = losses(run), losses(alone)
     assert found.shape == wanted.shape and (wanted[:, 7] > 0).all()  # num_pos
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    state, other = (load_file(folder / "weights.safetensors") for folder in (run, alone))
-    for name, value in other.items():
-        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6)
-    about = json.loads((run / "run.json").read_text())
-    assert about["processes"] == number
+    torch.testing.assert_close(weights(run), weights(alone), rtol=1e-5, atol=1e-6)
+    assert read(run / "run.json")["processes"] == number
     assert not list(run.parent.glob(".checkpoints/*.safetensors"))
 
 
-def test_two_processes_stop_together_go_on_and_compute_what_one_does(here, data_root, alone):
+def test_two_processes_stop_together_go_on_and_compute_what_one_does(here, alone):
     """By `launch`; process 1 is interrupted in the third step."""
     config = tiny(**CHANGES, checkpoint_steps=100)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 3 of 6"):
-        distributed.launch(partial(fit, data_root, config, here, stop_at=2), 2, silent)
+        distributed.launch(partial(fit, config, here, stop_at=2), 2, silent)
     lines = []
-    distributed.launch(partial(fit, data_root, config, here), 2, lines.append)
+    distributed.launch(partial(fit, config, here), 2, lines.append)
     assert any("continuing at step 3 of 6" in line for line in lines)
     assert any(line.startswith("g1-s0: AP ") for line in lines)
     compare(here / "g1-s0", alone, 2)
 
 
-def test_four_processes_of_torchrun_compute_what_one_does(here, data_root, alone, tmp_path):
+def test_four_processes_of_torchrun_compute_what_one_does(here, alone, tmp_path):
     script = tmp_path / "fit.py"
     script.write_text(
-        f"import sys; sys.path[:0] = {PATHS!r}\n"
+        f"import sys; sys.path[:] = {sys.path!r}\n"
         "from pathlib import Path\n"
         "import conftest, test_distributed\n"
         f"config = conftest.tiny(**{CHANGES!r})\n"
-        f"test_distributed.fit(Path({str(data_root)!r}), config, Path({str(here)!r}), print)\n"
+        f"test_distributed.fit(config, Path({str(here)!r}), print)\n"
     )
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node=4", script]
-    subprocess.run([sys.executable, "-m", *command], cwd=HERE, check=True)
+    subprocess.run([sys.executable, "-m", *command], check=True)
     compare(here / "g1-s0", alone, 4)
 
 
@@ -178,9 +165,8 @@ def statistics(images):
     return y.detach(), own.grad, net[0].weight.grad, dict(net.state_dict())
 
 
-def together(root, out, progress):
+def together(out, progress):
     """In each of three processes: what they exchange, and their part of an evaluation."""
-    in_(root)
     with distributed.joined(CPU):
         place = distributed.rank()
         config = tiny()
@@ -210,10 +196,10 @@ def together(root, out, progress):
 IMAGES = torch.randn(7, 3, 4, 4, generator=torch.Generator().manual_seed(0))  # 2 + 2 + 3
 
 
-def test_what_processes_exchange(here, data_root, tmp_path):
+def test_what_processes_exchange(here, tmp_path):
     lines = []
     with pytest.raises(UserError, match=r"3 processes differ \(data 0, data 0, data 1\): copy"):
-        distributed.launch(partial(together, data_root, tmp_path), 3, lines.append)
+        distributed.launch(partial(together, tmp_path), 3, lines.append)
     found = [torch.load(tmp_path / f"{place}.pt") for place in range(3)]
     assert lines == ["together"] * 3
     for one in found:
@@ -239,43 +225,33 @@ def test_what_processes_exchange(here, data_root, tmp_path):
             close(part[3][name], value)
 
 
-def agreeing(root, config, runs, progress):
-    """`fit`; in the end all processes must hold the same weights and statistics."""
-    in_(root)
+def agreeing(config, runs, progress):
+    """`train.fit`; in the end all processes must hold the same weights and statistics."""
     real = engine.final_weights
 
-    def weights(state):
+    def final_weights(state):
         found = real(state)
         text = hashlib.sha256(b"".join(v.numpy().tobytes() for v in found.values())).hexdigest()
         distributed.check_agreement(text, "all must hold the same state")
         return found
 
-    engine.final_weights = weights
+    engine.final_weights = final_weights
     train.fit(config, runs, progress, "cpu")
 
 
-def test_processes_with_their_own_batch_norm_hold_one_state(here, data_root):
+def test_processes_with_their_own_batch_norm_hold_one_state(here):
     """Pruned, taught and evaluated on the way; statistics are averaged after every step."""
-    taught = {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}
-    config = tiny(
-        sync_bn=False,
-        evaluate_epochs=1,
-        sparsity={"prune_at": 0.5},
-        distill=taught,
-        model={"head": "gflv2"},
-    )
-    assert (
-        config.hash
-        != dataclasses.replace(config, train=dataclasses.replace(config.train, sync_bn=True)).hash
-    )
+    settings = {"sparsity": {"prune_at": 0.5}, "model": {"head": "gflv2"}, "evaluate_epochs": 1}
+    settings["distill"] = {"teacher": "g2", "ld_weight": 1.0, "kd_weight": 1.0}
+    config = tiny(sync_bn=False, **settings)
+    assert config.hash != tiny(sync_bn=True, **settings).hash
     teach(here, "g2")
     lines = []
-    distributed.launch(partial(agreeing, data_root, config, here), 2, lines.append)
+    distributed.launch(partial(agreeing, config, here), 2, lines.append)
     assert any("pruned 35 layers" in line for line in lines)
-    state = load_file(here / "g1-s0" / "weights.safetensors")
-    assert sparsity.check_2to4(state) == []
-    about = json.loads((here / "g1-s0" / "run.json").read_text())
-    assert [row["step"] for row in about["evaluations"]] == [2, 3, 3, 4]  # twice at pruning
+    assert sparsity.check_2to4(weights(here / "g1-s0")) == []
+    evaluations = read(here / "g1-s0" / "run.json")["evaluations"]
+    assert [row["step"] for row in evaluations] == [2, 3, 3, 4]  # twice at pruning
 
 
 def broken(progress):

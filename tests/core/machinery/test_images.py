@@ -17,10 +17,6 @@ from lightdet_tools.data.scenes import draw_scene
 def test_letterbox_transform_golden():
     scale_x, scale_y, left, top = letterbox_transform(640, 480, 416)
     assert (scale_x, scale_y, left, top) == (0.65, 0.65, 0, 52)
-    boxes = np.array([[10, 20, 100, 200], [300, 100, 600, 470]], float)
-    moved = boxes * np.tile([scale_x, scale_y], 2)
-    moved += np.tile([left, top], 2)
-    assert np.allclose(moved, [[6.5, 65, 65, 182], [195, 117, 390, 357.5]])
 
 
 def test_letterbox_transform_property():
@@ -75,16 +71,14 @@ def test_boxes_return_to_the_image():
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "16", "16rgb_tiff"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "16.png", "16.tiff"])
 def test_read_image_modes(tmp_path, mode):
     path = tmp_path / "a.png"
     image, expected = Image.fromarray(GREY), np.repeat(GREY[..., None], 3, 2)
-    if mode == "16":
+    if mode.startswith("16"):
+        path = tmp_path / mode
         image = Image.fromarray(GREY.astype(np.uint16) * 257)
         assert image.mode == "I;16"
-    elif mode == "16rgb_tiff":
-        path = tmp_path / "a.tiff"
-        image = Image.fromarray(GREY.astype(np.uint16) * 257)
     elif mode in ("RGBA", "LA"):
         image = image.convert(mode)
         image.putalpha(7)  # dropped, not blended

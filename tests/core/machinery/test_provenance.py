@@ -13,13 +13,9 @@ def test_what_differs_from_the_commit_is_said(tmp_path, monkeypatch, file):
     for name in ("lightdet_core/a.py", "lightdet_tools/b/c.py", "params.yaml", "README.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    own = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    for command in (
-        ["init", "--quiet"],
-        ["add", "."],
-        [*own, "commit", "--quiet", "--message", "a"],
-    ):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    commit = "-c user.name=a -c user.email=a@b.c commit --quiet --message a"
+    for command in ("init --quiet", "add .", commit):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
     (tmp_path / "README.md").write_text("other")
     state = git_state()
     assert len(state["commit"]) == 40 and state["dirty"] is False

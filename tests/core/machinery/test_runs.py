@@ -1,9 +1,8 @@
 import json
 
 import pytest
-from conftest import silent, tiny, use_root
+from conftest import fit, teach, tiny, use_root
 
-from lightdet_core import train
 from lightdet_core.config import UserError
 from lightdet_core.machinery import runs
 
@@ -18,8 +17,18 @@ def finished(folder, key):
 def test_a_run_that_another_process_trains_is_refused(here):
     lock = here / ".checkpoints" / "g1-s0.lock"
     with runs.alone(lock), pytest.raises(UserError, match=r"process \d+ on .* trains"):
-        train.fit(tiny(), here, silent, "cpu")
-    train.fit(tiny(epochs=1), here, silent, "cpu")  # the lock is free again
+        fit(tiny(), here)
+    fit(tiny(epochs=1), here)  # the lock is free again
+
+
+def test_other_teacher_is_another_run(tmp_path):
+    """The teacher is always seed 0; its weights belong to the key, those of its name do not."""
+    config = tiny(seed=1, distill={"teacher": "g2", "ld_weight": 1.0})
+    keys = set()
+    for place, seed in enumerate((1, 1, 2)):
+        teach(tmp_path / str(place), "g2", weights_of=seed)
+        keys.add(runs.run_key(config, {}, runs.sources_of(config, tmp_path / str(place))))
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("damage", ["run.json", "weights.safetensors", "text", "other json"])
@@ -34,9 +43,7 @@ def test_a_damaged_folder_is_no_finished_run(tmp_path, damage):
 
 
 def test_no_run_is_overwritten_by_another_moved_aside(tmp_path):
-    names = []
-    for _ in range(3):
-        names.append(runs.move_aside(finished(tmp_path / "g1-s0", "abc")).name)
+    names = [runs.move_aside(finished(tmp_path / "g1-s0", "abc")).name for _ in range(3)]
     assert names == ["g1-s0.abc", "g1-s0.abc.1", "g1-s0.abc.2"]
     assert all(runs.finished_key(tmp_path / name) == "abc" for name in names)
 

@@ -50,9 +50,7 @@ def write_files(tmp_path):
     return path, tmp_path
 
 
-@pytest.fixture
-def files(tmp_path):
-    return write_files(tmp_path)
+files = pytest.fixture(write_files)
 
 
 def drawn_batch(settings):
@@ -78,17 +76,15 @@ def test_from_files_sees_the_same_objects(files, tmp_path):
     """Without warp, flip and colour both ways give the same pixels, boxes and labels."""
     pack = build(*files, tmp_path / "pack", 64, progress=lambda line: None)
     ours = training_batch(pack, config(), 3, 1, "cpu")
-    usual = benchmark.augment_from_files(
-        read_annotations(files[0]), files[1], config(), seed=3, step=1
-    )
+    truth = read_annotations(files[0])
+    usual = benchmark.augment_from_files(truth, files[1], config(), seed=3, step=1)
     torch.testing.assert_close(usual.images, ours.images.contiguous(), atol=0.51, rtol=0)
     for row in range(4):
-        (mine, labels), (others, other_labels) = (
-            (b.gt_boxes[row][b.gt_mask[row]], b.gt_labels[row][b.gt_mask[row]])
-            for b in (ours, usual)
-        )
+        masks = ours.gt_mask[row], usual.gt_mask[row]
+        mine, others = ours.gt_boxes[row][masks[0]], usual.gt_boxes[row][masks[1]]
         torch.testing.assert_close(mine, others, atol=1e-3, rtol=0)
-        assert labels.tolist() == other_labels.tolist() and len(labels) in (1, 2)
+        labels = ours.gt_labels[row][masks[0]].tolist()
+        assert labels == usual.gt_labels[row][masks[1]].tolist() and len(labels) in (1, 2)
 
 
 def test_from_files_moves_boxes_with_pixels(files):
@@ -120,11 +116,9 @@ def test_loss_by_image_is_the_mean_over_images():
     torch.manual_seed(0)
     model = LightDet(settings.model).eval()
     with torch.no_grad():
-        logits, several = model.logits(batch.images), [slice(i, i + 1) for i in range(4)]
-        losses = [
-            engine.batch_loss(benchmark._rows(logits, i), benchmark._rows(batch, i), settings)
-            for i in several
-        ]
+        logits = model.logits(batch.images)
+        pairs = [[benchmark._rows(x, slice(i, i + 1)) for x in (logits, batch)] for i in range(4)]
+        losses = [engine.batch_loss(*pair, settings) for pair in pairs]
         found = benchmark.loss_by_image(logits, batch, settings, None)
     for name in ("loss_qfl", "loss_giou", "loss_dfl"):
         ones = [float(terms[name]) for terms in losses]

@@ -1,4 +1,4 @@
-"""pytest tests/test_scenes.py — the generated scenes: reproducible, tightly annotated, varied."""
+"""The generated scenes: reproducible, tightly annotated, varied."""
 
 from collections import Counter
 

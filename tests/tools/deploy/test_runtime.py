@@ -1,4 +1,4 @@
-"""runtime.py, on files made by hand: `pytest tests/test_runtime.py`."""
+"""runtime.py, on files made by hand."""
 
 import json
 
@@ -30,10 +30,9 @@ def write_onnx(path, dtype="float32", about=DESCRIPTION):
         helper.make_node("Cast", ["images"], ["same"], to=TensorProto.FLOAT),
         helper.make_node("Neg", ["same"], ["negative"]),
     ]
+    inputs = [helper.make_tensor_value_info("images", kind, shape)]
     outputs = [helper.make_tensor_value_info(x, 1, shape) for x in ("negative", "same")]
-    graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("images", kind, shape)], outputs
-    )
+    graph = helper.make_graph(nodes, "net", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if about:
         helper.set_model_props(model, {KEY: json.dumps(about)})

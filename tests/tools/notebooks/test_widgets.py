@@ -11,11 +11,8 @@ from lightdet_core.boxes import Detections
 from lightdet_tools.deploy.detect import Detector, draw
 from lightdet_tools.notebooks import widgets
 
-FOUND = Detections(
-    torch.tensor([[4.0, 4, 30, 20], [40, 10, 60, 30]]),
-    torch.tensor([0.8, 0.4]),
-    torch.tensor([1, 0]),
-)
+BOXES = torch.tensor([[4.0, 4, 30, 20], [40, 10, 60, 30]])
+FOUND = Detections(BOXES, torch.tensor([0.8, 0.4]), torch.tensor([1, 0]))
 CATEGORIES = [{"id": 1, "name": "car"}, {"id": 3, "name": "bus"}]
 
 

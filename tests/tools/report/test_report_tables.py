@@ -1,7 +1,6 @@
 """Tables pool the right seeds; printed numbers stay apart; files are the same twice."""
 
 import dataclasses
-import json
 import math
 
 import matplotlib.pyplot as plt
@@ -10,7 +9,8 @@ import pandas as pd
 import pytest
 from conftest import use_root
 
-from lightdet_core.config import load_config, read_params
+from lightdet_core.config import load_config, read_params, root
+from lightdet_core.machinery.files import write_json
 from lightdet_tools import style
 from lightdet_tools.report import figures, tables
 
@@ -22,112 +22,97 @@ def here(tmp_path, monkeypatch):
     use_root(monkeypatch, tmp_path)
 
 
-def add_result(
-    root,
-    run,
-    seed,
-    ap,
-    config="a" * 12,
-    provenance_config=None,
-    key="",
-    teacher="",
-    pack="p",
-    **metrics,
-):
-    results = root / "results" / "demo"
+def add_result(run, seed, ap, config="a" * 12, key="d" * 8, teacher="", pack="p", **metrics):
     values = dict.fromkeys(tables.METRICS, ap) | metrics
     run_json = {
-        "config_hash": provenance_config or config,
+        "config_hash": config,
         "config": {"model": MODEL, "distill": {"teacher": teacher}},
-        "key": config[:8] + (key or "d" * 8),
+        "key": config[:8] + key,
         "input_size": 208,
         "num_params": 3_994_740,
         "pack_hash": pack,
     }
-    files = {"metrics": {"config": config, **values}, "runs": run_json}
-    for folder, content in files.items():
-        (results / folder).mkdir(parents=True, exist_ok=True)
-        (results / folder / f"{run}-s{seed}.json").write_text(json.dumps(content))
+    for folder, content in {"metrics": {"config": config, **values}, "runs": run_json}.items():
+        write_json(root() / "results/demo" / folder / f"{run}-s{seed}.json", content)
 
 
-def row(root, run="g2"):
+def row(run="g2"):
     return tables.run_table("demo", [run]).iloc[0]
 
 
-def test_mean_and_sample_deviation_over_seeds(tmp_path):
+def test_mean_and_sample_deviation_over_seeds():
     for seed, ap in enumerate((0.30, 0.33, 0.36)):
-        add_result(tmp_path, "g2", seed, ap, AP50=0.5 + ap)
-    found = row(tmp_path)
+        add_result("g2", seed, ap, AP50=0.5 + ap)
+    found = row()
     assert found["seeds"] == 3 and found["left out"] == ""
     assert found["AP"] == pytest.approx(33.0) and found["AP std"] == pytest.approx(3.0)
     assert found["AP50"] == pytest.approx(83.0) and found["AP50 std"] == pytest.approx(3.0)
-    assert (found["activation"], found["input size"], found["parameters"]) == (
-        "mish",
-        208,
-        3_994_740,
-    )
+    about = found["activation"], found["input size"], found["parameters"]
+    assert about == ("mish", 208, 3_994_740)
 
 
-def test_one_seed_has_no_deviation_and_absent_sizes_no_value(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.3, APs=-1)
-    found = row(tmp_path)
+def test_one_seed_has_no_deviation_and_absent_sizes_no_value():
+    add_result("g2", 0, 0.3, APs=-1)
+    found = row()
     assert found["AP"] == pytest.approx(30.0)
     assert math.isnan(found["AP std"]) and math.isnan(found["APs"])
 
 
-def test_seeds_with_other_settings_are_left_out_and_named(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.30)
-    add_result(tmp_path, "g2", 2, 0.34)
-    add_result(tmp_path, "g2", 10, 0.90, config="b" * 12)
-    found = row(tmp_path)
+def test_seeds_with_other_settings_are_left_out_and_named():
+    add_result("g2", 0, 0.30)
+    add_result("g2", 2, 0.34)
+    add_result("g2", 10, 0.90, config="b" * 12)
+    found = row()
     assert found["AP"] == pytest.approx(32.0) and found["seeds"] == 2
     assert found["left out"] == "s10 (bbbbbbbbdddddddd)" and found["config"] == "a" * 12
 
 
-def test_only_seeds_with_the_same_data_and_teacher_are_pooled(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.30)
-    add_result(tmp_path, "g2", 1, 0.90, key="e" * 8)
-    assert row(tmp_path)["AP"] == pytest.approx(30.0) and row(tmp_path)["seeds"] == 1
+def test_only_seeds_with_the_same_data_and_teacher_are_pooled():
+    add_result("g2", 0, 0.30)
+    add_result("g2", 1, 0.90, key="e" * 8)
+    assert row()["AP"] == pytest.approx(30.0) and row()["seeds"] == 1
     for seed, taught_by in enumerate("ttu"):
         key = "d" * 8 + taught_by * 8
-        add_result(tmp_path, "g5", seed, 0.3, key=key, teacher="teacher")
-        add_result(tmp_path, "g4", seed, 0.3, key="d" * 8 + str(seed) * 8)  # its first weights
-    assert row(tmp_path, "g5")["left out"] == f"s2 (aaaaaaaa{'d' * 8}{'u' * 8})"
-    assert row(tmp_path, "g4")["seeds"] == 3
+        add_result("g5", seed, 0.3, key=key, teacher="teacher")
+        add_result("g4", seed, 0.3, key="d" * 8 + str(seed) * 8)  # its first weights
+    assert row("g5")["left out"] == f"s2 (aaaaaaaa{'d' * 8}{'u' * 8})"
+    assert row("g4")["seeds"] == 3
 
 
-def test_names_that_begin_alike_are_other_runs(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.30)
-    add_result(tmp_path, "g2-s", 0, 0.90)
-    add_result(tmp_path, "g22", 0, 0.90)
-    assert row(tmp_path)["AP"] == pytest.approx(30.0)
+def test_names_that_begin_alike_are_other_runs():
+    add_result("g2", 0, 0.30)
+    add_result("g2-s", 0, 0.90)
+    add_result("g22", 0, 0.90)
+    assert row()["AP"] == pytest.approx(30.0)
 
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
     command = "lightdet train --experiment g3 --profile demo --seed 0"
     with pytest.raises(tables.UserError, match=command):
         tables.run_table("demo", ["g3"])
-    add_result(tmp_path, "g3", 1, 0.3)
+    add_result("g3", 1, 0.3)
     (tmp_path / "results/demo/runs/g3-s1.json").unlink()
     with pytest.raises(tables.UserError, match=r"g3-s1\.json: not found.*--seed 1"):
         tables.run_table("demo", ["g3"])
 
 
 def test_results_that_do_not_belong_together_are_refused(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.3, provenance_config="c" * 12)
-    with pytest.raises(tables.UserError, match="settings cccccccccccc, but the metrics are of a"):
-        row(tmp_path)
-    (tmp_path / "results/demo/metrics/g2-s0.json").write_text('{"AP": 0.3')
-    with pytest.raises(tables.UserError, match=r"g2-s0\.json: not JSON"):
-        row(tmp_path)
-    (tmp_path / "results/demo/metrics/g2-s0.json").write_text('{"config": "a"}')
-    with pytest.raises(tables.UserError, match="without AP, AP50"):
-        row(tmp_path)
+    add_result("g2", 0, 0.3)
+    metrics = tmp_path / "results/demo/metrics/g2-s0.json"
+    other = metrics.read_text().replace("a" * 12, "c" * 12)
+    for content, message in (
+        (other, "settings aaaaaaaaaaaa, but the metrics are of c"),
+        ('{"AP": 0.3', r"g2-s0\.json: not JSON"),
+        ('{"config": "a"}', "without AP, AP50"),
+    ):
+        metrics.write_text(content)
+        with pytest.raises(tables.UserError, match=message):
+            row()
 
 
-def test_printed_numbers_stay_in_columns_of_their_own(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.3)
-    add_result(tmp_path, "c0", 0, 0.2)
+def test_printed_numbers_stay_in_columns_of_their_own():
+    add_result("g2", 0, 0.3)
+    add_result("c0", 0, 0.2)
     frame = tables.run_table("demo", ["g2", "c0"])
     assert frame["printed AP"].tolist()[0] == 27.35 and frame["printed FPS"].tolist()[0] == 330
     assert frame["AP"].tolist() == pytest.approx([30.0, 20.0])
@@ -137,8 +122,8 @@ def test_printed_numbers_stay_in_columns_of_their_own(tmp_path):
 
 
 def test_table_files(tmp_path):
-    add_result(tmp_path, "g2", 0, 0.30, APs=-1)
-    add_result(tmp_path, "g2", 1, 0.36, APs=-1)
+    add_result("g2", 0, 0.30, APs=-1)
+    add_result("g2", 1, 0.36, APs=-1)
     frame = tables.run_table("demo", ["g2"])
     tables.write_table(frame, tmp_path / "out" / "table2")
     csv = (tmp_path / "out" / "table2.csv").read_text()
@@ -154,10 +139,16 @@ def test_table_files(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["table2.csv", "table2.md"]
 
 
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
 def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
-    add_result(tmp_path, "g1", 0, 0.25)
-    add_result(tmp_path, "g2", 0, 0.30)
-    add_result(tmp_path, "g2", 1, 0.36)
+    add_result("g1", 0, 0.25)
+    add_result("g2", 0, 0.30)
+    add_result("g2", 1, 0.36)
     frame = tables.run_table("demo", ["g1", "g2"])
     log = pd.DataFrame({"step": [10, 20], **{name: [2.0, 1.0] for name in figures.LOSSES}})
     log.to_csv(tmp_path / "log.csv")
@@ -168,13 +159,10 @@ def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
         losses = figures.plot_losses({"g1-s0": tmp_path / "log.csv", "g2-s0": log})
         for name, figure in {"table2": table, "losses": losses}.items():
             figures.save_figure(figure, tmp_path / name)
-            plt.close(figure)
         files = [tmp_path / f"{n}.{kind}" for n in ("table2", "losses") for kind in ("png", "svg")]
         found.append([file.read_bytes() for file in files])
     assert found[0] == found[1]
-    measured, printed = (
-        [text.get_text() for text in axis.texts] for axis in (table.axes[0], table.axes[1])
-    )
+    measured, printed = ([text.get_text() for text in axis.texts] for axis in table.axes[:2])
     assert measured == ["25.0 (1)", "33.0 (2)"] and printed == ["24.7", "27.35"]
     assert losses.axes[0].lines[1].get_xydata().tolist() == [[10, 2], [20, 1]]
 
@@ -182,16 +170,15 @@ def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
 @pytest.fixture
 def as_trained(monkeypatch):
     """params.yaml has the settings that the results name, but for the run `+old`."""
-    monkeypatch.setattr(
-        tables, "_hash_now", lambda run, *_: "b" * 12 if run == "+old" else "a" * 12
-    )
+    now = {"+old": "b" * 12}
+    monkeypatch.setattr(tables, "_hash_now", lambda run, *_: now.get(run, "a" * 12))
 
 
-def test_seed_table_holds_what_may_be_compared(tmp_path, as_trained):
+def test_seed_table_holds_what_may_be_compared(as_trained):
     for run, aps in {"c0": (0.20, 0.24, 0.30), "+a": (0.21, 0.27), "+old": (0.9,)}.items():
         for seed, ap in enumerate(aps):
-            add_result(tmp_path, run, seed, ap, APs=-1 if seed else ap)
-    add_result(tmp_path, "+silu", 0, 0.3, pack="q")
+            add_result(run, seed, ap, APs=-1 if seed else ap)
+    add_result("+silu", 0, 0.3, pack="q")
     runs = ["c0", "+a", "+old", "+silu", "+never"]
     seeds = tables.seed_table("demo", runs)
     assert seeds.loc["c0"].tolist() == pytest.approx([20, 24, 30])
@@ -258,7 +245,7 @@ def test_student_quantile(freedom, known):
     assert tables._t_quantile(freedom) == pytest.approx(known, abs=2e-3)
 
 
-def test_figure_of_contrasts_fills_what_differs(tmp_path):
+def test_figure_of_contrasts_fills_what_differs():
     rows = {"contrast": ["+a", "+b"], "difference": [2.0, 0.1], "within": [1.0, 1.0]}
     table = pd.DataFrame(rows | {"seeds": [3, 1], "verdict": ["up", "none shown"]})
     (axis,) = figures.plot_contrasts(table).axes
@@ -266,7 +253,6 @@ def test_figure_of_contrasts_fills_what_differs(tmp_path):
     assert filled.get_offsets().tolist() == [[2.0, 0.0]]
     assert hollow.get_offsets().tolist() == [[0.1, 1.0]]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["+a (3)", "+b (1)"]
-    plt.close("all")
 
 
 def overview(experiments, printed, contrasts):
@@ -287,7 +273,6 @@ def test_overview_keeps_printed_and_measured_apart_and_says_the_ladder_in_words(
     assert ladder == ["SiLU instead of ReLU6 (3)", "+wide - c0 (3)"]
     assert len(overview(["g1"], [24.7], ["g2 - g1"])) == 2  # no ladder, no panel
     assert overview(["c0"], [math.nan], []) == [[], []]
-    plt.close("all")
 
 
 def test_paper_agrees_with_the_settings_and_marks_what_it_infers():

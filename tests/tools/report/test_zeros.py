@@ -1,19 +1,10 @@
-import dataclasses
-
 import pandas as pd
 import torch
-from conftest import close
+from conftest import close, network
 from torch import nn
 
 from lightdet_core import sparsity
-from lightdet_core.config import load_config
-from lightdet_core.model import LightDet
 from lightdet_tools.report import zeros
-
-
-def network(experiment: str) -> LightDet:
-    config = load_config(experiment, "coco").model
-    return LightDet(dataclasses.replace(config, pretrained=False))
 
 
 def test_report_names_the_obstacles():
@@ -24,10 +15,8 @@ def test_report_names_the_obstacles():
     assert table.obstacle["neck.lateral.0"] == "input channels"  # 40 channels
     assert table.obstacle["head.towers.0.0"] == "depthwise"
     assert table.obstacle["head.towers.0.18"] == "output channels"  # 124 of them
-    assert list(table.obstacle[table.index.str.startswith("head.quality")]) == [
-        "input channels",  # 20
-        "output channels",  # 1
-    ]
+    of_quality = table.obstacle[table.index.str.startswith("head.quality")]
+    assert list(of_quality) == ["input channels", "output channels"]  # 20; 1
     lateral = table.loc["neck.lateral.1"]
     assert lateral["shape"] == (128, 112, 1, 1) and lateral["weights"] == 128 * 112
     assert lateral["share"] == 0.5 and lateral["zeros"] == 64 * 112

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import raising
 
 from lightdet_core.config import UserError, load_config
 from lightdet_tools import timing
@@ -21,12 +22,16 @@ def test_rows_hold_median_and_spread():
     }  # fmt: skip
 
 
+@pytest.fixture
+def small_g5(monkeypatch):
+    model = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
+    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=model))
+
+
 @pytest.mark.parametrize("name", ["nanodet_m", "g5"])
-def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
+def test_untrained_networks_stand_for_trained_ones(name, small_g5):
     """No tensors that an exporter would merge; outputs that differ from cell to cell; and about as
     many candidates as wanted."""
-    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
-    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
     (system,) = latency.systems([name])
     norms = [m.weight for m in system.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) > 40
@@ -42,10 +47,8 @@ def test_untrained_networks_stand_for_trained_ones(name, monkeypatch):
 @pytest.mark.parametrize(
     "runtimes", [["torch", "torch bf16"], ["onnxruntime", "onnxruntime int8"], ["ncnn"]]
 )
-def test_two_systems_in_one_run(runtimes, monkeypatch):
+def test_two_systems_in_one_run(runtimes, small_g5):
     """g5 has the quality predictor, which is left to the host."""
-    small = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
-    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=small))
     kept = []
     found = latency.measure(["nanodet_m", "g5"], runtimes, 0.01, 1, str, kept.append)
     assert found["not_possible"] == [] and kept == [found]
@@ -65,12 +68,8 @@ def test_two_systems_in_one_run(runtimes, monkeypatch):
 
 def test_what_cannot_run_is_said(monkeypatch):
     """One runtime's failure costs neither the others' numbers nor the reason."""
-
-    def refuse(*_: object) -> None:
-        raise OSError("no such runtime\nhere")
-
-    groups = ({"torch": latency.GROUPS[0]["torch"], "other": latency.Runtime(refuse, "other")},)
-    monkeypatch.setattr(latency, "GROUPS", groups)
+    other = latency.Runtime(raising(OSError("no such runtime\nhere")), "other")
+    monkeypatch.setattr(latency, "GROUPS", ({"torch": latency.GROUPS[0]["torch"], "other": other},))
     found = latency.measure(["nanodet_m"], ["torch", "other"], 0.01, 1, str)
     assert {row["runtime"] for row in found["latency"]} == {"torch"}
     (row,) = found["not_possible"]

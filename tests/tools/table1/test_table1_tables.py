@@ -25,17 +25,10 @@ def row(runtime: str, system: str, part: str, ms: float, calls: int = 9) -> dict
 
 @pytest.fixture
 def found() -> dict:
+    keys = ("key", "title", "parameters", "gmac", "bytes")
     systems = [
-        {
-            "key": key,
-            "title": title,
-            "size": 416,
-            "parameters": n,
-            "gmac": g,
-            "bytes": sizes,
-            "in_paper": "",
-        }
-        for key, title, n, g, sizes in (
+        {"size": 416, "in_paper": "", **dict(zip(keys, values, strict=True))}
+        for values in (
             ("yolov4_tiny", "YOLOv4-tiny", 6_056_606, 3.45, {"onnxruntime": 2**20, "ncnn": 2**21}),
             ("ssd", "SSD300", 35_641_826, 34.9, {"onnxruntime": 3 * 2**20}),
             ("g5", "LightDet g5", 4_015_000, 1.93, {"onnxruntime": 2**22}),
