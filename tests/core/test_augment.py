@@ -12,7 +12,7 @@ from conftest import STILL, make_pack, painted, same
 
 from lightdet_core import augment
 from lightdet_core.augment import batch_indices, epoch_indices, training_batch
-from lightdet_core.config import AugmentConfig
+from lightdet_core.config import AugmentConfig, UserError
 
 
 def settings(augmentation=STILL, size=64, batch_size=4, epochs=50, **changes):
@@ -391,3 +391,15 @@ def test_an_image_is_mixed_one_way_at_most():
     assert not (mix.mixup & cut).any()
     assert abs(mix.mixup.double().mean() - 0.3) < 0.04 and abs(cut.double().mean() - 0.4) < 0.04
     assert mix.rect.min() >= 0 and mix.rect[cut].max() <= 64
+
+
+def test_objects_that_are_too_small_are_counted_or_refused():
+    """Sides of 3 px in a pack of 64 px are 1.5 px at an input of 32 px; crowds do not count."""
+    boxes = [[[0, 0, 3, 9]], [[0, 0, 30, 30], [4, 4, 8, 30]]]
+    pack = make_pack(np.zeros((2, 64, 64, 3)), boxes)
+    pack.path = "packs/train-64"
+    assert augment.check_sizes(pack, 64) is None
+    assert augment.check_sizes(pack, 32).startswith("1 of 3 objects are under 2 px at 32 px input")
+    pack.gt_crowd = np.array([[False, False], [True, True]])
+    with pytest.raises(UserError, match=r"train-64: 1 of 1 objects .*; raise the profile's input_"):
+        augment.check_sizes(pack, 32)

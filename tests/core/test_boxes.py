@@ -74,3 +74,19 @@ def test_candidates_beyond_the_cap_are_the_lowest(monkeypatch):
     scores = torch.tensor([0.2, 0.9, 0.3, 0.8, 0.1, 0.7])[:, None]
     values = boxes.detect(scores, xyxy, 0.05, 0.6, 100)[1]
     torch.testing.assert_close(values, torch.tensor([0.9, 0.8, 0.7]))
+
+
+def test_boxes_without_area_are_dropped_before_nms():
+    """At the edge of the canvas: no other box overlaps them, so that NMS would keep all three."""
+    flat = torch.tensor([[0.0, 416, 30, 416]]).repeat(3, 1)
+    found = torch.cat([flat, torch.tensor([[10.0, 10, 50, 50]])])
+    kept = boxes.detect(torch.tensor([[0.9], [0.8], [0.7], [0.6]]), found, 0.05, 0.6, 2)
+    assert kept.boxes.tolist() == [[10, 10, 50, 50]] and kept.scores.tolist() == [0.6]
+
+
+def test_what_lies_in_the_border_alone_is_not_on_the_image():
+    """640 x 480 in 416: 312 rows from 52 on."""
+    found = torch.tensor([[0.0, 0, 416, 51], [0, 365, 416, 416], [13, 0, 26, 65]])
+    seen = boxes.Detections(found, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 1, 2]))
+    seen = boxes.on_image(seen, 640, 480, 416)
+    assert seen.boxes.tolist() == [[20, 0, 40, 20]] and seen.labels.tolist() == [2]

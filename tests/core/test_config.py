@@ -204,6 +204,7 @@ IN_DEMO = [
     ("train.lr", 10**400, r"train\.lr: 10+: should be a valid number"),
 ]
 ELSEWHERE = [
+    ("demo.data.pack_size", 128, r"demo\.data\.pack_size: 128: at least the 160 px of c0's input"),
     ("common.model.chanels", 3, r"common\.model\.chanels: 3: unknown"),
     ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
 ]

@@ -85,6 +85,14 @@ def test_localization_golden_per_side(golden):
     close(inputs["loss_weight"] * loss, expected["loss"])  # four equal sides, divided by 4
 
 
+def test_class_distillation_of_one_class_is_that_of_a_sigmoid():
+    """Object against background: the teacher says 3/4 at T = 2, the student 1/2."""
+    teacher, weight = torch.full((3, 1), 2 * math.log(3)), torch.tensor([0.5, 0.0, 2.0])
+    row = 2**2 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2
+    loss = distill.class_distillation(torch.zeros(3, 1), teacher, weight, 2)
+    assert loss.item() == pytest.approx(2.5 * row, rel=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 10.0])
 def test_gradients_in_closed_form(temperature):
     """d/dz = T / R (softmax(z / T) - softmax(z_teacher / T)); nothing for teacher and weight."""

@@ -44,6 +44,15 @@ def test_ids_from_zero_and_missing_area():
     assert coco_metrics({**TRUTH, "annotations": annotations}, results())["AP"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("area", [-400, 0.01, 1e11, True])
+def test_impossible_areas_are_those_of_the_boxes(area):
+    """A negative one takes an object out of all sizes: a detector that misses it would get 1."""
+    annotations = [{**a, "area": area} for a in TRUTH["annotations"]]
+    found, wanted = results()[1:], coco_metrics(TRUTH, results()[1:])
+    assert coco_metrics({**TRUTH, "annotations": annotations}, found) == wanted
+    assert wanted["AP"] < 0.8 and wanted["APs"] == 0
+
+
 def test_no_detections_is_zero_and_no_objects_minus_one():
     metrics = coco_metrics(TRUTH, [])
     assert metrics["AP"] == 0 and metrics["per_class"]["car"] == 0 and metrics["AR100"] == 0

@@ -395,6 +395,12 @@ def test_other_first_weights_make_another_run(here):
     teach(here, "g3", reg_max=10)
     with pytest.raises(UserError, match=r"train\.init g3: not the same network as g1"):
         fit(tiny(init="g3"), here)
+    categories = [{"id": 1, "name": "cell"}, *load_weights(path)[2][1:]]
+    save_weights(path, state, started, categories)
+    with pytest.raises(
+        UserError, match=r"g2-s0/.*: label 0 .* is \(1, 'cell'\) there, but \(1, 'p"
+    ):
+        fit(started, here)
 
 
 def test_checkpoint_of_other_code_is_not_used(here, monkeypatch):

@@ -340,6 +340,20 @@ def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
     assert open_exported(tmp_path / "g5-s4-uint8.onnx").about["categories"] == CATEGORIES
 
 
+def test_a_file_of_another_data_set_is_not_replaced(finish, tmp_path):
+    finish()
+    target = tmp_path / "g5-s4-uint8.onnx"
+    model = onnx.load(target)
+    about = json.loads(model.metadata_props[0].value)
+    about["config"]["profile"] = "bccd"
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    onnx.save(model, target)
+    before = target.read_bytes()
+    with pytest.raises(UserError, match=r"uint8\.onnx: is of profile bccd, not .*choose another"):
+        finish()
+    assert target.read_bytes() == before
+
+
 def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
     old = tmp_path / "g5-s4-uint8.onnx"
     old.write_bytes(b"old")
@@ -390,6 +404,11 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     expected = coco_metrics(read_truth(pack), detect_pack(net, pack, config.evaluate))
     found = export.accuracy(onnx_export[0]["files"][0], config)
     assert 0.05 < expected["AP"] < 0.95
+    truth["categories"] = [c | {"name": f"{c['name']}s"} for c in CATEGORIES]
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
+    with pytest.raises(UserError, match=r"\.onnx: label 0 .* there, but .*s'\) in the data"):
+        export.accuracy(onnx_export[0]["files"][0], config)
     assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)
 
 
