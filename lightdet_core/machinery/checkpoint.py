@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lightdet_core.config import UserError
 
+PREVIOUS = ".previous.safetensors"  # the end of the name of the checkpoint before
+
 
 def save(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
     """The state after `step` steps, as .safetensors; the checkpoint before stays beside it.
@@ -23,8 +25,7 @@ def save(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
         UserError: a weight is not finite, or the file cannot be written or does not hold
             what was written; the checkpoint before stays in place.
     """
-    weights = [v for k, v in tensors.items() if k.startswith("model.")]
-    if not all(torch.isfinite(v).all() for v in weights):
+    if not all(v.isfinite().all() for k, v in tensors.items() if k.startswith("model.")):
         raise UserError(
             f"{path}: a weight is not finite after step {step}; lower train.lr. The checkpoint "
             "before, if any, is kept there; delete it to start again"
@@ -44,7 +45,7 @@ def save(path: Path, step: int, tensors: dict[str, Tensor]) -> None:
             f"{aside}: cannot be written ({error}); the checkpoint before, if any, is kept"
         ) from None
     if path.is_file():
-        os.replace(path, previous_path(path))
+        os.replace(path, path.with_suffix(PREVIOUS))
     os.replace(aside, path)
 
 
@@ -53,19 +54,13 @@ def _same_bytes(found: Tensor, wanted: Tensor) -> bool:
     return torch.equal(found.flatten().view(torch.uint8), wanted.flatten().view(torch.uint8))
 
 
-def read(
-    path: Path, progress: Callable[[str], None] = print
-) -> tuple[int, dict[str, Tensor]] | None:
+def read(path: Path, progress: Callable[[str], None]) -> tuple[int, dict[str, Tensor]] | None:
     """Steps done and tensors of the checkpoint, or of the one before it if that is damaged.
 
-    Returns:
-        None: there is no checkpoint.
-
-    Raises:
-        UserError: there are some, but none can be read.
+    None if there is no checkpoint; `UserError` if there are some, but none can be read.
     """
     damage = []
-    for one in (path, previous_path(path)):
+    for one in (path, path.with_suffix(PREVIOUS)):
         try:
             with safe_open(one, "pt") as file:
                 step = int(file.metadata()["step"])
@@ -83,8 +78,3 @@ def read(
         them = "it" if len(damage) == 1 else "them"
         raise UserError(f"{'; '.join(damage)}; delete {them} to start again")
     return None
-
-
-def previous_path(checkpoint: Path) -> Path:
-    """The checkpoint before it."""
-    return checkpoint.with_suffix(".previous.safetensors")

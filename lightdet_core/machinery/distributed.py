@@ -4,7 +4,8 @@ The global batch is what counts. Process r of n takes the rows r B / n to (r + 1
 batch, whose random numbers are drawn alike everywhere; losses are divided by normalisers of the
 global batch (`total`), so that gradients of the processes just add up (`sum_gradients`). With batch
 norm over all processes (`train.sync_bn`) a step computes what one process would, up to rounding.
-All processes hold the same state after every step; the first one alone writes files.
+All processes hold the same state after every step; the first one alone writes files. What is on the
+CPU, flags and objects, travels through gloo: no wait for the GPU.
 
 Without `launch` or `torchrun` there is one process, and nothing here does anything.
 """
@@ -14,7 +15,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
@@ -26,14 +27,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from lightdet_core.config import TrainConfig, UserError
 
-WORTH_A_GPU = 8
-LONGEST = 900  # characters of a line: below the 4,096 bytes that a pipe takes at once
+WORTH_A_GPU = 8  # images of a batch
 STOPS = (signal.SIGINT, signal.SIGTERM)
-PATIENCE = 30  # seconds that processes have for a checkpoint when they are to stop
-CPU = torch.device("cpu")  # objects and flags travel through gloo: no wait for the GPU
 
 
 def count() -> int:
@@ -47,17 +46,16 @@ def rank() -> int:
 
 
 def wanted(device: torch.device, batch_size: int) -> int:
-    """How many to start: LIGHTDET_PROCESSES, else one per visible GPU, or one on a CPU.
-
-    By itself no more than give each GPU WORTH_A_GPU images of a batch.
+    """How many to start: LIGHTDET_PROCESSES, else one on a CPU, or one per visible GPU while each
+    has WORTH_A_GPU images.
 
     Raises:
         UserError: the variable is no number from 1 up, or there are fewer GPUs or images.
     """
-    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    text = os.environ.get("LIGHTDET_PROCESSES", "")
     if device.index is not None:
         return 1  # this GPU and no other
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    text = os.environ.get("LIGHTDET_PROCESSES", "")
     if not text:
         return max(1, min(gpus, batch_size // WORTH_A_GPU))
     if not text.isdecimal() or int(text) < 1:
@@ -77,11 +75,7 @@ def _check_number(processes: int, batch_size: int) -> None:
 
 
 def own_rows(batch_size: int) -> range:
-    """The rows of the global batch that this process computes.
-
-    Raises:
-        UserError: fewer images than processes.
-    """
+    """The rows of the global batch that this process computes; `UserError` if it has none."""
     place, processes = rank(), count()
     _check_number(processes, batch_size)
     return range(place * batch_size // processes, (place + 1) * batch_size // processes)
@@ -123,11 +117,7 @@ def _sum_in_place(tensors: list[Tensor]) -> None:
 
 def any_of(flag: bool) -> bool:
     """Whether the flag is set in any process: all of them stop at the same step."""
-    if count() == 1:
-        return flag
-    flags = torch.tensor(int(flag))
-    dist.all_reduce(flags)
-    return bool(flags)
+    return bool(total(torch.tensor(int(flag))))
 
 
 def from_first(value: Any) -> Any:
@@ -135,7 +125,7 @@ def from_first(value: Any) -> Any:
     if count() == 1:
         return value
     values = [value]
-    dist.broadcast_object_list(values, device=CPU)
+    dist.broadcast_object_list(values)
     return values[0]
 
 
@@ -150,10 +140,7 @@ def gather(value: object) -> list:
 
 def check_agreement(value: str, advice: str) -> None:
     """`UserError` with the advice where processes (machines) hold different values."""
-    if count() == 1:
-        return
-    values: list[Any] = [None] * count()
-    dist.all_gather_object(values, value)
+    values = from_first(gather(value))
     if len(set(values)) > 1:
         raise UserError(f"the {count()} processes differ ({', '.join(values)}): {advice}")
 
@@ -161,16 +148,9 @@ def check_agreement(value: str, advice: str) -> None:
 # ---------------------------------------------------------------- layers that look at the batch
 
 
-class _Total(torch.autograd.Function):
+def _over_all(value: Tensor) -> Tensor:
     """`total` with a gradient: each process's share counts in every process's result."""
-
-    @staticmethod
-    def forward(ctx, value: Tensor) -> Tensor:
-        return total(value)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return total(grad)
+    return value if count() == 1 else all_reduce(value)
 
 
 class _BatchNorm(nn.BatchNorm2d):
@@ -185,9 +165,9 @@ class _BatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         number = total(torch.tensor(float(input.numel() // input.shape[1])))
-        mean = _Total.apply(values.sum((0, 2, 3))) / number
+        mean = _over_all(values.sum((0, 2, 3))) / number
         centred = values - mean[:, None, None]
-        variance = _Total.apply(centred.square().sum((0, 2, 3))) / number
+        variance = _over_all(centred.square().sum((0, 2, 3))) / number
         with torch.no_grad():
             momentum = self.momentum or 0.0
             self.get_buffer("running_mean").lerp_(mean, momentum)
@@ -209,15 +189,12 @@ class _BatchNormAct(_BatchNorm):
 class _DropPath(DropPath):
     """Stochastic depth drawn for the global batch, of which this process takes its rows."""
 
-    def __init__(self, drop_prob: float, batch_size: int):
-        super().__init__(drop_prob)
-        self.batch_size = batch_size
+    batch_size: int
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.drop_prob:
             return x
-        ones = x.new_ones(self.batch_size, 1, 1, 1)
-        kept = super().forward(ones)
+        kept = super().forward(x.new_ones(self.batch_size, 1, 1, 1))
         rows = own_rows(self.batch_size)
         return x * kept[rows.start : rows.stop]
 
@@ -238,10 +215,9 @@ def connect(model: Any, train: TrainConfig) -> Any:
             "train.precision fp16-pure: batch norm over processes needs float32; set train.sync_bn "
             "to false, or take fp16"
         )
-    for module in list(model.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, DropPath):
-                setattr(module, name, _DropPath(layer.drop_prob, train.batch_size))
+    for layer in model.modules():
+        if isinstance(layer, DropPath):
+            layer.__class__, layer.batch_size = _DropPath, train.batch_size  # type: ignore
     if not train.sync_bn:
         return model
     on_gpu = next(model.parameters()).is_cuda
@@ -267,10 +243,9 @@ def joined(device: torch.device) -> Generator[torch.device]:
         return
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda":
-        if torch.cuda.device_count() < local:
+        if (gpus := torch.cuda.device_count()) < local:
             raise UserError(
-                f"{local} processes, but {torch.cuda.device_count()} GPUs on this machine: start "
-                "one per GPU"
+                f"{local} processes, but {gpus} GPUs on this machine: start one per GPU"
             )
         torch.cuda.set_device(_own(device))
     elif local > 1:
@@ -302,8 +277,8 @@ def _own(device: torch.device) -> torch.device:
 def launch(work: Callable[..., object], processes: int, progress: Callable[[str], None]) -> None:
     """Run `work(progress=…)` in new processes of this machine and wait for them.
 
-    torch starts them, and ends all when one fails. Lines that they report, and mistakes, come back
-    to here through a pipe, read between looks at whether they live.
+    torch starts them, and ends all when one fails. Their lines and mistakes come back through a
+    pipe, read between looks at whether they live.
 
     Raises:
         UserError: a user's mistake in a process, in its words, or a process was lost.
@@ -335,7 +310,7 @@ def launch(work: Callable[..., object], processes: int, progress: Callable[[str]
                 if stop.is_set():
                     for process in context.processes:
                         process.terminate()  # politely: `interruptible`
-                    context.join(PATIENCE)
+                    context.join(30)  # seconds for a checkpoint
                     break
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             failure = error
@@ -367,8 +342,8 @@ def _work(place: int, processes: int, port: int, writer: Connection, work: Calla
         os.environ |= {f"{scope}RANK": str(place), f"{scope}WORLD_SIZE": str(processes)}
 
     def tell(kind: str, text: object) -> None:
-        # short enough for one write, which no other process's and no kill can cut
-        writer.send((kind, str(text)[:LONGEST]))
+        # below the 4,096 bytes that a pipe takes in one write, which nothing can cut
+        writer.send((kind, str(text)[:900]))
 
     try:
         work(progress=partial(tell, "line"))
@@ -384,9 +359,7 @@ def _work(place: int, processes: int, port: int, writer: Connection, work: Calla
 
 
 @contextmanager
-def interruptible(
-    one_of_many: bool, signals: tuple[signal.Signals, ...] = STOPS
-) -> Generator[threading.Event]:
+def interruptible(one_of_many: bool, signals: Sequence[int] = STOPS) -> Generator[threading.Event]:
     """Ctrl-C (or a polite kill) sets an event instead of ending in the middle of a step.
 
     A second one ends at once, but for one of many processes: these get it from the terminal and

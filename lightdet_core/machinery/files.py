@@ -54,9 +54,8 @@ def how_to_get(path: Path) -> str:
 def split_paths(config: Config, split: str) -> tuple[Path, Path]:
     """Annotation file and image folder of a split (train or val).
 
-    All but folders have fixed places under `data/<profile>/`; BCCD's images stay where they are,
-    in the unpacked download or in the local copy that LIGHTDET_BCCD names, and so do COCO's
-    (LIGHTDET_COCO; LIGHTDET_MINICOCO also has the annotations).
+    All but folders have fixed places under `data/<profile>/`; images of BCCD and COCO stay in the
+    unpacked download or in a local copy (LIGHTDET_MINICOCO: one with the annotations).
     """
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r}: choose train or val")
@@ -79,13 +78,12 @@ def split_paths(config: Config, split: str) -> tuple[Path, Path]:
 
 
 def bccd_folder() -> Path:
-    """The folder with Annotations, JPEGImages and ImageSets: a local copy or the one download."""
-    local = os.environ.get("LIGHTDET_BCCD")
-    return (Path(local).expanduser() if local else root() / "data" / "bccd" / "raw") / "BCCD"
+    """The folder with Annotations, JPEGImages and ImageSets: in LIGHTDET_BCCD or the download."""
+    return Path(os.environ.get("LIGHTDET_BCCD") or root() / "data/bccd/raw").expanduser() / "BCCD"
 
 
 def coco_folder(config: Config) -> Path:
-    """The folder with annotations, val2017 and perhaps train2017: a local copy or the download."""
+    """The folder with annotations, val2017 and perhaps train2017: LIGHTDET_COCO or the download."""
     if local := os.environ.get("LIGHTDET_COCO"):
         return Path(local).expanduser()
     data = root() / "data"  # every profile that takes minicoco shares its download

@@ -1,10 +1,8 @@
 """Packed images: memory-mapped arrays that training and evaluation read.
 
-A pack is a folder of .npy files, never unpickled. N images of S x S pixels, padded to G objects:
-images (N,S,S,3) uint8 RGB, gt_boxes (N,G,4) float32 xyxy in canvas pixels, gt_labels (N,G) int64
-in 0..C-1, gt_crowd (N,G) bool, counts (N,) objects per image, image_ids (N,) and sizes (N,2)
-original width and height, int64. pack.json holds the rest, truth.json the annotations that the
-pack was made from, for evaluation.
+A pack is a folder of .npy files, never unpickled: `ARRAYS`, of N images of S x S pixels, padded to
+G objects. pack.json holds the rest, truth.json the annotations that the pack was made from, for
+evaluation.
 """
 
 import json
@@ -23,18 +21,18 @@ if TYPE_CHECKING:
 FORMAT = 4  # raise it when the arrays change their meaning: older packs are then rebuilt
 REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
 ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
-    "images": (np.uint8, ("S", "S", 3)),
-    "gt_boxes": (np.float32, ("G", 4)),
-    "gt_labels": (np.int64, ("G",)),
+    "images": (np.uint8, ("S", "S", 3)),  # RGB
+    "gt_boxes": (np.float32, ("G", 4)),  # xyxy in canvas pixels
+    "gt_labels": (np.int64, ("G",)),  # 0..C-1
     "gt_crowd": (np.bool_, ("G",)),
-    "counts": (np.int64, ()),
+    "counts": (np.int64, ()),  # objects per image
     "image_ids": (np.int64, ()),
-    "sizes": (np.int64, (2,)),
+    "sizes": (np.int64, (2,)),  # original width and height
 }
 
 
 class Pack(NamedTuple):
-    """One split, memory-mapped; the module's docstring gives shapes and units."""
+    """One split, memory-mapped; `ARRAYS` gives types, shapes and units."""
 
     images: "np.ndarray | Tensor"  # a tensor where a GPU holds them (`augment.on_device`)
     gt_boxes: np.ndarray
@@ -146,11 +144,7 @@ def open_split(config: Config, split: str) -> Pack:
 
 
 def read_truth(pack: Pack) -> dict:
-    """The annotations that a pack was made from, as a COCO dict, without what was dropped.
-
-    Raises:
-        DataError: missing or damaged.
-    """
+    """What a pack was made from, as a COCO dict, less what was dropped; `DataError` if damaged."""
     path = pack.path / "truth.json"
     try:
         return json.loads(path.read_text())

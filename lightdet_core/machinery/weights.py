@@ -81,10 +81,8 @@ def narrowed(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
     the weights that project it: by how much the block's output would change, at most, without it.
 
     Args:
-        state: of the wide network. wanted: of the narrow one, for its shapes.
-
-    Returns:
-        `state` with fewer inner channels, in their old order; itself where the widths are equal.
+        state: of the wide network; its inner channels keep their order.
+        wanted: of the narrow one, for its shapes.
     """
     state = dict(state)
     for key in [key for key in wanted if key.endswith("conv_pwl.weight")]:
