@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch

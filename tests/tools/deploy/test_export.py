@@ -24,7 +24,7 @@ from lightdet_tools import cli
 from lightdet_tools.data.pack import build
 from lightdet_tools.deploy import convert, detect, export, graph
 from lightdet_tools.deploy.export import deployable
-from lightdet_tools.deploy.runtime import open_exported
+from lightdet_tools.deploy.runtime import KEY, open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
