@@ -50,11 +50,10 @@ class Predictor(NamedTuple):
         device = next(self.network.parameters()).device
         limits = score_threshold, self.iou_threshold, self.max_detections
         (found,) = self.network.detect(canvas.permute(0, 3, 1, 2).float().to(device), *limits)
-        xyxy = boxes_on_image(found.boxes.cpu().double().numpy(), width, height, self.size)
-        names = [self.categories[label]["name"] for label in found.labels.tolist()]
-        return Prediction(
-            torch.from_numpy(xyxy).float(), found.scores.cpu(), found.labels.cpu(), names
-        )
+        boxes, scores, labels = (values.cpu() for values in found)
+        xyxy = boxes_on_image(boxes.double().numpy(), width, height, self.size)
+        names = [self.categories[label]["name"] for label in labels.tolist()]
+        return Prediction(torch.from_numpy(xyxy).float(), scores, labels, names)
 
 
 def to_pixels(image: str | Path | Image.Image | np.ndarray | Tensor) -> np.ndarray:
