@@ -13,6 +13,7 @@ on the training device. So the targets are the same bits on every device, and a 
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -112,15 +113,12 @@ def training_batch(
     mosaic: bool | None = None,
     rows: range | None = None,
 ) -> Batch:
-    """The augmented batch of one training step.
-
-    Nothing in it waits for a GPU.
+    """The augmented batch of one training step; nothing in it waits for a GPU.
 
     Args:
         pack: of the images to train on; its rows are read once.
         config: `augment`, `model.input_size` and `train` are read.
-        seed: of the run.
-        step: counted over all epochs.
+        seed, step: of the run; counted over all epochs.
         device: where pixels are computed and the batch is wanted.
         mosaic: whether mosaic may be used; None: until the last `mosaic_off_epochs` epochs.
         rows: the consecutive images of the batch that are wanted; None: all.
@@ -130,9 +128,8 @@ def training_batch(
     """
     batch_size, size, settings = config.train.batch_size, config.model.input_size, config.augment
     own = batch_indices(len(pack.counts), batch_size, seed, step)
-    uniform = torch.rand(
-        len(DRAWS), batch_size, dtype=torch.float64, generator=_generator(seed, 1, step)
-    )
+    shape, generator = (len(DRAWS), batch_size), _generator(seed, 1, step)
+    uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
     draws = dict(zip(DRAWS, uniform, strict=True))
     if mosaic is None:
         epoch = step // steps_per_epoch(len(pack.counts), batch_size)
@@ -148,8 +145,8 @@ def training_batch(
     targets = _mix_targets(*_warp_targets(pack, sources, geometry), mix)
     part = rows is not None and len(rows) < batch_size
     if part:  # random numbers and targets are cheap: drawn for all, then cut
-        before = [(rows.start - 1) % batch_size]  # may be mixed into the first of them
-        drawn = torch.tensor([*before, *rows])
+        # the image before the first of them may be mixed into it
+        drawn = torch.tensor([(rows.start - 1) % batch_size, *rows])
         sources, is_mosaic = sources[drawn], is_mosaic[drawn]
         geometry = _Geometry(*(field[drawn] for field in geometry))
         draws = {name: values[drawn] for name, values in draws.items()}
@@ -184,9 +181,8 @@ def on_device(pack: Pack, device: torch.device) -> tuple[Pack, str | None]:
         return pack, f"{about}: they stay in files and are fetched a batch ahead"
     images = torch.empty(pack.images.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(images), 256):
-        images[start : start + 256].copy_(
-            torch.from_numpy(np.array(pack.images[start : start + 256]))
-        )
+        some = slice(start, start + 256)
+        images[some].copy_(torch.from_numpy(np.array(pack.images[some])))
     return pack._replace(images=images), f"{about}: they are copied there"
 
 
@@ -199,10 +195,7 @@ def training_batches(
     rows: range | None = None,
 ) -> Iterator[Batch]:
     """`training_batch` of each step. With a GPU a thread makes the next one in the meantime."""
-
-    def make(step: int) -> Batch:
-        return training_batch(pack, config, seed, step, device, rows=rows)
-
+    make = partial(training_batch, pack, config, seed, device=device, rows=rows)
     if device.type != "cuda":  # the network has all cores
         yield from map(make, steps)
         return
@@ -320,10 +313,8 @@ def _warp_images(
     else:
         packed = to_device(torch.from_numpy(np.asarray(pack.images[rows.numpy()])), device)
     images = torch.empty(len(sources), 3, size, size, device=device)
-    parts = packed[: len(plain)], packed[len(plain) :]
-    for part, chosen, tiles, outside in zip(
-        parts, (plain, four), (1, 4), (fill, MOSAIC_FILL), strict=True
-    ):
+    for chosen, tiles, outside in (plain, 1, fill), (four, 4, MOSAIC_FILL):
+        part, packed = packed.tensor_split([len(chosen) * tiles])
         if len(chosen):
             own = _Geometry(*(field[chosen, :tiles] for field in geometry))
             images[to_device(chosen, device)] = _resample(part, own, outside, size)
@@ -417,14 +408,13 @@ def _mix_targets(boxes: Tensor, labels: Tensor, mask: Tensor, mix: _Mix) -> tupl
     object, cut to the rectangle, if that holds at least half of it.
     """
     rect, mixup = mix.rect[:, None], mix.mixup[:, None]
-    pasted, pasted_mask = boxes.roll(1, 0), mask.roll(1, 0)
+    pasted = boxes.roll(1, 0)
     cut = _clip(pasted, rect)
     inside = _wide(cut) & (area(cut) >= MIN_VISIBLE * area(pasted))
     pasted = torch.where(mixup[..., None], pasted, cut)
-    pasted_mask = pasted_mask & (mixup | inside)
+    pasted_mask = mask.roll(1, 0) & (mixup | inside)
 
-    left = area(boxes) - area(_clip(boxes, rect))
-    visible = left >= MIN_VISIBLE * area(boxes)
+    visible = area(boxes) - area(_clip(boxes, rect)) >= MIN_VISIBLE * area(boxes)
     boxes = _uncovered(boxes, rect)
     mask = mask & visible & _wide(boxes)
 

@@ -212,12 +212,9 @@ class DetectionNetwork(nn.Module):
     def postprocess(
         self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: Any
     ) -> list[Detections]:
-        """Detections of each image.
+        """Detections of each image, of the outputs of `forward`, float32, wherever computed.
 
-        Args:
-            outputs: of `forward`, float32, wherever they were computed.
-            size: height and width of the canvas in pixels; boxes are clipped to it.
-            limits: score_threshold, iou_threshold and max_detections of `detect`.
+        Boxes are clipped to the size, height and width in pixels; `limits` are those of `detect`.
         """
         raise NotImplementedError
 

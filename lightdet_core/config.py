@@ -69,9 +69,8 @@ def such(fits: Callable[[Any], bool], remedy: str) -> AfterValidator:
     def check(value: object) -> object:
         if fits(value):
             return value
-        raise PydanticCustomError(
-            "such", "Input should be {remedy}", {"remedy": remedy}
-        )  # as pydantic says it
+        # as pydantic says it
+        raise PydanticCustomError("such", "Input should be {remedy}", {"remedy": remedy})
 
     return AfterValidator(check)
 
@@ -216,9 +215,10 @@ class Config:
         unused = {"checkpoint_steps", "log_steps", "evaluate_epochs"}
         unused |= {"sync_bn"} if self.train.sync_bn else set()  # any number of processes
         unused |= set() if self.train.compile else {"compile"}  # it rounds otherwise
-        settings["train"] = {k: v for k, v in settings["train"].items() if k not in unused}
+        for key in unused:
+            del settings["train"][key]
         if not self.data.classes:
-            settings["data"].pop("classes")
+            del settings["data"]["classes"]
         return settings
 
     @property
@@ -236,6 +236,7 @@ class Config:
         return f"{self.experiment}-s{self.seed}"
 
 
+LISTS = ("runs", "taught", "ladder", "controls", "seeds")  # of params.yaml
 WORDS = ("about", "against")  # of an experiment: what is in figures, and the run it is compared to
 SECTIONS: dict[str, Any] = {
     f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)
@@ -256,7 +257,7 @@ def read_params(path: Path | None = None) -> dict:
     if missing := [key for key in needed if not params.get(key)]:
         raise ConfigError(f"{path}: nothing under {', '.join(missing)}")
     experiments = params["experiments"] = _mapping(params["experiments"], f"{path}: experiments")
-    for key in ("runs", "taught", "ladder", "controls", "seeds"):
+    for key in LISTS:
         entries = params[key] = [] if params.get(key) is None else params[key]
         if not isinstance(entries, list):
             raise ConfigError(f"{path}: {key}: {entries!r}: write a list, such as [{entries}]")
@@ -295,8 +296,7 @@ def all_runs(params: dict) -> list[str]:
 
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "runs", "taught", "ladder", "controls", "seeds", "show"}
-    others |= {"common", "adamw", "experiments"}
+    others = {"profile", "show", "common", "adamw", "experiments", *LISTS}
     return [key for key in params if key not in others]
 
 
@@ -312,7 +312,18 @@ def load_config(
     experiments = params["experiments"]
     _choose(experiment, experiments, "experiment")
     _choose(profile, profiles(params), "profile")
-    layers, input_scale = _layers(params, experiment, profile)
+    base = dict(_mapping(params[profile], profile))
+    input_scale, in_profile = base.pop("input_scale", 1.0), base.pop("experiments", None)
+    in_profile = _mapping(in_profile, f"{profile}.experiments")
+    for name in in_profile:
+        _choose(name, experiments, f"{profile}.experiments:")
+    of_experiment = _mapping(experiments[experiment], f"experiments.{experiment}")
+    layers = {  # by where they stand, the strongest last
+        "common": params.get("common"),
+        profile: base,
+        f"experiments.{experiment}": {k: v for k, v in of_experiment.items() if k not in WORDS},
+        f"{profile}.experiments.{experiment}": in_profile.get(experiment),
+    }
     merged: dict[str, dict] = {name: {} for name in SECTIONS}
     places = {}  # where the value of a setting stands
     for where, layer in layers.items():
@@ -327,24 +338,6 @@ def load_config(
     config = _built(Config, run | built, places)
     _check_together(config, experiments, places)
     return config
-
-
-def _layers(params: dict, experiment: str, profile: str) -> tuple[dict[str, object], object]:
-    """The four levels by where they stand, the strongest last; the profile's input scale."""
-    experiments = params["experiments"]
-    base = dict(_mapping(params[profile], profile))
-    input_scale = base.pop("input_scale", 1.0)
-    in_profile = _mapping(base.pop("experiments", None), f"{profile}.experiments")
-    for name in in_profile:
-        _choose(name, experiments, f"{profile}.experiments:")
-    of_experiment = _mapping(experiments[experiment], f"experiments.{experiment}")
-    layers = {
-        "common": params.get("common"),
-        profile: base,
-        f"experiments.{experiment}": {k: v for k, v in of_experiment.items() if k not in WORDS},
-        f"{profile}.experiments.{experiment}": in_profile.get(experiment),
-    }
-    return layers, input_scale
 
 
 def _scaled(model: ModelConfig, input_scale: object, profile: str) -> ModelConfig:

@@ -41,16 +41,16 @@ def localization_distillation(
     """LD: the student's edge distributions are drawn to the teacher's.
 
     Args:
-        student: (N, 4, R) logits. teacher: (N, 4, R) logits; gets no gradient.
-        weight: (N,) of the rows.
+        student, teacher: (…, 4, R) logits; the teacher gets no gradient.
+        weight: (…,) of the cells.
         temperature: T.
-        normalizer: the sum over rows and sides is divided by 4 times this number.
+        normalizer: the sum over cells and sides is divided by 4 times this number.
 
     Returns:
-        Scalar; without rows a zero that has a graph.
+        Scalar; without cells a zero that has a graph.
     """
-    rows = _divergence(student, teacher, temperature).sum(-1)  # (N,)
-    return (weight * rows).sum() / (4 * normalizer)
+    cells = _divergence(student, teacher, temperature).sum(-1)  # (…,)
+    return (weight * cells).sum() / (4 * normalizer)
 
 
 def class_distillation(
@@ -61,13 +61,8 @@ def class_distillation(
     Over a single class that is constant: there it is over object and background, the sigmoid's
     form of the same.
 
-    Args:
-        student: (N, C) class logits, in GFLv2 without the quality. teacher: likewise.
-        weight: (N,) of the rows, with what the sum is to be divided by.
-        temperature: T.
-
-    Returns:
-        Scalar; without rows a zero that has a graph.
+    Class logits (…, C), in GFLv2 without the quality; weights (…,) of the cells, with what the sum
+    is to be divided by -> scalar, without cells a zero that has a graph.
     """
     if student.shape[-1] == 1:
         student, teacher = (F.pad(logits, (0, 1)) for logits in (student, teacher))
@@ -86,7 +81,7 @@ def distillation_loss(
 ) -> dict[str, Tensor]:
     """The distillation terms of a batch, weighted, to be added to those of `detection_loss`.
 
-    Rows weigh as follows: LD in the main region w_p, as in GIoU and DFL; LD in the valuable
+    Cells weigh as follows: LD in the main region w_p, as in GIoU and DFL; LD in the valuable
     region (VLR) the cell's IoU; KD the object's share of the image. Some positives belong to the
     VLR, too, and count in both, as released.
 
@@ -96,25 +91,19 @@ def distillation_loss(
     VLR are sums / 4 and / 16 that grow with the batch; KD is divided by its level's positives.
 
     Args:
-        student, teacher: of the same images, with the same cells, bins and classes.
-        grid, batch: their cells and targets.
+        student, teacher, grid, batch: of the same images, cells, bins and classes.
         matched_gt, thresholds: (B, P) and (B, G), of `assign.atss` with this cell_scale.
         settings: a term of weight 0 is not computed; temperature is of LD and VLR.
 
     Returns:
         loss_ld, loss_ld_vlr, loss_kd: scalars; a constant 0 for a term that is switched off.
     """
-    by_batch = settings.normalizer == "batch"
+    by_batch, temperature = settings.normalizer == "batch", settings.temperature
     share = object_shares(matched_gt, batch.gt_weights)
 
     def localization(weight: Tensor, released: float) -> Tensor:
-        return localization_distillation(
-            student.box.flatten(0, 1),
-            teacher.box.flatten(0, 1),
-            weight.flatten(),
-            settings.temperature,
-            total(weight.sum()).clamp(min=1) if by_batch else released,
-        )
+        by = total(weight.sum()).clamp(min=1) if by_batch else released
+        return localization_distillation(student.box, teacher.box, weight, temperature, by)
 
     loss = dict.fromkeys(("loss_ld", "loss_ld_vlr", "loss_kd"), share.new_zeros(()))
     if settings.ld_weight:
@@ -127,12 +116,8 @@ def distillation_loss(
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
     if settings.kd_weight:
         count = num_positives(matched_gt) if by_batch else _of_level(matched_gt, grid)
-        loss["loss_kd"] = settings.kd_weight * class_distillation(
-            student.cls.flatten(0, 1),
-            teacher.cls.flatten(0, 1),
-            (share / count).flatten(),
-            settings.kd_temperature,
-        )
+        softened = student.cls, teacher.cls, share / count, settings.kd_temperature
+        loss["loss_kd"] = settings.kd_weight * class_distillation(*softened)
     return loss
 
 
@@ -178,13 +163,11 @@ def load_teacher(
 
     Args:
         path: weights.safetensors of a finished run.
-        student: settings of the run, num_classes filled in.
-        categories: id and name by label, of the run's data.
+        student, categories: of the run, as `check_teacher` takes them.
         device: where the student trains.
 
     Raises:
-        UserError: missing, damaged, or not written by training.
-        UserError: does not fit the student; see `check_teacher`.
+        UserError: missing, damaged, not written by training, or does not fit the student.
     """
     teacher, config, teacher_categories = load_weights(path)
     check_teacher(student, ModelConfig(**config["model"]), categories, teacher_categories, path)

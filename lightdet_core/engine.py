@@ -6,6 +6,7 @@ on from a checkpoint of its `State` to the same weights (bit for bit on a CPU).
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.precision import forward
 from lightdet_core.model import LightDet, build, from_scratch
 
+Weights = dict[str, Tensor]  # by their names
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 
@@ -39,7 +41,7 @@ class Run(NamedTuple):
     pack: Pack  # of the images to train on
     checkpoint: Path
     teacher: LightDet | None
-    init: dict[str, Tensor] | None  # weights to begin with, of another run
+    init: Weights | None  # weights to begin with, of another run
     device: torch.device
     progress: Callable[[str], None]
 
@@ -51,7 +53,7 @@ class State:
     model: LightDet
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of the fp16 loss; switched off in other precisions
-    average: dict[str, Tensor] | None  # moving average of the model's state, float32
+    average: Weights | None  # moving average of the model's state, float32
     masks: dict[str, Tensor]  # 2:4 masks by parameter; empty before pruning
     skipped: Tensor  # () steps whose gradient was not finite
 
@@ -138,7 +140,7 @@ def follow(state: State, train: TrainConfig, step: int) -> None:
 
 
 @torch.no_grad()
-def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+def update_average(average: Weights, model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights and of batch-norm statistics; counters are copied."""
     now = {key: _full(value) for key, value in model.state_dict().items()}
     floating = [key for key, value in now.items() if value.is_floating_point()]
@@ -152,7 +154,7 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype == torch.float16 else value
 
 
-def final_weights(state: State) -> dict[str, Tensor]:
+def final_weights(state: State) -> Weights:
     """What a run evaluates and writes: the average, where there is one; float32, on the CPU."""
     weights = state.average if state.average is not None else state.model.state_dict()
     return {k: _full(v).detach().cpu().contiguous() for k, v in weights.items()}
@@ -161,13 +163,10 @@ def final_weights(state: State) -> dict[str, Tensor]:
 # -------------------------------------------------------------------------------------- the loop
 
 
-def learn(
-    run: Run, evaluate: Callable[[dict[str, Tensor]], dict]
-) -> tuple[dict[str, Tensor], dict]:
+def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]:
     """The loop: from first weights, or a checkpoint, to final weights and facts about the run.
 
-    Args:
-        evaluate: the accuracy of weights, for `evaluate_epochs`.
+    With `evaluate_epochs` it notes on its way what `evaluate` says of the weights.
 
     Raises:
         UserError: a loss that is not finite, a checkpoint that cannot be used.
@@ -177,9 +176,9 @@ def learn(
     state, start = begin(run)
     pack, where = on_device(run.pack, run.device)
     epoch_steps = steps_per_epoch(len(pack.images), train.batch_size)
-    steps = train.epochs * epoch_steps
-    prune_at = config.sparsity.prune_at
+    steps, prune_at = train.epochs * epoch_steps, config.sparsity.prune_at
     prune_step = None if prune_at is None else int(prune_at * steps)
+    evaluate_steps = train.evaluate_epochs * epoch_steps  # 0: at the end only
     # a run that goes on from another one's weights must not see that one's batches again
     seed = config.seed + (FRESH_BATCHES if train.init else 0)
     rows = distributed.own_rows(train.batch_size)
@@ -201,17 +200,20 @@ def learn(
                 group["lr"] = lr
             terms = train_step(state, next(batches), config, run.teacher)
             follow(state, train, step)
-
             done, epoch, last = step + 1, step // epoch_steps, step + 1 == steps
             stopping = distributed.any_of(stop.is_set())
             saving = done % train.checkpoint_steps == 0 or last or stopping
             if done % train.log_steps == 0 or saving:
-                values = {k: _of_batch(k, terms[k]) for k in log.columns[3:]}
+                # losses are shares of the batch's, the other numbers are the batch's already
+                terms |= {k: distributed.total(v) for k, v in terms.items() if k.startswith("loss")}
+                values = {k: terms[k].item() for k in log.columns[3:]}
                 _check_finite(config.run_name, done, values["loss"], state, run.checkpoint)
                 if done % train.log_steps == 0 or last:
                     log.row([done, epoch, lr, *values.values()])
-                log.line(done, f"{epoch + 1}/{train.epochs}", {"lr": lr, **values}, _skipped(state))
-            if _evaluates_after(done, train, epoch_steps, prune_step) and not last:
+                skipped = int(state.skipped)  # fp16 alone skips steps
+                after = f"  {skipped} steps skipped" if skipped else ""
+                log.line(done, f"{epoch + 1}/{train.epochs}", {"lr": lr, **values}, after)
+            if evaluate_steps and not last and (done % evaluate_steps == 0 or done == prune_step):
                 log.accuracy(done, bool(state.masks), lambda: evaluate(final_weights(state)))
             if saving and log.writes:
                 checkpoint.save(run.checkpoint, done, tensors_of(state))
@@ -225,29 +227,16 @@ def learn(
 
 def _facts(run: Run, state: State, log: Log) -> dict:
     """What run.json says of the training."""
-    train = run.config.train
-    seconds = time.monotonic() - log.began
-    facts: dict[str, object] = {
+    noted = run.config.train.evaluate_epochs and log.writes
+    return {
         "steps": log.steps,
         "resumed_at": log.start,
         "skipped_steps": int(state.skipped),
         "pruned_layers": len(state.masks),
-        "train_seconds": round(seconds, 1),
+        "train_seconds": round(time.monotonic() - log.began, 1),
         "images_per_second": round(log.rate(log.steps), 2) if log.start < log.steps else None,
+        **({"evaluations": log.accuracies()} if noted else {}),
     }
-    if train.evaluate_epochs and log.writes:
-        facts["evaluations"] = log.accuracies()
-    return facts
-
-
-def _evaluates_after(
-    done: int, train: TrainConfig, epoch_steps: int, prune_step: int | None
-) -> bool:
-    """Whether accuracy is noted after so many steps: after epochs as asked, and before pruning."""
-    if not train.evaluate_epochs:
-        return False
-    epochs, rest = divmod(done, epoch_steps)
-    return done == prune_step or (rest == 0 and epochs % train.evaluate_epochs == 0)
 
 
 def _notices(train: TrainConfig, start: int, steps: int, device: torch.device) -> Iterator[str]:
@@ -261,17 +250,6 @@ def _notices(train: TrainConfig, start: int, steps: int, device: torch.device) -
         )
     if device.type == "cpu" and train.precision.startswith("fp16"):
         yield f"{train.precision} is very slow on a CPU; fp32 is train.precision for it"
-
-
-def _of_batch(name: str, term: Tensor) -> float:
-    """A logged number of the whole batch: losses are shares of it, the others are it already."""
-    return (distributed.total(term) if name.startswith("loss") else term).item()
-
-
-def _skipped(state: State) -> str:
-    """The end of a line of progress; fp16 alone skips steps."""
-    skipped = int(state.skipped)  # one wait for the device, not two
-    return f"  {skipped} steps skipped" if skipped else ""
 
 
 def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: Path) -> None:
@@ -294,9 +272,9 @@ def begin(run: Run) -> tuple[State, int]:
     """The state that a run begins or goes on with, and the steps that it has done."""
     config, init, train = run.config, run.init, run.config.train
     torch.manual_seed(config.seed)
-    resumed = distributed.from_first(
-        checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
-    )  # other machines need not have the file
+    # other machines need not have the file
+    found = checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
+    resumed = distributed.from_first(found)
     # a resumed run takes every tensor from its checkpoint
     model = build(from_scratch(config) if resumed or init else config)
     if init and not resumed:
@@ -327,14 +305,9 @@ def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> Stat
         average = {k: _full(v).clone() for k, v in model.state_dict().items()}
     if train.precision == "fp16-pure":
         model = model.half()
-    return State(
-        model=model,
-        optimizer=make_optimizer(model, train),
-        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
-        average=average,
-        masks={},
-        skipped=torch.zeros((), device=device),
-    )
+    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
+    skipped = torch.zeros((), device=device)
+    return State(model, make_optimizer(model, train), scaler, average, {}, skipped)
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
@@ -343,21 +316,15 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
     Fused, but for parameters in half precision: on a CPU fused SGD (torch 2.11) leaves most of
     those as they are.
     """
-    if train.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=train.lr,
-            momentum=0.9,
-            weight_decay=train.weight_decay,
-            fused=train.precision != "fp16-pure",
-        )
-        for parameter in model.parameters():
-            # torch allocates it unfilled in the first step, and leaves it so if that one overflows
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimizer
-    return torch.optim.AdamW(
-        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True
-    )
+    parameters, decay = list(model.parameters()), train.weight_decay
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=decay, fused=True)
+    fused = train.precision != "fp16-pure"
+    optimizer = torch.optim.SGD(parameters, train.lr, momentum=0.9, weight_decay=decay, fused=fused)
+    for parameter in parameters:
+        # torch allocates it unfilled in the first step, and leaves it so if that one overflows
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def learning_rate(train: TrainConfig, step: int, epoch_steps: int) -> float:
@@ -408,24 +375,21 @@ def tensors_of(state: State) -> dict[str, Tensor]:
     tensors |= {f"average.{k}": v for k, v in (state.average or {}).items()}
     tensors |= {f"mask.{k}": v for k, v in state.masks.items()}
     scaling = state.scaler.state_dict()  # empty when switched off
-    return tensors | {
-        f"scaler.{k}": torch.tensor(v, dtype=torch.float64) for k, v in scaling.items()
-    }
+    tensors |= {f"scaler.{k}": torch.tensor(v, dtype=torch.double) for k, v in scaling.items()}
+    return tensors
 
 
 def restore(tensors: dict[str, Tensor], state: State) -> None:
     """Put the tensors of a checkpoint back into `state`."""
-    parts: dict[str, dict[str, Tensor]] = {
-        name: {} for name in ("model", "optimizer", "average", "mask", "scaler", "skipped")
-    }
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         part, name = key.split(".", 1)
         parts[part][name] = tensor
     state.model.load_state_dict(parts["model"])
-    slots: dict[int, dict] = {}
+    slots: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in parts["optimizer"].items():
         index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = tensor
+        slots[int(index)][slot] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
     for parameter, values in state.optimizer.state.items():
@@ -436,12 +400,9 @@ def restore(tensors: dict[str, Tensor], state: State) -> None:
     if state.average is not None:
         for key, tensor in parts["average"].items():
             state.average[key].copy_(tensor)
-    scaling = {k: v.item() for k, v in parts["scaler"].items()}
-    if scaling:
-        integers = ("growth_interval", "_growth_tracker")
-        state.scaler.load_state_dict(
-            {k: int(v) if k in integers else v for k, v in scaling.items()}
-        )
+    if scaling := {k: v.item() for k, v in parts["scaler"].items()}:
+        integers = {k: int(scaling[k]) for k in ("growth_interval", "_growth_tracker")}
+        state.scaler.load_state_dict(scaling | integers)
     device = state.skipped.device
     state.masks.update({k: v.to(device) for k, v in parts["mask"].items()})
     state.skipped.copy_(parts["skipped"][""])

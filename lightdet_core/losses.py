@@ -19,12 +19,7 @@ WEIGHT_QFL, WEIGHT_GIOU, WEIGHT_DFL = 1.0, 2.0, 0.25
 def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
     """QFL of GFLv1: BCE(z, y) |y - sigmoid(z)|^beta, the target y being the IoU.
 
-    Args:
-        logits: (…, C).
-        targets: (…, C); IoU at the object's class, else 0.
-
-    Returns:
-        (…,), summed over the classes.
+    Logits (…, C), targets (…, C), IoU at the object's class, else 0 -> (…,), summed over C.
     """
     bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (bce * (targets - logits.sigmoid()).abs().pow(beta)).sum(-1)
@@ -38,11 +33,7 @@ def joint_quality_focal_loss(
     log s is a sum of two logsigmoids and log(1 - s) = log(-expm1(log s)), so that no
     probability is rounded to 0 or 1.
 
-    Args:
-        cls_logits, targets: (…, C), as in `quality_focal_loss`. quality_logits: (…, 1).
-
-    Returns:
-        (…,), summed over the classes.
+    Class logits (…, C), quality logits (…, 1), targets (…, C) as above -> (…,), summed over C.
     """
     log_s = F.logsigmoid(cls_logits) + F.logsigmoid(quality_logits)
     one_minus_s = -torch.expm1(log_s)
@@ -53,12 +44,7 @@ def joint_quality_focal_loss(
 def distribution_focal_loss(logits: Tensor, distances: Tensor) -> Tensor:
     """DFL: cross-entropy to the two bins next to the target, weighted by nearness.
 
-    Args:
-        logits: (…, R).
-        distances: (…,) in strides, within [0, R - 1).
-
-    Returns:
-        (…,), unreduced.
+    Logits (…, R), distances (…,) in strides, within [0, R - 1) -> (…,), unreduced.
     """
     left = distances.floor().clamp(max=logits.shape[-1] - 2)
     share = distances - left  # of the right bin

@@ -106,14 +106,11 @@ class Backbone(nn.Module):
 def _narrow(name: str, expansion: int, **options: Any) -> EfficientNetFeatures:
     """EfficientNet-Lite whose blocks widen their input `expansion` times instead of six."""
     width, depth = LITE[int(name.removeprefix("lite"))]
-    blocks = ["ds_r1_k3_s1_e1_c16"]
-    for repeats, kernel, stride, channels in (
-        *((2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192)),
-        (1, 3, 1, 320),
-    ):
-        blocks.append(f"ir_r{repeats}_k{kernel}_s{stride}_e{expansion}_c{channels}")
+    # timm's notation: repeats, kernel, stride, output channels
+    stages = "r2_k3_s2_c24 r2_k5_s2_c40 r3_k3_s2_c80 r3_k5_s1_c112 r4_k5_s2_c192 r1_k3_s1_c320"
+    blocks = [["ds_r1_k3_s1_e1_c16"], *([f"ir_{stage}_e{expansion}"] for stage in stages.split())]
     return EfficientNetFeatures(
-        decode_arch_def([[block] for block in blocks], depth, fix_first_last=True),
+        decode_arch_def(blocks, depth, fix_first_last=True),
         fix_stem=True,
         round_chs_fn=partial(round_channels, multiplier=width),
         **options,

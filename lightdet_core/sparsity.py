@@ -26,8 +26,7 @@ APEX_BUFFER = "__weight_mma_mask"
 def mask_2to4(weight: Tensor) -> Tensor:
     """Which weights stay: the two of largest magnitude in each four consecutive input channels.
 
-    Equal magnitudes go to the lowest channel. A last group of fewer than four channels is filled
-    up with zeros.
+    Of equal ones the lowest channel stays. A last group of fewer than four is filled with zeros.
 
     Args:
         weight: (K, C) of a linear layer or (K, C, R, …) of a convolution, any memory format.
@@ -68,11 +67,8 @@ def eligible(name: str, weight: Tensor) -> bool:
     """ASP's rule: a layer's weight, fp32 or fp16, K a multiple of 8 and C one of 16.
 
     So depthwise convolutions stay dense. bf16 weights are left alone, too (ASP would prune them
-    without a look at their shape); under autocast the weights themselves are fp32.
-
-    Args:
-        name: as in `model.state_dict()`; it must be "weight" or end in ".weight".
-        weight: (K, C, …).
+    without a look at their shape); under autocast the weights themselves are fp32. `name` is as in
+    `model.state_dict()`, "weight" or something that ends in ".weight"; `weight` is (K, C, …).
     """
     return is_layer(name, weight) and not obstacle(weight)
 
@@ -84,11 +80,10 @@ def make_masks(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def apply_masks(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Set what the masks drop to +0.0, in place; other tensors stay as they are.
+    """Set what the masks of `make_masks` drop to +0.0, in place; other tensors stay as they are.
 
     Args:
         tensors: `model.state_dict()`, or a moving average with the same names.
-        masks: of `make_masks`.
 
     Raises:
         UserError: a mask has no tensor of its name and shape; nothing was changed.
@@ -118,12 +113,7 @@ def attach(
     Without the second product, momentum from before the pruning would revive weights. Both are
     hooks of `optimizer.step`: a GradScaler that skips it skips them; a fused optimizer, which skips
     the update by itself, is told to before they run. (A closure's gradients come too late to be
-    masked; the weights still are.)
-
-    Args:
-        optimizer: of the parameters of `model`.
-        model: on its device already, its masks applied.
-        masks: of `make_masks`; copied as numbers, since that is three times as fast.
+    masked; the weights still are.) The model is on its device already, its masks applied.
 
     Returns:
         Handles; `remove()` on each ends it.
@@ -135,7 +125,7 @@ def attach(
         return []
     pairs = _paired(dict(model.named_parameters()), masks)
     weights = [weight for weight, _ in pairs]
-    # foreach is quick where type and layout agree
+    # numbers are three times as fast as bools, and foreach is quick where type and layout agree
     factors = [torch.empty_like(weight).copy_(mask) for weight, mask in pairs]
 
     @torch.no_grad()
@@ -157,11 +147,8 @@ def attach(
 
 def check_2to4(tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of eligible tensors where four in a row have more than two non-zeros; [] is good."""
-    return [n for n, t in tensors.items() if eligible(n, t) and not holds(t)]
-
-
-def holds(weight: Tensor) -> bool:
-    return bool((_groups(weight).count_nonzero(-1) <= 2).all())
+    groups = {name: _groups(weight) for name, weight in tensors.items() if eligible(name, weight)}
+    return [name for name, fours in groups.items() if (fours.count_nonzero(-1) > 2).any()]
 
 
 def nvidia_asp(device: torch.device) -> type:

@@ -64,8 +64,7 @@ def fit(
         config: of `load_config`.
         runs: where run folders (and `.checkpoints`) go; None is `runs/<profile>` in the repository.
         progress: takes one line of text at a time.
-        device: "cpu", "cuda" (one process per visible GPU) or "cuda:1"; None takes the GPUs where
-            there are some.
+        device: "cpu", "cuda" (one process per visible GPU) or "cuda:1"; None: GPUs, if there are.
         num_processes: to start on this machine, if `torchrun` has not done so; None: as
             `distributed.wanted` says.
 
@@ -84,16 +83,13 @@ def fit(
         if not distributed.started():
             many = num_processes or distributed.wanted(wanted, config.train.batch_size)
         if many == 1:
-            return _fit(config, runs, progress if distributed.rank() == 0 else _silent, own)
+            # of many processes the first one reports
+            return _fit(config, runs, progress if distributed.rank() == 0 else lambda _: None, own)
     if wanted.index is not None:
         raise UserError(f"device {device}: one GPU, but {many} processes; leave its number out")
     progress(f"{config.run_name}: starting {many} processes")
     distributed.launch(partial(fit, config, runs, device=wanted.type), many, progress)
     return runs / config.run_name
-
-
-def _silent(line: str) -> None:
-    """What processes but the first report."""
 
 
 def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
@@ -119,7 +115,15 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         progress(f"{config.run_name}: {notice}")
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
-    teacher, init = _learn_from(config, sources, packs["train"].categories, device)
+    teacher = init = None
+    if source := sources.get("distill.teacher"):
+        teacher = distill.load_teacher(source, config.model, packs["train"].categories, device)
+        if config.train.precision == "fp16-pure":
+            teacher = teacher.half()
+    if source := sources.get("train.init"):
+        network, _, learned = load_weights(source)
+        check_categories(source, learned, packs["train"].categories)
+        init = network.state_dict()
     run = Run(config, packs["train"], checkpoint, teacher, init, device, progress)
     with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
         _train_and_write(run, packs, folder, key)
@@ -169,22 +173,6 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "
         f"AP75 {metrics['AP75']:.3f}  ({folder})"
     )
-
-
-def _learn_from(
-    config: Config, sources: dict[str, Path], categories: list[dict], device: torch.device
-) -> tuple[LightDet | None, dict[str, Tensor] | None]:
-    """The teacher and the first weights, where the run has them."""
-    teacher = init = None
-    if "distill.teacher" in sources:
-        teacher = distill.load_teacher(sources["distill.teacher"], config.model, categories, device)
-        if config.train.precision == "fp16-pure":
-            teacher = teacher.half()
-    if "train.init" in sources:
-        network, _, learned = load_weights(sources["train.init"])
-        check_categories(sources["train.init"], learned, categories)
-        init = network.state_dict()
-    return teacher, init
 
 
 def _code_hash() -> str:

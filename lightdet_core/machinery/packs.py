@@ -157,14 +157,13 @@ def check_categories(path: Path | str, learned: list[dict], categories: list[dic
 
     Both are id and name by label.
     """
-    wanted, found = ([(c["id"], c["name"]) for c in x] for x in (categories, learned))
-    if wanted != found:
-        pairs = enumerate(zip_longest(wanted, found))
-        label, (ours, theirs) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
-        raise UserError(
-            f"{path}: label {label} (id, name) is {theirs} there, but {ours} in the data; take "
-            "weights that were trained on data with the same categories"
-        )
+    classes = ([(c["id"], c["name"]) for c in x] for x in (categories, learned))
+    for label, (ours, theirs) in enumerate(zip_longest(*classes)):
+        if ours != theirs:
+            raise UserError(
+                f"{path}: label {label} (id, name) is {theirs} there, but {ours} in the data; take "
+                "weights that were trained on data with the same categories"
+            )
 
 
 def with_classes(config: Config, pack: Pack) -> Config:

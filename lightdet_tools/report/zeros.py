@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lightdet_core.sparsity import eligible, holds, is_layer, obstacle
+from lightdet_core.sparsity import check_2to4, eligible, is_layer, obstacle
 
 
 def report(state: Mapping[str, Tensor]) -> tuple[list[dict], dict]:
@@ -58,7 +58,7 @@ def stored_bytes(state: Mapping[str, Tensor], bits: int) -> int:
     total = 0
     for name, tensor in state.items():
         if tensor.is_floating_point():
-            packed = eligible(name, tensor) and holds(tensor)
+            packed = eligible(name, tensor) and not check_2to4({name: tensor})
             total += tensor.numel() * (bits // 2 + 1 if packed else bits)
     return total // 8
 

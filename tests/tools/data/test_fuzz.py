@@ -29,7 +29,8 @@ def valid(rng: random.Random) -> dict:
         box = [rng.randint(0, 40), rng.randint(0, 30), rng.randint(1, 24), rng.randint(1, 18)]
         annotations.append({
             "id": number, "image_id": rng.choice(images)["id"],
-            "category_id": rng.choice((2, 4, 9)), "bbox": box, "area": box[2] * box[3], "iscrowd": int(rng.random() < 0.1),
+            "category_id": rng.choice((2, 4, 9)), "bbox": box, "area": box[2] * box[3],
+            "iscrowd": int(rng.random() < 0.1),
         })  # fmt: skip
     categories = [{"id": i, "name": f"class {i}"} for i in (9, 2, 4)]
     return {"images": images, "annotations": annotations, "categories": categories}
