@@ -324,6 +324,9 @@ def test_unknown_names():
         load_config("g1", "common")
     with pytest.raises(ConfigError, match="seed: -1: should be greater"):
         load_config("g1", "demo", seed=-1)
+    with pytest.raises(ConfigError, match="seed: 4294967296: should be less than 4294967296"):
+        load_config("g1", "demo", seed=2**32)
+    assert load_config("g1", "demo", seed=2**32 - 1).run_name == "g1-s4294967295"
 
 
 def test_params_file_errors(tmp_path):
@@ -345,6 +348,8 @@ def test_params_file_errors(tmp_path):
         ({"runs": [*PARAMS["runs"], "g99"]}, r"runs: 'g99': choose one of .*, g1, g2"),
         ({"ladder": [["c0"]]}, r"ladder: \['c0'\]: choose one of .*, c0"),
         ({"seeds": [0, "x"]}, r"seeds: \[0, 'x'\]: whole numbers"),
+        ({"seeds": [0, 2**32]}, r"seeds: \[0, 4294967296\]: whole numbers from 0 below 2\*\*32"),
+        ({"seeds": [0, -1]}, r"seeds: \[0, -1\]: whole numbers"),
         ({"experiments": experiments | {"g1": [1]}}, r"experiments\.g1: \[1\], but keys"),
         ({"experiments": experiments | {"g5": {"distill": "t"}}}, r"g5\.distill: 't', but keys"),
     ):
