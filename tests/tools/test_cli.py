@@ -11,7 +11,7 @@ from lightdet_tools import cli
 
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
 COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
-COMMANDS += ["site", *GROUPS]
+COMMANDS += ["site", "repro", "profile", *GROUPS]
 
 
 def ended(capsys, *words):
@@ -51,6 +51,9 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         ("export w --out x --format tf", "'tf' is not one of 'onnx', 'ncnn'"),
         ("train --experiment g1 --seed x", "'--seed': Input should be a valid integer"),
         ("train --experiment g1 --profile dmo", "profile 'dmo': choose one of demo, "),
+        ("train --experiment g1 --seed 20261128023045", "seed: 20261128023045: should be less"),
+        ("profile dmo", "profile 'dmo': choose one of demo, "),
+        ("repro --profile dmo", "profile 'dmo': choose one of demo, "),
         ("latency --seconds 0", "--seconds 0, --threads "),
         ("latency --runtimes z", "--runtimes z: choose from torch, "),
         ("latency --systems g1", "a part of the table does not replace the whole: add --out"),
