@@ -29,18 +29,12 @@ $(STAMP): requirements.txt pyproject.toml
 	touch $@
 
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
-	python -m lightdet_tools plan --ladder --profile $(PROFILE)
+	python -m lightdet_tools plan --profile $(PROFILE)
 
 repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, minicoco, custom, coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
-	@python -c 'from lightdet_tools.cli import load_config, run_cli; \
-	  run_cli(lambda: load_config("c0", "$(PROFILE)"))'
 	@case $(PROFILE) in coco) python -m lightdet_tools plan --profile coco;; esac
-	@grep -qE "^profile: *['\"]?$(PROFILE)['\"]?( |$$)" params.yaml \
-	  || sed -i.bak -E 's/^profile: *[^ #]+/profile: $(PROFILE)/' params.yaml && rm -f params.yaml.bak
-# your own files may have changed without a change of the settings; the stage itself is quick
-	@case $(PROFILE) in custom|coco) dvc repro --force --single-item data;; esac
-	dvc repro $(STAGES)
+	python -m lightdet_tools repro --profile $(PROFILE) $(STAGES)
 	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; \
 	  echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"; }
 

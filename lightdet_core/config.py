@@ -199,7 +199,7 @@ class EvaluateConfig:
 class Config:
     experiment: str
     profile: str
-    seed: Whole = 0
+    seed: int = Field(0, ge=0, lt=2**32)  # the keys made of it and of a step must fit 64 bits
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -263,8 +263,8 @@ def read_params(path: Path | None = None) -> dict:
             raise ConfigError(f"{path}: {key}: {entries!r}: write a list, such as [{entries}]")
         for entry in entries if key != "seeds" else ():
             _choose(entry, experiments, f"{path}: {key}:")
-    if not all(type(seed) is int for seed in params["seeds"]):
-        raise ConfigError(f"{path}: seeds: {params['seeds']}: whole numbers are needed")
+    if not all(type(seed) is int and 0 <= seed < 2**32 for seed in params["seeds"]):
+        raise ConfigError(f"{path}: seeds: {params['seeds']}: whole numbers from 0 below 2**32")
     _check_order(params, path)
     if params["show"] not in params["runs"] or 0 not in params["seeds"]:
         show = params["show"]

@@ -91,6 +91,25 @@ def train(
     train_and_publish(config)
 
 
+@app.command(**LEARN)
+def repro(
+    profile: OneProfile,
+    stages: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
+) -> None:
+    """Run the pipeline, or STAGES of it, under a profile."""
+    from lightdet_tools.repro import run_stages
+
+    raise typer.Exit(run_stages(profile, stages or []))
+
+
+@app.command("profile", **LEARN)
+def profile_(name: str) -> None:
+    """Write another profile into params.yaml."""
+    from lightdet_tools.repro import set_profile
+
+    set_profile(name)
+
+
 @app.command(**USE)
 def detect(
     weights: Annotated[Path, typer.Argument(help=".safetensors, .onnx or ncnn's .param")],

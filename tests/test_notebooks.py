@@ -155,6 +155,25 @@ def test_execution_is_reproducible_and_names_no_machine(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out.ipynb"]
 
 
+def test_the_kernel_is_the_python_that_started(tmp_path, monkeypatch):
+    """Not what another installation calls python3: Jupyter looks into folders of all of them."""
+    kernel = tmp_path / "jup/kernels/python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jup"))
+    code = "import sys\nfrom pathlib import Path\nname, count\n"
+    source = write(tmp_path / "a.ipynb", code + f"assert sys.executable == {sys.executable!r}")
+    run.execute(source, tmp_path / "out.ipynb")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1.0), ("-2.5", -2.5)])
+def test_a_float_may_be_given_as_a_whole_number(text, value):
+    found = run._typed("x", text, {"x": 0.3})
+    assert (found, type(found)) == (value, float)
+
+
 def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
     out = tmp_path / "out.ipynb"
     out.write_text("the last good copy")
@@ -171,13 +190,16 @@ def test_a_failing_cell_is_shown_and_leaves_the_last_good_copy(tmp_path):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"nmae": "b"}, "'nmae': unknown; known are name, count"),
+        ({"nmae": "b"}, "'nmae': unknown; known are name, count, share"),
         ({"count": "many"}, "'many' is no int"),
         ({"count": "1.5"}, "'1.5' is no int"),
+        ({"count": "True"}, "'True' is no int"),
+        ({"share": "True"}, "'True' is no float"),
     ],
 )
 def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, problem):
-    source = write(tmp_path / "a.ipynb", "name, count")
+    parameters = 'name = "a"\ncount = 3\nshare = 0.5'
+    source = write(tmp_path / "a.ipynb", "name, count, share", parameters=parameters)
     with pytest.raises(run.UserError, match=problem):
         run.execute(source, tmp_path / "out.ipynb", given)
     assert not (tmp_path / "out.ipynb").exists()

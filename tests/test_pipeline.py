@@ -2,8 +2,10 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,8 +143,9 @@ def test_what_is_in_git_is_small_and_the_rest_is_ignored():
 
 
 def test_runs_and_seeds_of_params_fan_out():
-    assert STAGES["train"]["matrix"] == {"run": "${runs}", "seed": "${seeds}"}
-    assert STAGES["train_taught"]["matrix"] == {"run": "${taught}", "seed": "${seeds}"}
+    profile = {"profile": ["${profile}"]}
+    assert STAGES["train"]["matrix"] == profile | {"run": "${runs}", "seed": "${seeds}"}
+    assert STAGES["train_taught"]["matrix"] == profile | {"run": "${taught}", "seed": "${seeds}"}
     for kind in ("", "_taught"):
         assert STAGES[f"05_train{kind}"]["matrix"] == STAGES[f"train{kind}"]["matrix"]
     assert all_runs(PARAMS) == ["g1", "g2", "g3", "g4", "g5", "teacher"]
@@ -186,6 +189,72 @@ def test_results_name_no_machine_and_stay_small():
                     shown = (output.get("data") or output).items()
                     text = json.dumps({k: v for k, v in shown if not k.startswith("image/")})
                     assert not re.search(r"/(home|root|Users|tmp)/|site-packages", text), path
+
+
+def test_what_differs_by_profile_has_the_profile_in_its_name():
+    """Else dvc.lock, which knows stages by name, would forget one profile's for another's."""
+    for name, stage in STAGES.items():
+        if "${profile}" in yaml.safe_dump({k: v for k, v in stage.items() if k != "matrix"}):
+            assert next(iter(stage["matrix"].items())) == ("profile", ["${profile}"]), name
+    locked = yaml.safe_load((root() / "dvc.lock").read_text())["stages"]
+    for name in locked.keys() - {"source"}:
+        group, key = name.split("@")
+        (profile,) = re.findall(r"-p(?:rofile)? (?:profile )?(\S+)", locked[name]["cmd"])[:1]
+        assert group in STAGES and f"{key}-".startswith(f"{profile}-"), name
+
+
+def test_another_profile_makes_nothing_due_and_takes_no_weights(tmp_path):
+    """demo, smoke, demo with stand-ins for the commands: the last one runs nothing. The way back
+    that README shows brings weights again and leaves those of the other profile."""
+    for name in ("dvc.yaml", "params.yaml", "lightdet_core", "data/minicoco.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(root() / name)
+    (tmp_path / "params.yaml").unlink()
+    folder = tmp_path / "lightdet_tools"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__main__.py").write_text(STAND_IN)
+
+    def dvc(*words):
+        env = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        }
+        command = [sys.executable, "-m", "dvc", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return re.findall("Running stage '(.+)'", done.stdout)
+
+    def under(profile):
+        few = PARAMS | {"profile": profile, "runs": ["teacher"], "taught": ["g5"]}
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(few))
+        return dvc("repro", "train_taught")
+
+    stages = ["data@{}", "pack@{}", "train@{}-teacher-0", "train_taught@{}-g5-0"]
+    dvc("init", "--no-scm", "--quiet")
+    for profile in ("demo", "smoke"):
+        assert under(profile) == [stage.format(profile) for stage in stages]
+    assert under("demo") == []
+    shutil.rmtree(tmp_path / "runs/demo")
+    dvc("checkout", "train", "train_taught")
+    found = {path.parts[-3] for path in tmp_path.glob("runs/*/g5-s0/weights.safetensors")}
+    assert found == {"demo", "smoke"}
+
+
+STAND_IN = """
+import sys
+from pathlib import Path
+command, *words = sys.argv[1:]
+given = dict(zip(words[::2], words[1::2]))
+profile = given["--profile"]
+if command == "train":
+    run = f"{given['--experiment']}-s{given['--seed']}"
+    outs = [f"runs/{profile}/{run}/weights.safetensors", f"results/{profile}/logs/{run}.csv"]
+    outs += [f"results/{profile}/{kind}/{run}.json" for kind in ("runs", "metrics")]
+else:
+    outs = [f"data/{profile}/{dict(data='manifest', pack='packs')[command]}.json"]
+for out in map(Path, outs):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("{}")
+"""
 
 
 def test_dvc_reads_the_pipeline():

@@ -28,15 +28,16 @@ COMMANDS = {
     ".ci/smoke: dvc exp run -S experiments.g5.distill.temperature=4 08_table2",
     "dvc metrics show": ".ci/smoke: dvc metrics show",
     "dvc metrics diff": ".ci/smoke: dvc metrics diff",
-    "git checkout HEAD -- params.yaml dvc.lock results && dvc checkout": ".ci/smoke: git checkout "
-    "--quiet HEAD -- params.yaml",
+    "git checkout HEAD -- params.yaml dvc.lock results && dvc checkout train train_taught":
+    ".ci/smoke: git checkout --quiet HEAD -- params.yaml dvc.lock results "
+    "dvc checkout --quiet train train_taught",
     "make seeds": ".ci/smoke: make seeds PROFILE=smoke",
     "make ladder": ".ci/smoke: make ladder PROFILE=smoke",
     "lightdet train --experiment g3 --profile demo --seed 1":
     ".ci/smoke: python -m lightdet_tools train --experiment g3",
     "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
-    "make repro PROFILE=custom STAGES=train@g3-0": ".ci/smoke: make repro PROFILE=custom "
-    "STAGES=train@g3-0",
+    "make repro PROFILE=custom STAGES=train@custom-g3-0":
+    ".ci/smoke: make repro PROFILE=custom STAGES=train@custom-g3-0",
     "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=",
     "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
     "lightdet detect exported/g5-s0.param photos --out found-ncnn":
@@ -50,6 +51,7 @@ COMMANDS = {
     "lightdet detect exported/g5-s0-uint8.onnx photos --out found-onnx":
     ".ci/smoke: python -m lightdet_tools detect exported/g5-s0-uint8.onnx",
     "make latency": ".ci/smoke: python -m lightdet_tools latency --systems",
+    "source .venv/bin/activate": ".ci/smoke: ln -s ../../.venv .venv",
     "make plan PROFILE=coco": ".ci/smoke: make plan PROFILE=smoke",
     "make repro PROFILE=coco": "tests/tools/data/test_sources.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":

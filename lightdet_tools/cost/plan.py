@@ -278,4 +278,7 @@ def estimate(
             "too large: for this GPU, not in the total; lower train.batch_size or use more GPUs"
         )
     progress(f"total: {total:,.1f} hours on this machine, one process")
+    if not with_ladder:
+        name = configs[0].profile
+        progress(f"and the ladder: python -m lightdet_tools plan --ladder --profile {name}")
     return total

@@ -192,17 +192,21 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
         UserError: unknown parameter, value of the wrong type, failing cell.
     """
     import papermill  # here, for `extract` must stay quick
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
 
     notebook = read(source)
     defaults = parameters(notebook)
     values = {name: _typed(name, text, defaults) for name, text in (given or {}).items()}
+    this_python = KernelSpecManager(kernel_dirs=[])  # whatever kernels a machine calls python3
     try:
         executed = papermill.execute_notebook(
             notebook,
             None,
             values,
             kernel_name="python3",
+            km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=this_python),
             cwd=root(),
             progress_bar=False,
             record_timing=False,
@@ -245,6 +249,8 @@ def _typed(name: str, text: str, defaults: dict[str, object]) -> object:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = None
+    if kind is float and type(value) is int:
+        value = float(value)
     if type(value) is not kind:
         raise UserError(f"parameter {name}: {text!r} is no {kind.__name__}")
     return value

@@ -272,11 +272,16 @@ def test_words_of_experiments_are_no_settings_and_name_runs():
         (("g1", "dmeo"), "profile 'dmeo': choose one of demo"),
         (("g1", "common"), "profile 'common'"),
         (("g1", "demo", -1), "seed: -1: should be greater"),
+        (("g1", "demo", 2**32), "seed: 4294967296: should be less than 4294967296"),
     ],
 )
 def test_unknown_names(names, message):
     with pytest.raises(ConfigError, match=message):
         load_config(*names)
+
+
+def test_the_largest_seed():
+    assert load_config("g1", "demo", seed=2**32 - 1).run_name == "g1-s4294967295"
 
 
 def with_(**changes):
@@ -301,6 +306,8 @@ def with_experiment(**changes):
         (with_(runs=[*PARAMS["runs"], "g99"]), r"runs: 'g99': choose one of .*, g1, g2"),
         (with_(ladder=[["c0"]]), r"ladder: \['c0'\]: choose one of .*, c0"),
         (with_(seeds=[0, "x"]), r"seeds: \[0, 'x'\]: whole numbers"),
+        (with_(seeds=[0, -1]), r"seeds: \[0, -1\]: whole numbers"),
+        (with_(seeds=[0, 2**32]), r"seeds: \[0, 4294967296\]: whole numbers from 0 below 2\*\*32"),
         (with_experiment(g1=[1]), r"experiments\.g1: \[1\], but keys"),
         (with_experiment(g5={"distill": "t"}), r"g5\.distill: 't', but keys"),
     ],

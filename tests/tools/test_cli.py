@@ -12,7 +12,7 @@ from lightdet_tools import cli
 
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
 COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
-COMMANDS += ["site", *GROUPS]
+COMMANDS += ["site", "repro", "profile", *GROUPS]
 NO_ONNX = ModuleNotFoundError(name="onnx")
 
 
@@ -55,6 +55,9 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         ("train --experiment g1 --profile dmo", "profile 'dmo': choose one of demo, "),
         ("train --experiment g7", "error: experiment 'g7': choose one of g1, "),
         ("export none.safetensors --format onnx --out x", "no trained run there"),
+        ("train --experiment g1 --seed 20261128023045", "seed: 20261128023045: should be less"),
+        ("profile dmo", "profile 'dmo': choose one of demo, "),
+        ("repro --profile dmo", "profile 'dmo': choose one of demo, "),
         ("latency --seconds 0", "--seconds 0, --threads "),
         ("latency --runtimes z", "--runtimes z: choose from torch, "),
         ("latency --systems g1", "a part of the table does not replace the whole: add --out"),

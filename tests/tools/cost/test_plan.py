@@ -151,7 +151,10 @@ def test_plan_of_coco(measured):
     assert rows["g3"][6] == "fp16*"
     seconds = 170 * 924 * 128 * (1 / 1000 + (len(runs) - 1) / 500)
     assert total == pytest.approx(seconds / 3600)
-    assert lines[-1] == f"total: {total:,.1f} hours on this machine, one process"
+    assert lines[-2:] == [
+        f"total: {total:,.1f} hours on this machine, one process",
+        "and the ladder: python -m lightdet_tools plan --ladder --profile coco",
+    ]
     # without a GPU fp16 is timed in fp32, and nothing downloads ImageNet weights
     assert {run.train.precision for run, _ in measured} == {"fp32"}
     teachers = [teacher and teacher.backbone for run, teacher in measured]
@@ -161,6 +164,7 @@ def test_plan_of_coco(measured):
 def test_plan_measures_equal_networks_once(measured):
     lines = []
     plan.estimate("coco", with_ladder=True, progress=lines.append)
+    assert lines[-1].startswith("total: ")
     params = read_params()
     assert {*all_runs(params), *params["ladder"]} < {line.split()[0] for line in lines}
     keys = [(run.model, teacher) for run, teacher in measured]  # all else is equal there
@@ -179,7 +183,7 @@ def test_plan_of_what_is_too_large(measured, monkeypatch):
     others = len(all_runs(read_params())) - 1
     assert total == pytest.approx(others * 170 * 924 * 128 / 500 / 3600)
     assert [line.split()[0] for line in lines if line.endswith("too large")] == ["teacher"]
-    assert "lower train.batch_size" in lines[-2]
+    assert "lower train.batch_size" in lines[-3]
 
 
 def test_plan_names_the_packed_images_on_a_gpu(measured, monkeypatch):
