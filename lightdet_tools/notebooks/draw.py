@@ -51,7 +51,7 @@ def image(axis: plt.Axes, pixels: Tensor | np.ndarray, title: str = "") -> None:
         pixels = pixels.transpose(1, 2, 0)
     height, width = pixels.shape[:2]
     axis.imshow(pixels.clip(0, 255).astype(np.uint8), extent=(0, width, height, 0))
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=10, parse_math=False)
     axis.axis("off")
 
 
@@ -62,14 +62,26 @@ def boxes(
     color: str = TRUTH,
     style: str = "-",
 ) -> None:
-    """Outlines of boxes (N, 4); `texts` holds one line for each, or nothing."""
+    """Outlines of boxes (N, 4); `texts` holds one line for each, or nothing; long ones are cut."""
     for x0, y0, x1, y1 in np.asarray(xyxy).reshape(-1, 4).tolist():
         for edge, width in (("white", 2.6), (color, 1.5)):  # the rim shows on any background
             outline = {"edgecolor": edge, "linewidth": width, "linestyle": style, "fill": False}
             axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **outline))
     label = {"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    look = {"fontsize": 7, "color": "white", "va": "bottom", "bbox": label, "clip_on": True}
     for (x0, y0, *_), text in zip(np.asarray(xyxy).reshape(-1, 4).tolist(), texts, strict=False):
-        axis.text(x0, y0, text, fontsize=7, color="white", va="bottom", bbox=label, clip_on=True)
+        axis.text(x0, y0, short(text), parse_math=False, **look)
+
+
+def short(text: str, most: int = 30) -> str:
+    """At most so many characters: of a longer text the middle goes, its ends tell names apart."""
+    left = most - 1 - most // 3
+    return text if len(text) <= most else f"{text[:left]}…{text[-(most // 3) :]}"
+
+
+def name_rows(axis: plt.Axes, names: Sequence[str]) -> None:
+    """Class names at the rows 0, 1, … of a chart, as they are: a $ begins no mathematics."""
+    axis.set_yticks(range(len(names)), [short(name, 40) for name in names], parse_math=False)
 
 
 def names_of(pack: Pack) -> list[str]:
@@ -118,7 +130,7 @@ def compare(
 ) -> None:
     """A sheet of the objects (above) and the detections above a score (below), B columns."""
     count = len(truth.images)
-    axes = sheet(2 * count, columns=count)
+    axes = sheet(2 * count, columns=count, width=min(11.0, 3.7 * count))
     batch(axes, truth, names)
     for number, (axis, pixels, one) in enumerate(
         zip(axes[count:], truth.images, found, strict=True)

@@ -44,6 +44,7 @@ def own_image(detector: Detector, value: float = 0.3) -> ipywidgets.VBox:
     """A button that takes an image file, a slider, and the image with what is found in it."""
     button = ipywidgets.FileUpload(accept="image/*", description="own image")
     score, view, line = slider(value), ipywidgets.Image(width="640"), ipywidgets.Label()
+    view.layout.display = "none"  # without a picture browsers show a broken one
     names = [category["name"] for category in detector.categories]
     image = found = None
 
@@ -54,6 +55,7 @@ def own_image(detector: Detector, value: float = 0.3) -> ipywidgets.VBox:
         buffer = io.BytesIO()
         draw(image, type(found)(*(values[keep] for values in found)), names).save(buffer, "PNG")
         view.value, line.value = buffer.getvalue(), f"{int(keep.sum())} detections"
+        view.layout.display = None
 
     def take(change: dict) -> None:
         nonlocal image, found
@@ -65,7 +67,7 @@ def own_image(detector: Detector, value: float = 0.3) -> ipywidgets.VBox:
                 found = detector.detect(image, score.min)
                 show()
             except UserError as error:
-                image, view.value = None, b""
+                image, view.value, view.layout.display = None, b"", "none"
                 line.value = str(error).replace(f"{folder}/", "")
 
     button.observe(take, "value")

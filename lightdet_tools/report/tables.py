@@ -249,5 +249,6 @@ def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None
             spread = text[f"{name} std"]
             text[name] = text[name] + spread.where(spread == "", " ± " + spread)
     lines = [shown, ["---"] * len(shown), *text[shown].to_numpy().tolist()]
+    lines = [[cell.replace("|", "\\|") for cell in cells] for cells in lines]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     write_text(path.with_suffix(".md"), f"{table}\n{note}\n")

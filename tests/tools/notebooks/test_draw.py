@@ -136,3 +136,37 @@ def test_distributions_mark_truth_and_expectation():
     for axis, expected, true in zip(axes, (3, 0, 1, 2), (0.5, 1, 2, 3), strict=True):
         assert [line.get_xdata()[0] for line in axis.lines] == [true, expected]
         assert [bar.get_height() for bar in axis.patches].index(1) == expected
+
+
+DOLLARS = ["$1_$5 chip", "a $^ b $^", "<b>x|y</b>", r"\$ or $", "Straße"]
+
+
+def test_names_with_a_dollar_are_no_mathematics(pack):
+    """As mathematics `$1_$` cannot be drawn at all."""
+    odd = pack._replace(categories=[{"id": 1, "name": "$1_$"}, {"id": 2, "name": "$2^$"}])
+    draw.scene(draw.sheet(1, 1)[0], odd, 0, "of $_$")
+    scene = plt.gcf()
+    axis = plt.figure().subplots()
+    axis.barh(range(5), range(5))
+    draw.name_rows(axis, DOLLARS)
+    for figure in (scene, axis.figure):
+        figure.canvas.draw()
+    assert texts(scene.axes[0]) == ["$2^$", "$1_$"] and scene.axes[0].get_title() == "of $_$"
+    assert [label.get_text() for label in axis.get_yticklabels()] == DOLLARS
+    assert list(axis.get_yticks()) == [0, 1, 2, 3, 4]
+    drawn = [*axis.get_yticklabels(), *scene.axes[0].texts, scene.axes[0].title]
+    assert not any(text.get_parse_math() for text in drawn)
+
+
+def test_long_names_lose_their_middle():
+    assert draw.short("traffic light 0.85") == "traffic light 0.85"
+    assert draw.short("a" * 30) == "a" * 30
+    cut = draw.short("a" * 60 + "b" * 16 + " 0.85")
+    assert cut == "a" * 19 + "…" + "b" * 5 + " 0.85" and len(cut) == 30
+
+
+def test_one_image_is_compared_on_a_sheet_of_its_own_width(pack):
+    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    for rows, width in (([0], 3.7), ([0, 1, 0, 1, 0], 11)):
+        draw.compare(draw.plain_batch(pack, rows), [nothing] * len(rows), ["cat", "dog"], 0.4)
+        assert plt.gcf().get_figwidth() == pytest.approx(width)

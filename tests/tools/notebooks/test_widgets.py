@@ -50,9 +50,11 @@ def test_an_own_image_shows_what_is_above_the_threshold():
 
     box = widgets.own_image(Detector(detect, CATEGORIES, 64), 0.3)
     (button, score, line), view = box.children[0].children, box.children[1]
+    assert view.layout.display == "none"  # an image of no bytes looks broken
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     upload(button, "photo.png", buffer.getvalue())
+    assert view.layout.display is None
     assert np.array_equal(asked[0][0], image) and asked[0][1] == score.min
     assert np.array_equal(pixels(view), np.asarray(draw(image, FOUND, ["car", "bus"])))
     assert line.value == "2 detections"
@@ -64,5 +66,6 @@ def test_an_own_image_shows_what_is_above_the_threshold():
 
     upload(button, "notes.txt", b"no picture")
     assert line.value.startswith("notes.txt: unreadable image") and view.value == b""
+    assert view.layout.display == "none"
     score.value = 0.3  # nothing to draw, no error
     assert view.value == b""

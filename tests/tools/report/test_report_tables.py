@@ -145,6 +145,14 @@ def close_figures():
     plt.close("all")
 
 
+def test_a_bar_in_a_cell_starts_no_column(tmp_path):
+    tables.write_table(pd.DataFrame({"a|b": ["<x|y>"], "c": [1.5]}), tmp_path / "t", "note")
+    assert (tmp_path / "t.md").read_text().splitlines()[:3] == [
+        r"| a\|b | c |", "| --- | --- |", r"| <x\|y> | 1.50 |"
+    ]  # fmt: skip
+    assert (tmp_path / "t.csv").read_text() == "a|b,c\n<x|y>,1.50\n"
+
+
 def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
     add_result("g1", 0, 0.25)
     add_result("g2", 0, 0.30)
