@@ -190,3 +190,4 @@ def train_and_publish(config: Config) -> None:
         folder = fit(config, progress=partial(print, flush=True))
         if distributed.rank() == 0:
             publish(folder, config)
+            print(f"to use it: lightdet detect {folder}/weights.safetensors IMAGE --out found")

@@ -50,6 +50,11 @@ notebook = typer.Typer(help="Check, extract, link or run notebooks.")
 told = partial(print, flush=True)
 
 
+def begin(what: str) -> None:
+    """The first line of a command, before torch is imported, which takes seconds."""
+    told(f"{what} …")
+
+
 def option(text: str, *names: str, **more: object) -> object:
     return typer.Option(*names, help=text, **more)
 
@@ -86,6 +91,7 @@ def train(
 ) -> None:
     """Train and evaluate one experiment."""
     config = load_config(experiment, profile, seed)
+    begin(f"{config.run_name} of {config.profile}")
     from lightdet_core.train import train_and_publish
 
     train_and_publish(config)
@@ -120,6 +126,7 @@ def detect(
     overwrite: Annotated[bool, option("replace what is in --out", "--overwrite")] = False,
 ) -> None:
     """Detect objects on images and videos."""
+    begin(f"detecting with {weights}")
     from lightdet_tools.deploy.detect import detect_into
 
     detect_into(out, weights, images, score, threads, overwrite, told)
@@ -137,6 +144,7 @@ def export(
     ] = "fp32",
 ) -> None:
     """Export a trained run to ONNX or ncnn."""
+    begin(f"exporting {weights}")
     from lightdet_tools.deploy import export
 
     report = export.export(form, weights, out, decoded, uint8, precision, told)
@@ -150,6 +158,7 @@ def plan(
 ) -> None:
     """Hours, memory and disk of all experiments."""
     load_config("c0", profile)
+    begin("measuring a few steps of each experiment")
     from lightdet_tools.cost.plan import estimate
 
     estimate(profile, ladder, told)
@@ -169,6 +178,7 @@ def latency(
 
     --systems and --runtimes may be given many times.
     """
+    begin("timing")
     from lightdet_tools.table1.latency import write_table
 
     print(f"written to {write_table(systems, runtimes, seconds, threads, out, told)}")
@@ -186,6 +196,7 @@ def accuracy(
     out: Annotated[Path | None, option("", show_default="results/official")] = None,
 ) -> None:
     """Measure the AP of official weights; see data/weights/README.md."""
+    begin("reading weights")
     from lightdet_tools.table1.comparators import write_accuracy
 
     write_accuracy(names, weights, annotations, images, out, told)
@@ -202,6 +213,7 @@ def benchmark(
 ) -> None:
     """Where the time of a training step goes."""
     config = load_config(experiment, profile)
+    begin(f"timing steps of {experiment}")
     from lightdet_tools.cost.benchmark import write_times
 
     path = write_times(config, batch_size, input_size, steps, compare, told)

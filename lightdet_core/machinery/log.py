@@ -4,6 +4,7 @@ The first of many processes alone writes and speaks.
 """
 
 import csv
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
 DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
 ACCURACY_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")
 SECONDS_BETWEEN_LINES = 5.0
+SLOWER = 3.0  # times as long between two lines as at the fastest: worth a word
+BUSY = (
+    "other work on these cores? Threads then wait for each other; stop it, or start the command "
+    "again with OMP_WAIT_POLICY=passive in its environment (it goes on from here)"
+)
 
 
 def log_path(checkpoint: Path) -> Path:
@@ -45,6 +51,7 @@ class Log:
             _begin(log_path(self.checkpoint), self.columns, self.start)
             _begin(self.accuracy_path, ACCURACY_COLUMNS, self.start)
         self.began = self.shown = time.monotonic()
+        self.told, self.fastest = self.start, 0.0  # step of the last line; images per second
 
     def say(self, line: str) -> None:
         self.progress(f"{self.name}: {line}")
@@ -61,7 +68,8 @@ class Log:
         if self.writes:
             numbers = (found[k] for k in ACCURACY_COLUMNS[2:])
             _append(self.accuracy_path, [step, int(pruned), *numbers])
-        self.began += time.monotonic() - before
+        took = time.monotonic() - before
+        self.began, self.shown = self.began + took, self.shown + took
 
     def accuracies(self) -> list[dict]:
         """Those of the whole run; a resumed one may have noted the pruned network twice."""
@@ -77,7 +85,12 @@ class Log:
         """Where the run is, every few seconds and at its end; `values` by column."""
         if (now := time.monotonic()) - self.shown <= SECONDS_BETWEEN_LINES and done < self.steps:
             return
-        self.shown, rate = now, self.rate(done)
+        recent = (done - self.told) * self.images / (now - self.shown)
+        if recent * SLOWER < self.fastest < math.inf:
+            self.say(f"a step takes {self.fastest / recent:.1f} times as long as before: {BUSY}")
+            self.fastest = math.inf  # said once
+        self.fastest = max(self.fastest, recent)
+        self.shown, self.told, rate = now, done, self.rate(done)
         terms = " ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
         left = _clock((self.steps - done) * self.images / rate)
         self.say(

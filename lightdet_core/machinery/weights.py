@@ -9,11 +9,14 @@ of a block.
 import hashlib
 import io
 import pickle
+import urllib.error
+import urllib.request
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -105,6 +108,7 @@ def official(backbone: str) -> dict[str, Tensor]:
     base = backbone.partition("-e")[0]
     if path := _package_file(base):
         return _read_package(path, base)
+    _give_up_early()
     try:
         return timm.create_model(f"tf_efficientnet_{base}", pretrained=True).state_dict()
     except Exception as error:  # hub, network and file errors have no common class
@@ -114,6 +118,16 @@ def official(backbone: str) -> dict[str, Tensor]:
             f"({type(error).__name__}: {str(error)[:200]}); {install}set model.pretrained to a "
             "local .safetensors file, or to false"
         ) from error
+
+
+def _give_up_early() -> None:
+    """Without a network the hub would retry for a minute: it is told to look into its cache only."""
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def _package_file(backbone: str) -> Path | None:

@@ -3,11 +3,12 @@
 import dataclasses
 import shutil
 from importlib.metadata import distribution
+from urllib.error import HTTPError
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import saw
+from conftest import raising, saw
 from safetensors.torch import save_file
 
 from lightdet_core import model as m
@@ -182,6 +183,23 @@ def test_the_file_of_another_backbone_is_refused_by_name(tmp_path, monkeypatch):
 def test_nothing_is_downloaded_where_the_package_is(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection"))
     build(backbone="lite0")
+
+
+@pytest.mark.parametrize("answer", [TimeoutError("timed out"), HTTPError("", 503, "", {}, None)])
+def test_the_hub_is_not_asked_again_and_again_without_a_network(monkeypatch, answer):
+    """It would retry for 47 s (huggingface-hub 2.4.0); a file in its cache is found all the same."""
+    offline = []
+
+    def create(*_, **__):
+        offline.append(weights.constants.is_offline_mode())
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.urlopen", raising(answer))
+    monkeypatch.setattr(weights.timm, "create_model", create)
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        weights.official("lite3")
+    assert offline == [isinstance(answer, TimeoutError)]
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):
