@@ -121,7 +121,7 @@ def official(backbone: str) -> dict[str, Tensor]:
 
 
 def _give_up_early() -> None:
-    """Without a network the hub would retry for a minute: it is told to look into its cache only."""
+    """Without a network the hub would retry for a minute: then its cache must do."""
     try:
         urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
     except urllib.error.HTTPError:

@@ -68,7 +68,8 @@ def test_help_lists_the_commands_and_loads_nothing_large():
 )
 def test_a_mistake_is_one_line(capsys, words, line):
     code, out, err = ended(capsys, *words.split())
-    assert code == 2 and not out and err.count("\n") == 1
+    assert code == 2 and err.count("\n") == 1
+    assert not out or (out.count("\n") == 1 and out.endswith(" …\n"))  # what was begun
     assert err.startswith("error: ") and line in err
 
 

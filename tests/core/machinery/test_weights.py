@@ -187,7 +187,7 @@ def test_nothing_is_downloaded_where_the_package_is(monkeypatch):
 
 @pytest.mark.parametrize("answer", [TimeoutError("timed out"), HTTPError("", 503, "", {}, None)])
 def test_the_hub_is_not_asked_again_and_again_without_a_network(monkeypatch, answer):
-    """It would retry for 47 s (huggingface-hub 2.4.0); a file in its cache is found all the same."""
+    """It would retry for 47 s (huggingface-hub 2.4.0); a file in its cache is found anyway."""
     offline = []
 
     def create(*_, **__):
