@@ -110,9 +110,8 @@ def test_the_groups_are_those_of_the_table():
         row = table.loc[group]
         assert f"{row['AP']:.1f} ± {row['AP std']:.1f}" == f"{mean} ± {spread}"
     assert f"their teacher {table.loc['teacher', 'AP']:.1f}" in TEXT["README.md"]
-    last = re.findall(
-        r"^\| (\w+) \| demo \|.*?\| (\d) \| ([^|]+) \| ([^|]+) \|", TEXT["README.md"], re.M
-    )
+    pattern = r"^\| (\w+) \| demo \|.*?\| (\d) \| ([^|]+) \| ([^|]+) \|"
+    last = re.findall(pattern, TEXT["README.md"], re.M)
     for run, seeds, ap, ap50 in last:
         row = table.loc[run]
         for name, cell in (("AP", ap), ("AP50", ap50)):

@@ -20,8 +20,7 @@ REPEATS["lite2"] = REPEATS["lite1"]
 STRIDES = (1, 2, 2, 2, 1, 2, 1)  # of the first block of each stage
 
 
-def package_file(backbone):
-    return weights._package_file(backbone)
+package_file = weights._package_file
 
 
 def from_the_file(backbone, images, same=False):
@@ -89,9 +88,8 @@ def test_the_backbone_computes_what_the_package_holds(backbone):
     for level, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
         values = [ours.mean(), ours.std(), ours.flatten()[0]]
-        assert [round(v.item(), 4) for v in values] == pytest.approx(
-            PINNED[backbone][level], abs=2e-4
-        )
+        pinned = pytest.approx(PINNED[backbone][level], abs=2e-4)
+        assert [round(v.item(), 4) for v in values] == pinned
 
 
 @torch.inference_mode()
@@ -156,27 +154,20 @@ def replaced(monkeypatch, path):
     monkeypatch.setattr(weights, "_package_file", lambda backbone: path)
 
 
-def test_a_damaged_package_is_refused_by_name(tmp_path, monkeypatch):
+def test_a_damaged_package_or_the_file_of_another_is_refused_by_name(tmp_path, monkeypatch):
     path = tmp_path / "efficientnet-lite1-77cc7160.pth"
     content = bytearray(package_file("lite1").read_bytes())
     content[len(content) // 2] ^= 1  # one bit of one weight
     path.write_bytes(content)
     replaced(monkeypatch, path)
-    wanted = (
-        r"lite1-77cc7160\.pth: damaged.* expected 77cc7160d37bebc1; install efficientnet-lite1-"
-    )
-    with pytest.raises(UserError, match=wanted):
+    wanted = r"damaged.* expected 77cc7160d37bebc1; install efficientnet-lite1-"
+    with pytest.raises(UserError, match=rf"lite1-77cc7160\.pth: {wanted}"):
+        build(backbone="lite1")
+    shutil.copy(package_file("lite0"), path)
+    with pytest.raises(UserError, match=r"damaged, or another file: .* begins with 579344248a93"):
         build(backbone="lite1")
     path.unlink()
     with pytest.raises(UserError, match=r"lite1-77cc7160\.pth: cannot be read \(No such file"):
-        build(backbone="lite1")
-
-
-def test_the_file_of_another_backbone_is_refused_by_name(tmp_path, monkeypatch):
-    path = tmp_path / "efficientnet-lite1-77cc7160.pth"
-    shutil.copy(package_file("lite0"), path)
-    replaced(monkeypatch, path)
-    with pytest.raises(UserError, match=r"damaged, or another file: .* begins with 579344248a93"):
         build(backbone="lite1")
 
 
@@ -203,16 +194,15 @@ def test_the_hub_is_not_asked_again_and_again_without_a_network(monkeypatch, ans
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):
-    def no_network(*_, **kwargs):
-        assert kwargs["pretrained"]
-        raise OSError("no route to host")
+    real = weights.timm.create_model
 
-    create = weights.timm.create_model
-    monkeypatch.setattr(
-        weights.timm,
-        "create_model",
-        lambda name, **kw: no_network(**kw) if name.startswith("tf_") else create(name, **kw),
-    )
+    def create(name, **kwargs):
+        if name.startswith("tf_"):
+            assert kwargs["pretrained"]
+            raise OSError("no route to host")
+        return real(name, **kwargs)
+
+    monkeypatch.setattr(weights.timm, "create_model", create)
     with pytest.raises(UserError, match=r"lite3: cannot be downloaded .*; set model\.pretrained"):
         build(backbone="lite3")  # of which there is no package
     replaced(monkeypatch, None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -142,10 +143,8 @@ def test_systems_without_batch_norm_compute_the_same(name):
 
 @pytest.fixture
 def folder(tmp_path):
-    write_json(
-        tmp_path / "bundle" / "manifest.json",
-        {"commit": "c", "dirty": False, "data": {"smoke": {}}},
-    )
+    about = {"commit": "c", "dirty": False, "data": {"smoke": {}}}
+    write_json(tmp_path / "bundle" / "manifest.json", about)
     return tmp_path / "bundle"
 
 
@@ -181,17 +180,12 @@ def test_a_step_that_breaks_or_hangs_ends_nothing_else(folder, tmp_path, monkeyp
 
     monkeypatch.setattr(gpu, "_command", command)
     steps = gpu.drive(folder, tmp_path / "out", 60, small=True)
-    assert [step["outcome"] for step in steps] == [
-        "done",
-        "failed with exit code 1; see log.txt",
-        "ended after 6 s; what it had written is kept",
-        "done",
-    ]
+    failed = "failed with exit code 1; see log.txt"
+    ended = "ended after 6 s; what it had written is kept"
+    assert [step["outcome"] for step in steps] == ["done", failed, ended, "done"]
     for pid in (tmp_path / "pid").read_text().split():  # what a step has started goes with it
         assert not is_running(int(pid)), pid
-    with pytest.raises(
-        UserError, match=r"^checks: failed with exit code 1; see log\.txt; speed: ended"
-    ):
+    with pytest.raises(UserError, match=f"^checks: {re.escape(failed)}; speed: ended"):
         gpu.check(steps)
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "fine" in log and "ZeroDivisionError" in log and "still here" in log
@@ -214,10 +208,9 @@ def job_of(folder, seconds, keep):
 
 
 def test_what_failed_is_not_tried_again(folder, monkeypatch):
-    kept, tried = [], []
+    kept = []
 
     def train_apart(job, profile, seed, threads, run):
-        tried.append((seed, run))
         if seed == 1 and run == "g3":
             raise UserError("g3 failed: no luck")
         return {"experiment": run, "seed": seed}
@@ -228,15 +221,12 @@ def test_what_failed_is_not_tried_again(folder, monkeypatch):
     wanted = [(0, run) for run in gpu.RUNS] + [(1, run) for run in gpu.RUNS if run != "g3"]
     assert ended == sorted(wanted)
     assert kept[-1]["left out"] == ["smoke_gpu from seed 1 on: g3 failed: no luck"]
-    assert max(tried)[0] == 1
 
 
 def test_a_row_that_would_not_be_finished_is_not_begun(folder, monkeypatch):
     clock, kept = iter(range(0, 10_000, 10)), []
     monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(
-        gpu, "_train_apart", lambda job, profile, seed, threads, run: {"seed": seed}
-    )
+    monkeypatch.setattr(gpu, "_train_apart", lambda job, profile, seed, *_: {"seed": seed})
     gpu.training(job_of(folder, 55.0, kept.append))
     # begun at 10, 30 and not at 50, when 5 of 55 s are left
     assert {run["seed"] for run in kept[-1]["runs"]} == {0, 1}

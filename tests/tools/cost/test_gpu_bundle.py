@@ -1,7 +1,6 @@
 """gpu_bundle.py: what travels is complete, small, and costs no accuracy."""
 
 import dataclasses
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -10,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import silent
+from conftest import read, silent
 from PIL import Image
 from safetensors.torch import load_file
 
 from lightdet_core.config import UserError, load_config, root
 from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.packs import read_truth
 from lightdet_core.machinery.weights import load_imagenet
 from lightdet_core.model import Backbone
@@ -34,29 +34,28 @@ def photographs(tmp_path):
     ramp = np.linspace(0, 255, 800 * 400 * 3).reshape(400, 800, 3).astype(np.uint8)
     Image.fromarray(ramp).save(folder / "wide.png")
     Image.fromarray(ramp[:50, :100]).save(folder / "small.png")
-    coco = {
-        "images": [
-            {"id": 7, "file_name": "wide.png", "width": 800, "height": 400},
-            {"id": 3, "file_name": "small.png", "width": 100, "height": 50},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 5, "bbox": [100, 40, 200, 80], "iscrowd": 1},
-            {"id": 2, "image_id": 3, "category_id": 2, "bbox": [10, 10, 20, 30]},
-            {"id": 3, "image_id": 7, "category_id": 9, "bbox": [0, 0, 50, 50]},
-        ],
-        "categories": [{"id": i, "name": n} for i, n in ((2, "a"), (5, "b"), (9, "c"))],
-    }
-    (folder / "both.json").write_text(json.dumps(coco))
+    images = [
+        {"id": 7, "file_name": "wide.png", "width": 800, "height": 400},
+        {"id": 3, "file_name": "small.png", "width": 100, "height": 50},
+    ]
+    boxes = [
+        {"id": 1, "image_id": 7, "category_id": 5, "bbox": [100, 40, 200, 80], "iscrowd": 1},
+        {"id": 2, "image_id": 3, "category_id": 2, "bbox": [10, 10, 20, 30]},
+        {"id": 3, "image_id": 7, "category_id": 9, "bbox": [0, 0, 50, 50]},
+    ]
+    categories = [{"id": i, "name": n} for i, n in ((2, "a"), (5, "b"), (9, "c"))]
+    coco = {"images": images, "annotations": boxes, "categories": categories}
+    write_json(folder / "both.json", coco)
     config = load_config("g3", "custom")
-    data = dataclasses.replace(config.data, images=str(folder), pack_size=416, classes=("a", "b"))
-    data = dataclasses.replace(data, train_annotations=str(folder / "both.json"))
+    paths = {"images": str(folder), "train_annotations": str(folder / "both.json")}
+    data = dataclasses.replace(config.data, pack_size=416, classes=("a", "b"), **paths)
     return dataclasses.replace(config, data=data)
 
 
 def test_pictures_shrink_and_boxes_follow(photographs, tmp_path):
     counts = gpu_bundle.pack_split(photographs, "train", tmp_path / "out", silent)
     assert counts == {"images": 2, "boxes": 2}
-    coco = json.loads((tmp_path / "out" / "annotations" / "train.json").read_text())
+    coco = read(tmp_path / "out/annotations/train.json")
     assert coco["images"] == [
         {"id": 7, "file_name": "7.avif", "width": 416, "height": 208},
         {"id": 3, "file_name": "3.avif", "width": 100, "height": 50},
@@ -90,8 +89,7 @@ def test_weights_travel_in_half_precision(made):
         for name, value in state.items():
             wanted = exact[name].half() if exact[name].is_floating_point() else exact[name]
             assert torch.equal(value, wanted) and torch.isfinite(value).all(), name
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["data"]) == set(gpu_bundle.PROFILES)
+    assert set(read(folder / "manifest.json")["data"]) == set(gpu_bundle.PROFILES)
     assert subprocess.run(["bash", "-n", folder / "run"]).returncode == 0
 
 

@@ -1,7 +1,4 @@
-"""export.py: `pytest tests/test_export.py`."""
-
 import copy
-import dataclasses
 import json
 import os
 
@@ -11,12 +8,12 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import close
+from conftest import CATEGORIES, close, raising, read, small_run
 from PIL import Image
 from torch import nn
 
 from lightdet_core import boxes, sparsity
-from lightdet_core.config import UserError, load_config
+from lightdet_core.config import UserError
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.packs import read_truth
 from lightdet_core.model import LightDet, save_weights
@@ -27,24 +24,13 @@ from lightdet_tools.deploy.export import deployable
 from lightdet_tools.deploy.runtime import KEY, open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
-CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def small(**changes):
-    """A run's config with the smallest backbone; its head is eligible for 2:4."""
-    config = load_config("g5", "smoke", seed=4)
-    settings = {"backbone": "lite0", "input_size": SIZE, "num_classes": 3, "channels": 16}
-    settings |= {"stacked_convs": 1, "reg_max": 7} | changes
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
 
 
 def network(**changes) -> LightDet:
     """As if trained: nothing is at its initial value, and the outputs differ from cell to cell."""
     torch.manual_seed(0)
-    net = LightDet(small(**changes).model).eval()
+    net = LightDet(small_run(SIZE, **changes).model).eval()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -72,7 +58,7 @@ def net():
 @pytest.fixture(scope="module")
 def weights(net, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "weights.safetensors"
-    save_weights(path, net.state_dict(), small(), CATEGORIES)
+    save_weights(path, net.state_dict(), small_run(SIZE), CATEGORIES)
     return path
 
 
@@ -92,6 +78,26 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def to_onnx(module, images):
+    """(images: of any number and type, NCHW)"""
+    return convert.convert_onnx(module, images[:1], list(module.outputs))
+
+
+def run_onnx(model, images):
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"images": images.numpy()})
+
+
+def planes(images):
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+def all_layers(net):
+    """What is said of a pattern that no layer has lost."""
+    count = len(sparsity.make_masks(net))
+    return {"eligible": count, "trained": count, "exported": count}
+
+
 # ------------------------------------------------------------------------------------ network
 
 
@@ -103,9 +109,7 @@ def test_sigmoid_mish_is_mish(golden):
     x = torch.tensor([[-1e4, -200, -88, -20, -8, -3, -0.1, 0, 0.1, 3, 19, 45, 90, 200, 1e4]])
     model = convert.convert_onnx(form, x, ["y"])
     assert {node.op_type for node in model.graph.node} & {"Softplus", "Tanh", "Exp"} == set()
-    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(
-        None, {"images": x.numpy()}
-    )
+    (found,) = run_onnx(model, x)
     for y in (form(x), torch.from_numpy(found)):
         torch.testing.assert_close(y, F.mish(x), atol=1e-6, rtol=1e-6)
 
@@ -143,25 +147,11 @@ def test_deployable_is_the_same_function(changes):
         wanted = export.expected(net, images, decoded)
         module = deployable(net, size, decoded, uint8)
         assert not any(isinstance(x, nn.Mish) for x in module.modules())
-        batch = torch.from_numpy(images)
-        found = module(batch if uint8 else batch.permute(0, 3, 1, 2).float())
+        found = module(torch.from_numpy(images) if uint8 else planes(images))
         assert [tuple(x.shape[1:]) for x in found] == list(module.outputs.values())
         for a, b in zip(found, map(torch.from_numpy, wanted), strict=True):
             assert b.std() > 0.05
             torch.testing.assert_close(a, b, atol=1e-5 * max(1, float(b.abs().max())), rtol=1e-4)
-
-
-def test_expected_is_what_detect_uses(net):
-    """Threshold and NMS on the decoded outputs are `LightDet.detect`."""
-    images = export.example_images(SIZE)
-    scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
-    threshold = float(scores.quantile(0.9))
-    wanted = net.detect(torch.from_numpy(images).permute(0, 3, 1, 2).float(), threshold)
-    assert sum(len(one.scores) for one in wanted) > 10
-    for row, one in enumerate(wanted):
-        found = boxes.detect(scores[row], decoded[row], threshold, 0.6, 100)
-        for a, b in zip(found, one, strict=True):
-            torch.testing.assert_close(a, b)
 
 
 # --------------------------------------------------------------------------------------- ONNX
@@ -177,10 +167,9 @@ def test_onnx_report(onnx_export, net):
     assert report["sizes"]["fp16"] < 0.52 * report["sizes"]["fp32"]
     assert list(report["parity"]) == ["cls_logits", "box_logits"]
     assert all(0 < value < 1e-4 for value in report["parity"].values())
-    masks = len(sparsity.make_masks(net))
-    assert report["sparsity"] == {"eligible": masks, "trained": masks, "exported": masks}
+    assert report["sparsity"] == all_layers(net)
     text = "\n".join(export.summary(report))
-    size = report["sizes"]["fp32"]
+    size, masks = report["sizes"]["fp32"], report["sparsity"]["trained"]
     assert f"{size:,} B = {size / 1e6:.2f} MB = {size / 1048576:.2f} MiB (written)" in text
     assert f"in {masks} of {masks}" in text and "g5-s4-uint8.onnx" in text
 
@@ -208,10 +197,8 @@ def test_onnx_needs_nothing_else(onnx_export, net):
 def test_onnx_in_half_precision(net):
     """Only the weights are rounded: the file computes what the rounded network does."""
     module = deployable(net, SIZE)
-    images = torch.from_numpy(export.example_images(SIZE)).permute(0, 3, 1, 2).float()
-    model = convert.store_half(convert.convert_onnx(module, images[:1], list(module.outputs)))
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    found = session.run(None, {"images": images.numpy()})
+    images = planes(export.example_images(SIZE))
+    found = run_onnx(convert.store_half(to_onnx(module, images)), images)
     exact = [x.numpy() for x in module(images)]
     for convolution in (m for m in module.modules() if isinstance(m, nn.Conv2d)):
         convolution.weight.data = convolution.weight.half().float()
@@ -227,16 +214,14 @@ def test_ncnn_report(ncnn_export, net):
     report, folder = ncnn_export
     stem = "g5-s4-decoded"
     assert names(folder) == [f"{stem}.bin", f"{stem}.json", f"{stem}.param"]
-    masks = len(sparsity.make_masks(net))
-    assert report["sparsity"] == {"eligible": masks, "trained": masks, "exported": masks}
+    assert report["sparsity"] == all_layers(net)
     assert list(report["parity"]) == ["scores", "boxes"]
     assert report["parity"]["scores"] < 1e-5 and report["parity"]["boxes"] < 1e-3
     module = deployable(net, SIZE, decoded=True)
     floats = sum(p.numel() for p in module.parameters()) + 3 + 3 * module.num_cells  # mean, cells
     convolutions = sum(isinstance(m, nn.Conv2d) for m in module.modules())
     # a tag of 4 bytes per convolution; weight and bias of three products, one without a bias
-    bins = module.num_bins
-    assert report["sizes"]["fp32"] == 4 * (floats + convolutions + 5 + bins)
+    assert report["sizes"]["fp32"] == 4 * (floats + convolutions + 5 + module.num_bins)
     assert report["sizes"]["fp32"] == os.path.getsize(folder / f"{stem}.bin")
     assert report["sizes"]["fp16"] < 0.55 * report["sizes"]["fp32"]
 
@@ -246,6 +231,11 @@ def test_ncnn_needs_nothing_else(ncnn_export, net):
     exported = open_exported(folder / "g5-s4-decoded.param")
     assert exported.about["categories"] == CATEGORIES
     assert exported.about["input"]["name"] == "in0" and exported.about["form"] == "decoded"
+    # its description can be read by a program that knows nothing of this one
+    about = read(folder / "g5-s4-decoded.json")
+    cells = 100 + 25 + 9
+    assert about["outputs"] == {"scores": [cells, 3], "boxes": [cells, 4]}
+    assert about["config"]["evaluate"]["score_threshold"] == 0.05
     images = export.example_images(SIZE)[::-1]
     for a, b in zip(exported.run(images), export.expected(net, images.copy(), True), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
@@ -265,15 +255,12 @@ def test_ncnn_weights_are_read_back(ncnn_export, net):
 def test_ncnn_in_half_precision(net, tmp_path):
     """The pattern survives ncnn's own rounding, and its layers are found behind fp16 ones."""
     module = deployable(net, SIZE, mish=nn.Mish)
-    images = torch.from_numpy(export.example_images(SIZE)[:1]).permute(0, 3, 1, 2).float()
-    param, values = convert.convert_ncnn(module, images)["fp16"]
+    param, values = convert.convert_ncnn(module, planes(export.example_images(SIZE)[:1]))["fp16"]
     (tmp_path / "x.param").write_text(param)
     (tmp_path / "x.bin").write_bytes(values)
     stored = export.stored_weights(tmp_path / "x.param")
     assert all(torch.equal(w, w.half().float()) for w in stored.values())
-    masks = len(sparsity.make_masks(net))
-    counts = export.check_pattern(net.state_dict(), stored)
-    assert counts == {"eligible": masks, "trained": masks, "exported": masks}
+    assert export.check_pattern(net.state_dict(), stored) == all_layers(net)
 
 
 # ------------------------------------------------------------------------------------- checks
@@ -299,17 +286,15 @@ def test_a_difference_is_an_error():
         export.compare([a * np.nan], [a], ["x"], "fp16")
 
 
-class TopK(nn.Module):
-    def forward(self, x):
-        return x.topk(4, -1).values
-
-
-class Bessel(nn.Module):
-    def forward(self, x):
-        return torch.special.bessel_j0(x)
-
-
 def test_operations_that_a_format_lacks():
+    class TopK(nn.Module):
+        def forward(self, x):
+            return x.topk(4, -1).values
+
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return torch.special.bessel_j0(x)
+
     with pytest.raises(UserError, match=r"ncnn: has no layer for .*topk"):
         convert.convert_ncnn(TopK(), torch.rand(1, 3, 8, 8))
     with pytest.raises(UserError, match=r"ONNX: cannot be converted: .*bessel"):
@@ -357,11 +342,7 @@ def test_a_file_of_another_data_set_is_not_replaced(finish, tmp_path):
 def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
     old = tmp_path / "g5-s4-uint8.onnx"
     old.write_bytes(b"old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export.os, "replace", full)
+    monkeypatch.setattr(export.os, "replace", raising(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         finish()
     assert names(tmp_path) == [old.name] and old.read_bytes() == b"old"
@@ -371,21 +352,21 @@ def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(graph, "deployable", None)
     with pytest.raises(UserError, match="no trained run there"):
         export.to_onnx(tmp_path / "none.safetensors", tmp_path)
-    with pytest.raises(UserError, match="not a readable"):
-        (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])
-        export.to_ncnn(tmp_path / "cut.safetensors", tmp_path)
-    with pytest.raises(detect.UserError, match=f"is a folder; the weights are {weights}"):
+    with pytest.raises(UserError, match="no trained run there"):
+        export.to_ncnn(tmp_path / "none.safetensors", tmp_path)
+    with pytest.raises(UserError, match=f"is a folder; the weights are {weights}"):
         export.to_onnx(weights.parent, tmp_path)
-    with pytest.raises(UserError, match=r"cut\.safetensors: cannot be written to"):
-        export.to_onnx(weights, tmp_path / "cut.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be written to"):
+        export.to_onnx(weights, tmp_path / "file")
 
 
 def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monkeypatch):
     """The objects are what the network sees itself, so that its AP is far from 0 and 1."""
-    config = small()
-    image = export.example_images(SIZE)[0]
-    Image.fromarray(image).save(tmp_path / "a.png")
-    (seen,) = net.detect(torch.from_numpy(image).permute(2, 0, 1)[None].float(), 0.05)
+    config = small_run(SIZE)
+    images = export.example_images(SIZE)[:1]
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    (seen,) = net.detect(planes(images), 0.05)
     boxes_seen = seen.boxes[:6] + torch.tensor([0.0, 0, 4, 4])
     truth = {
         "images": [{"id": 1, "file_name": "a.png", "width": SIZE, "height": SIZE}],
@@ -416,12 +397,10 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
 @pytest.mark.parametrize("decoded", [False, True])
 def test_int8_holds_what_it_should(activation, decoded):
     """ReLU6 and SiLU between the convolutions, nothing after the last ones, nothing of Mish."""
-    config = load_config("g5", "demo").model
-    model = LightDet(dataclasses.replace(config, num_classes=3, activation=activation)).eval()
-    module = deployable(model, SIZE, decoded)
-    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:1, None]
-    full = convert.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
-    small = convert.quantize(full, inputs)
+    model = LightDet(small_run(SIZE, activation=activation).model).eval()
+    images = planes(export.example_images(SIZE))
+    full = to_onnx(deployable(model, SIZE, decoded), images)
+    small = convert.quantize(full, images[:1, None].numpy())
     made = {name: node.op_type for node in small.graph.node for name in node.output}
     full_precision, seen = set(convert._in_full(small)), {True: 0, False: 0}
     for node in small.graph.node:
@@ -436,19 +415,17 @@ def test_int8_holds_what_it_should(activation, decoded):
 
 def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
     """Calibrated on the very images that it is compared on; 8 bits give two good digits."""
-    module = deployable(net, SIZE)
-    inputs = export.example_images(SIZE).transpose(0, 3, 1, 2).astype(np.float32)[:, None]
-    full = convert.convert_onnx(module, torch.from_numpy(inputs[0]), list(module.outputs))
-    small = convert.quantize(full, inputs)
+    images = planes(export.example_images(SIZE))[:, None]
+    full = to_onnx(deployable(net, SIZE), images[0])
+    small = convert.quantize(full, images.numpy())
     kinds = [node.op_type for node in small.graph.node]
     assert kinds.count("QuantizeLinear") > 20
     assert len(small.SerializeToString()) < 0.4 * len(full.SerializeToString())
     onnx.save(small, tmp_path / "x.onnx")
     counts = export.check_pattern(net.state_dict(), export.stored_weights(tmp_path / "x.onnx"))
-    assert counts["exported"] == counts["trained"] == len(sparsity.make_masks(net)) > 0
-    sessions = [onnxruntime.InferenceSession(model.SerializeToString()) for model in (full, small)]
-    for x in inputs:
-        for a, b in zip(*(s.run(None, {"images": x}) for s in sessions), strict=True):
+    assert counts == all_layers(net) and counts["trained"] > 0
+    for image in images:
+        for a, b in zip(run_onnx(full, image), run_onnx(small, image), strict=True):
             assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
 
 
@@ -478,21 +455,3 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
     with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):
         cli.run(*common, "--format", "ncnn", "--uint8")
-
-
-def test_an_error_is_one_line(tmp_path, capsys):
-    command = ["export", f"{tmp_path}/none.safetensors", "--format", "onnx", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as end:
-        cli.main(command)
-    out, err = capsys.readouterr()
-    assert end.value.code == 2 and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1
-
-
-def test_description_is_json(ncnn_export):
-    """Read by a program that knows nothing of this one."""
-    _, folder = ncnn_export
-    about = json.loads((folder / "g5-s4-decoded.json").read_text())
-    cells = 100 + 25 + 9
-    assert about["outputs"] == {"scores": [cells, 3], "boxes": [cells, 4]}
-    assert about["config"]["evaluate"]["score_threshold"] == 0.05

@@ -72,22 +72,14 @@ def test_other_networks_are_refused(tmp_path):
 
 
 def test_counts():
-    """0.95 M parameters; 0.72 GFLOPs are 2 x MAC with norms and activations (5 % on top)."""
+    """0.95 M parameters; test_comparators.py counts the MACs."""
     model = build_nanodet().eval()
-    parts = [
-        sum(p.numel() for p in x.parameters()) for x in (model.backbone, model.neck, model.head)
-    ]
+    rooms = (model.backbone, model.neck, model.head)
+    parts = [sum(p.numel() for p in room.parameters()) for room in rooms]
     # torchvision's 2,278,604 less its last convolution and classifier; test_model.py's head of g1
     assert parts == [2_278_604 - 464 * 1024 - 2048 - 1025 * 1000, 812 * 96 + 3 * 96, 95_376]
-    assert sum(parts) == 950_036
-    macs = []
-    for conv in (x for x in model.modules() if isinstance(x, nn.Conv2d)):
-        conv.register_forward_hook(
-            lambda c, _, out: macs.append(c.weight.numel() * out[0, 0].numel())
-        )
     with torch.no_grad():
         cls_logits, box_logits = model(torch.zeros(1, 3, 320, 320))
-    assert sum(macs) == 342_223_200
     assert cls_logits.shape == (1, 2100, 80) and box_logits.shape == (1, 2100, 4, 8)
     assert not any(isinstance(x, nn.ReLU) for x in model.modules())
 
