@@ -3,7 +3,7 @@
 #   OpenVINO; a threshold of 1 suppresses nothing, and boxes that do not touch never suppress each other.
 # Really: OpenVINO also suppresses a box whose overlap EQUALS the threshold; ONNX Runtime and the ONNX
 #   reference evaluator keep it. Integer boxes hit 1/2 or 3/4 exactly. With the optional iou_threshold
-#   left out (it is 0 then) every overlap of 0 equals it: OpenVINO keeps one box per class and image,
+#   left out (it is 0 then) every overlap of 0 equals it: OpenVINO keeps the best box alone,
 #   wherever the others lie, silently.
 # Here: exported networks end with scores and boxes; NMS runs outside of the graph, one code for all runtimes.
 set -euo pipefail
