@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import yaml
 
 from lightdet_core.config import ConfigError, UserError, load_config, read_params, root
@@ -69,13 +70,23 @@ def run_stages(profile: str, stages: list[str]) -> int:
     return code
 
 
+def _terminate(dvc: subprocess.Popen) -> None:
+    """End DVC by what it waits for: it does not hand the signal on, and a training would go on."""
+    running = psutil.Process(dvc.pid).children(recursive=True)
+    for process in running:
+        if not process.children():  # a shell is not told: it ends with its command
+            process.terminate()
+    if not running:
+        dvc.terminate()
+
+
 def _call(*words: str) -> int:
     """DVC's exit code. Ctrl-C reaches it and its training by itself; both end in their own time."""
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     dvc = subprocess.Popen([*DVC, *words], cwd=root())
     try:
         signal.signal(signal.SIGINT, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
+        signal.signal(signal.SIGTERM, lambda *_: _terminate(dvc))
         return dvc.wait()
     finally:
         for kind, handler in before.items():

@@ -336,6 +336,7 @@ def launch(work: Callable[..., object], processes: int, progress: Callable[[str]
 
 def _work(place: int, processes: int, port: int, writer: Connection, work: Callable) -> None:
     """What every process runs, in the environment that `torchrun` would make."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of a closed terminal: the first one ends them
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= {"TORCHELASTIC_RUN_ID": "launch", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for scope in ("", "LOCAL_"):

@@ -86,7 +86,7 @@ class Log:
         if (now := time.monotonic()) - self.shown <= SECONDS_BETWEEN_LINES and done < self.steps:
             return
         recent = (done - self.told) * self.images / (now - self.shown)
-        if recent * SLOWER < self.fastest < math.inf:
+        if recent * SLOWER < self.fastest < math.inf and done < self.steps:  # no single last step
             self.say(f"a step takes {self.fastest / recent:.1f} times as long as before: {BUSY}")
             self.fastest = math.inf  # said once
         self.fastest = max(self.fastest, recent)

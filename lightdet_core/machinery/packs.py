@@ -133,12 +133,18 @@ def pack_path(config: Config, split: str) -> Path:
     return root() / "data" / config.profile / "packs" / f"{split}-{size}"
 
 
+def place_of(folder: Path) -> str:
+    """A folder as a pack names it: within the repository, so that this may be moved."""
+    return str(folder.relative_to(root()) if folder.is_relative_to(root()) else folder)
+
+
 def open_split(config: Config, split: str) -> Pack:
-    """A run's pack of train or val, which must be made from its annotations, images and classes."""
+    """A run's pack of train or val, which must be made from its annotations, classes and folder of
+    images. (Whether the pictures in it have changed is asked when they are packed.)"""
     annotations, images = split_paths(config, split)
     pack = open_pack(pack_path(config, split), annotations, config.data.classes)
     made_from = read_meta(pack.path)["folder"]
-    if config.data.source == "folder" and made_from != str(images):
+    if config.data.source == "folder" and made_from != place_of(images):
         raise DataError(f"{pack.path}: made from the images in {made_from}, not {images}; {REPACK}")
     return pack
 

@@ -9,7 +9,7 @@ of a block.
 import hashlib
 import io
 import pickle
-import urllib.error
+import socket
 import urllib.request
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -108,7 +108,8 @@ def official(backbone: str) -> dict[str, Tensor]:
     base = backbone.partition("-e")[0]
     if path := _package_file(base):
         return _read_package(path, base)
-    _give_up_early()
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or _no_network()  # it would retry for a minute
     try:
         return timm.create_model(f"tf_efficientnet_{base}", pretrained=True).state_dict()
     except Exception as error:  # hub, network and file errors have no common class
@@ -118,16 +119,18 @@ def official(backbone: str) -> dict[str, Tensor]:
             f"({type(error).__name__}: {str(error)[:200]}); {install}set model.pretrained to a "
             "local .safetensors file, or to false"
         ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
-def _give_up_early() -> None:
-    """Without a network the hub would retry for a minute: then its cache must do."""
+def _no_network() -> bool:
+    """Whether the hub's server cannot be reached at all; other troubles are left to its client."""
     try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+        urllib.request.urlopen(constants.ENDPOINT, timeout=10).close()
+    except Exception as error:  # of the network, the server, its certificate, the address
+        reason = getattr(error, "reason", error)
+        return isinstance(reason, (socket.gaierror, ConnectionError, TimeoutError))
+    return False
 
 
 def _package_file(backbone: str) -> Path | None:

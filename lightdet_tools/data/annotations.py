@@ -173,10 +173,9 @@ def read_annotations(
     """
     coco, drops = read_coco(path), Counter()
     categories, problems = _categories(coco, drops)
-    if skip_broken:  # labels cannot be trusted: never skipped
-        complain(path, problems, "repair them; categories are never dropped as broken")
-    images, kept, found = usable(coco, categories)
-    problems += found
+    # labels cannot be trusted
+    complain(path, problems, "repair them; categories are never dropped as broken")
+    images, kept, problems = usable(coco, categories)
     complain(path, [] if skip_broken and images else problems)
     drops.update(kind for kind, _ in problems)
     if classes:
@@ -303,7 +302,7 @@ def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndar
     were cut (M,) and which lie wholly outside (M,)."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     clipped = np.concatenate([low, high], 1).clip(0, np.tile(sizes, 2))
-    gone = ((low >= sizes) | (high <= 0)).any(1)
+    gone = ((low >= sizes) | ((high <= 0) & (low < 0))).any(1)
     small = (clipped[:, 2:] - clipped[:, :2] < 1).any(1)
     # 0.01 px: COCO's own rounding is no defect
     cut = ((low < -0.01) | (high > sizes + 0.01)).any(1)

@@ -24,6 +24,7 @@ from lightdet_core.machinery.packs import (
     Pack,
     open_pack,
     pack_path,
+    place_of,
     read_meta,
     read_truth,
 )
@@ -58,7 +59,11 @@ def build(
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
     settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
     # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
-    settings |= {"folder": str(images), "files": folder_state(images), "pillow": PIL.__version__}
+    settings |= {
+        "folder": place_of(images),
+        "files": folder_state(images),
+        "pillow": PIL.__version__,
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
@@ -69,10 +74,8 @@ def build(
                 pack = open_pack(out)
                 read_truth(pack)
                 lost = read_meta(out)["drops"].get("broken image", 0)
-                note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
-                progress(
-                    f"{out.name}: {len(pack.counts)} images, packed already{note if lost else ''}"
-                )
+                note = f"; {lost} broken ones are left out" if lost else ""
+                progress(f"{out.name}: {len(pack.counts)} images, packed already{note}")
                 return pack
         except (DataError, FileNotFoundError):
             pass  # nothing usable there: build it

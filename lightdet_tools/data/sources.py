@@ -75,18 +75,28 @@ def content_hash(folder: Path, files: list[Path]) -> str:
 def folder_state(folder: Path) -> str:
     """What would be another set of pictures: names, sizes and times of the files in a folder.
 
+    Linked folders in it count, too; JSON files, packs and hidden folders do not.
+
     Raises:
         DataError: there is no such folder.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: image folder not found")
-    found = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            state = path.stat()
-            name = path.relative_to(folder).as_posix()
-            found.update(f"{name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return found.hexdigest()
+    lines, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or "pack.json" in files:  # a link to a folder above; a pack
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(place, name)
+            if path.suffix != ".json" and path.is_file():
+                state = path.stat()
+                path = path.relative_to(folder)
+                lines.append(f"{path.as_posix()} {state.st_size} {state.st_mtime_ns}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
@@ -94,7 +104,8 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
 
     Returns:
         `data/<profile>/manifest.json`: source, licence and per split the counts and the sha256
-        of the annotations. It holds no path of this machine, so it can be tracked.
+        of the annotations. It holds no path of this machine, so it can be tracked; a folder of
+        one's own adds the state of its pictures, which a copy of them does not share.
 
     Raises:
         DataError, OSError: nothing usable; what existed before is kept, but for the manifest.

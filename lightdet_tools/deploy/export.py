@@ -73,7 +73,7 @@ def to_onnx(
         UserError: the weights are missing, damaged or of another architecture.
         UserError: the folder cannot be written, or the exported network is not the same.
     """
-    job, example = _prepare(weights, folder, decoded, precision, progress, uint8=uint8)
+    job, example = _prepare(weights, folder, decoded, precision, progress, ".onnx", uint8=uint8)
     progress("converting to ONNX")
     full = convert_onnx(job.module, example, list(job.module.outputs))
     models = {"fp32": full, "fp16": store_half(full)}
@@ -122,7 +122,7 @@ def to_ncnn(
     """
     if precision == "int8":
         raise UserError("int8: for ONNX only; take fp32 or fp16 for ncnn")
-    job, example = _prepare(weights, folder, decoded, precision, progress, mish=nn.Mish)
+    job, example = _prepare(weights, folder, decoded, precision, progress, ".param", mish=nn.Mish)
     progress("converting to ncnn, in fp32 and fp16")
     about = job.about
     about["input"]["name"] = "in0"  # pnnx's names
@@ -155,6 +155,7 @@ def _prepare(
     decoded: bool,
     precision: str,
     progress: Callable[[str], object],
+    suffix: str,
     **forms,
 ) -> tuple[_Job, Tensor]:
     """The job and an example input; the folder is tried before the work starts."""
@@ -170,6 +171,7 @@ def _prepare(
     flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
     about = describe(module, config, categories)
+    _refuse_other(folder / f"{name}{suffix}", about)
     job = _Job(model, module, about, folder, name, precision, progress)
     return job, torch.from_numpy(job.input(example_images(module.size)[:1]))
 
@@ -246,7 +248,6 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
         parity = compare(open_exported(entry).run(images), wanted, outputs, job.precision)
         pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
         targets = [job.folder / file.name for file in files]
-        _refuse_other(job, job.folder / entry.name)
         for file, target in zip(files, targets, strict=True):
             os.replace(file, target)
     return {
@@ -258,7 +259,7 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
     }
 
 
-def _refuse_other(job: _Job, target: Path) -> None:
+def _refuse_other(target: Path, ours: dict) -> None:
     """Raises a UserError for a file of the same name that another data set's run gave."""
     if not target.exists():
         return
@@ -266,12 +267,14 @@ def _refuse_other(job: _Job, target: Path) -> None:
         theirs = open_exported(target).about
     except UserError:  # damaged, or not ours: as good as any file that is replaced
         return
-    names = [(about["config"]["profile"], about["categories"]) for about in (theirs, job.about)]
-    if names[0] != names[1]:
-        raise UserError(
-            f"{target}: is of profile {names[0][0]}, not {names[1][0]}, or of other classes; "
-            "choose another --out"
-        )
+    for what, (old, new) in {
+        "profile": [about["config"]["profile"] for about in (theirs, ours)],
+        "classes": [", ".join(c["name"] for c in about["categories"]) for about in (theirs, ours)],
+    }.items():
+        if old != new:
+            raise UserError(
+                f"{target}: has {what} {old}, not {new}; delete it or take another --out"
+            )
 
 
 def compare(

@@ -196,17 +196,22 @@ def execute(source: Path, out: Path, given: dict[str, str] | None = None) -> Non
     from jupyter_client.manager import AsyncKernelManager
     from papermill.exceptions import PapermillExecutionError
 
+    class ThisPython(AsyncKernelManager):
+        """Starts the Python that runs here, whatever kernels a machine calls python3."""
+
+        def __init__(self, **settings: object) -> None:
+            super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **settings)
+
     notebook = read(source)
     defaults = parameters(notebook)
     values = {name: _typed(name, text, defaults) for name, text in (given or {}).items()}
-    this_python = KernelSpecManager(kernel_dirs=[])  # whatever kernels a machine calls python3
     try:
         executed = papermill.execute_notebook(
             notebook,
             None,
             values,
             kernel_name="python3",
-            km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=this_python),
+            kernel_manager_class=ThisPython,
             cwd=root(),
             progress_bar=False,
             record_timing=False,

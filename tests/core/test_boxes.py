@@ -81,7 +81,7 @@ def test_boxes_without_area_are_dropped_before_nms():
     flat = torch.tensor([[0.0, 416, 30, 416]]).repeat(3, 1)
     found = torch.cat([flat, torch.tensor([[10.0, 10, 50, 50]])])
     kept = boxes.detect(torch.tensor([[0.9], [0.8], [0.7], [0.6]]), found, 0.05, 0.6, 2)
-    assert kept.boxes.tolist() == [[10, 10, 50, 50]] and kept.scores.tolist() == [0.6]
+    assert kept.boxes.tolist() == [[10, 10, 50, 50]] and kept.labels.tolist() == [0]
 
 
 def test_what_lies_in_the_border_alone_is_not_on_the_image():

@@ -99,11 +99,19 @@ def test_a_failure_of_the_first_stage_is_the_end(params, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_waits_for_dvc_and_gives_the_profile_back(params, kind):
-    """Ctrl-C reaches all processes of a terminal; a training then writes its checkpoint."""
+@pytest.mark.parametrize("stage", [False, True])
+def test_a_stop_waits_for_dvc_and_gives_the_profile_back(params, kind, stage):
+    """Ctrl-C reaches all processes of a terminal; a training then writes its checkpoint.
+
+    SIGTERM reaches this one: it is handed on to what DVC waits for, here a process of its own.
+    """
     late = "import signal, time\ndef end(*_):\n  time.sleep(0.7)\n  open('saved', 'w')\n"
     late += "  sys.exit(252)\nfor kind in (2, 15): signal.signal(kind, end)\n"
     late += "print('ready', flush=True)\ntime.sleep(60)"
+    if stage:
+        (params.parent / "stage.py").write_text("import sys\n" + late)
+        late = "import signal, subprocess\nsignal.signal(2, signal.SIG_IGN)\n"
+        late += "sys.exit(subprocess.call([sys.executable, 'stage.py']))"
     code = "import sys; from lightdet_tools import repro; "
     code += (
         f"repro.DVC = {stand_in(params.parent, late)!r}; sys.exit(repro.run_stages('smoke', []))"

@@ -2,8 +2,10 @@
 
 import dataclasses
 import shutil
+import socket
+import ssl
 from importlib.metadata import distribution
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
@@ -176,7 +178,16 @@ def test_nothing_is_downloaded_where_the_package_is(monkeypatch):
     build(backbone="lite0")
 
 
-@pytest.mark.parametrize("answer", [TimeoutError("timed out"), HTTPError("", 503, "", {}, None)])
+ANSWERS = {
+    "timed out": (TimeoutError("timed out"), True),
+    "no such host": (URLError(socket.gaierror(-2, "Name or service not known")), True),
+    "busy": (HTTPError("", 503, "", {}, None), False),
+    "certificate": (URLError(ssl.SSLError("unknown authority")), False),
+    "address": (ValueError("unknown url type"), False),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
 def test_the_hub_is_not_asked_again_and_again_without_a_network(monkeypatch, answer):
     """It would retry for 47 s (huggingface-hub 2.4.0); a file in its cache is found anyway."""
     offline = []
@@ -186,11 +197,11 @@ def test_the_hub_is_not_asked_again_and_again_without_a_network(monkeypatch, ans
         raise OSError("not in the cache")
 
     monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("urllib.request.urlopen", raising(answer))
+    monkeypatch.setattr("urllib.request.urlopen", raising(ANSWERS[answer][0]))
     monkeypatch.setattr(weights.timm, "create_model", create)
     with pytest.raises(UserError, match="cannot be downloaded"):
         weights.official("lite3")
-    assert offline == [isinstance(answer, TimeoutError)]
+    assert offline == [ANSWERS[answer][1]] and not weights.constants.is_offline_mode()
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):

@@ -69,7 +69,7 @@ def cleaned(coco: dict) -> dict:
         x, y, w, h = one["bbox"]
         width, height = sizes[one["image_id"]]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        if x >= width or y >= height or (x < 0 >= x + w) or (y < 0 >= y + h):
             continue
         box = [left, top, right - left, bottom - top]
         area = one.get("area")

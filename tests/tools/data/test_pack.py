@@ -98,9 +98,23 @@ def test_other_pictures_make_another_pack(made, monkeypatch):
     monkeypatch.setattr(pack.PIL, "__version__", "13.1.0")
     build(annotations, other, out, 32, progress=lines.append)
     assert len(lines) > 1 and "packing" in lines[1]
+    shutil.move(other / "sub", images.with_name("elsewhere"))
+    (other / "sub").symlink_to(images.with_name("elsewhere"))
+    build(annotations, other, out, 32, progress=silent)
+    Image.new("RGB", (64, 48), (1, 2, 3)).save(other / "sub/a.png")  # behind a link
+    assert build(annotations, other, out, 32, progress=silent).pixels not in (before, after)
     shutil.rmtree(other)
     with pytest.raises(DataError, match="images2: image folder not found"):
         build(annotations, other, out, 32, progress=silent)
+
+
+def test_packs_within_the_folder_of_images_are_no_pictures(tmp_path):
+    annotations, lines = write_coco(tmp_path, make_coco()), []
+    shutil.copytree(tmp_path / "images", tmp_path, dirs_exist_ok=True)
+    build(annotations, tmp_path, tmp_path / "packs/train-32", 32, progress=silent)
+    (tmp_path / "manifest.json").write_text("{}")
+    build(annotations, tmp_path, tmp_path / "packs/train-32", 32, progress=lines.append)
+    assert lines == ["train-32: 3 images, packed already"]
 
 
 def test_build_again_only_when_needed(made, monkeypatch):

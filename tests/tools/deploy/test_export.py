@@ -304,7 +304,7 @@ def test_operations_that_a_format_lacks():
 @pytest.fixture
 def finish(onnx_export, weights, tmp_path):
     """`finish()` checks a file that is there already and puts it into place."""
-    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, uint8=True)
+    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, ".onnx", uint8=True)
     content = onnx_export[0]["files"][0].read_bytes()
     return lambda **changes: export._finish(
         job._replace(**changes), {key: {".onnx": content} for key in ("fp32", "fp16")}
@@ -325,7 +325,7 @@ def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
     assert open_exported(tmp_path / "g5-s4-uint8.onnx").about["categories"] == CATEGORIES
 
 
-def test_a_file_of_another_data_set_is_not_replaced(finish, tmp_path):
+def test_a_file_of_another_data_set_is_not_replaced(finish, weights, tmp_path):
     finish()
     target = tmp_path / "g5-s4-uint8.onnx"
     model = onnx.load(target)
@@ -334,8 +334,8 @@ def test_a_file_of_another_data_set_is_not_replaced(finish, tmp_path):
     onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
     onnx.save(model, target)
     before = target.read_bytes()
-    with pytest.raises(UserError, match=r"uint8\.onnx: is of profile bccd, not .*choose another"):
-        finish()
+    with pytest.raises(UserError, match=r"uint8\.onnx: has profile bccd, not .*; delete it or"):
+        export.to_onnx(weights, tmp_path, uint8=True)
     assert target.read_bytes() == before
 
 

@@ -278,6 +278,9 @@ def test_efficientdet_equals_the_librarys_own_path():
     ours = model.detect(images, 0.0, 0.5, 100)
     within(ours, 128, 128, 100)
     for one, other in zip(ours, theirs, strict=True):
+        other = other[(other[:, 2:4] > other[:, :2]).all(1)]  # without area at the edge: not ours
+        assert len(other) > 50
+        one = one._make(values[: len(other)] for values in one)
         torch.testing.assert_close(one.scores, other[:, 4], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(one.boxes, other[:, :4], atol=1e-2, rtol=1e-3)
         assert [networks.COCO_IDS[i] for i in one.labels] == other[:, 5].long().tolist()
