@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import nbformat
+import psutil
 import pytest
 from conftest import use_root
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -166,6 +167,8 @@ def test_the_kernel_is_the_python_that_started(tmp_path, monkeypatch):
     code = "import sys\nfrom pathlib import Path\nname, count\n"
     source = write(tmp_path / "a.ipynb", code + f"assert sys.executable == {sys.executable!r}")
     run.execute(source, tmp_path / "out.ipynb")
+    commands = [child.cmdline() for child in psutil.Process().children()]
+    assert not any("ipykernel_launcher" in command for command in commands)  # it has ended, too
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1.0), ("-2.5", -2.5)])
