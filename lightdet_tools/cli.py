@@ -48,11 +48,25 @@ app = typer.Typer(
 gpu = typer.Typer(help="Everything that needs a GPU, in one go.")
 notebook = typer.Typer(help="Check, extract, link or run notebooks.")
 told = partial(print, flush=True)
+BUSY = 30  # percent of all cores
 
 
 def begin(what: str) -> None:
     """The first line of a command, before torch is imported, which takes seconds."""
     told(f"{what} …")
+
+
+def share_cores() -> None:
+    """Where other work runs, threads that spin while they wait for each other make both crawl.
+
+    Two trainings on two cores: below 1 image/s each instead of 17. On idle cores spinning is
+    quicker, 30 images/s to 16. It must be known before torch is loaded.
+    """
+    import psutil
+
+    if "OMP_WAIT_POLICY" not in os.environ and (busy := psutil.cpu_percent(0.3)) > BUSY:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
 
 
 def option(text: str, *names: str, **more: object) -> object:
@@ -92,6 +106,7 @@ def train(
     """Train and evaluate one experiment."""
     config = load_config(experiment, profile, seed)
     begin(f"{config.run_name} of {config.profile}")
+    share_cores()
     from lightdet_core.train import train_and_publish
 
     train_and_publish(config)

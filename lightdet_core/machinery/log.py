@@ -21,8 +21,8 @@ ACCURACY_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")
 SECONDS_BETWEEN_LINES = 5.0
 SLOWER = 3.0  # times as long between two lines as at the fastest: worth a word
 BUSY = (
-    "other work on these cores? Threads then wait for each other; stop it, or start the command "
-    "again with OMP_WAIT_POLICY=passive in its environment (it goes on from here)"
+    "other work on these cores? Threads then wait for each other; stop it, or stop this command "
+    "and start it again: it goes on from here, and shares the cores better"
 )
 
 

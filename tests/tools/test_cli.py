@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 from conftest import raising
 
@@ -39,6 +40,19 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         assert f"\n  {name} " in first
     sections = [line for line in first.splitlines() if line.endswith(":") and line[0] != " "]
     assert sections == ["Options:", "Learn:", "Use:", "Measure:", "Build:"]
+
+
+@pytest.mark.parametrize(
+    ("busy", "given", "policy"), [(80, None, "passive"), (5, None, None), (80, "active", "active")]
+)
+def test_a_training_beside_other_work_does_not_spin(monkeypatch, capsys, busy, given, policy):
+    monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: busy)
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if not given:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    cli.share_cores()
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    assert ("80 % of the cores" in capsys.readouterr().out) == (policy == "passive")
 
 
 @pytest.mark.parametrize(
