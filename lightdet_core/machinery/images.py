@@ -123,15 +123,34 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
     return pixels
 
 
-def upright(image: Image.Image, stated: tuple = ()) -> Image.Image:
-    """The image as EXIF turns it, unless only its stored orientation has the stated (W, H)."""
+def orientation(path: Path) -> tuple[int, tuple[int, int]]:
+    """EXIF's orientation of a picture, 1 where there is none, and its stored width and height.
+
+    Raises:
+        DataError: no picture that can be opened.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            turn, size = _turn(image), image.size
+            return turn, size[::-1] if image.format == "TIFF" and turn >= 5 else size
+    except Exception as error:
+        raise DataError(f"{path}: unreadable image: {error}") from None
+
+
+def _turn(image: Image.Image) -> int:
     try:
         turn = image.getexif().get(0x0112)
     except Exception:  # parsers of metadata raise as many kinds as decoders
-        turn = None
+        return 1
+    return turn if turn in UPRIGHT else 1
+
+
+def upright(image: Image.Image, stated: tuple = ()) -> Image.Image:
+    """The image as EXIF turns it, unless only its stored orientation has the stated (W, H)."""
+    turn = _turn(image)
     image.load()
     turned = image.format == "TIFF"  # by Pillow
-    swaps = turn in (5, 6, 7, 8)
+    swaps = turn >= 5
     stored = image.size[::-1] if turned and swaps else image.size
     as_stored = swaps and stated == stored and stored[0] != stored[1]
     if turn in UPRIGHT and as_stored == turned:

@@ -143,7 +143,11 @@ def open_split(config: Config, split: str) -> Pack:
     images. (Whether the pictures in it have changed is asked when they are packed.)"""
     annotations, images = split_paths(config, split)
     pack = open_pack(pack_path(config, split), annotations, config.data.classes)
-    made_from = read_meta(pack.path)["folder"]
+    meta = read_meta(pack.path)
+    made_from = meta["folder"]
+    if meta["skip_broken"] != config.data.skip_broken:
+        skipped = f"made with data.skip_broken {meta['skip_broken']}"
+        raise DataError(f"{pack.path}: {skipped}, not {config.data.skip_broken}; {REPACK}")
     if config.data.source == "folder" and made_from != place_of(images):
         raise DataError(f"{pack.path}: made from the images in {made_from}, not {images}; {REPACK}")
     return pack

@@ -11,6 +11,7 @@ import numpy as np
 from lightdet_core.config import DataError
 from lightdet_core.machinery.files import how_to_get
 from lightdet_core.machinery.packs import true_area
+from lightdet_tools.data.checks import check_form, doubles
 
 SHOWN = 20  # problems spelled out in an error
 
@@ -42,7 +43,7 @@ def read_coco(path: Path) -> dict:
         return record
 
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             data = json.load(file, object_hook=slim)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DataError(f"{path}: annotation file not found{how_to_get(path)}") from None
@@ -80,15 +81,21 @@ def _is_number(value: object) -> bool:
 
 
 def _checked(records: list, what: str, check: Callable, problems: list) -> Iterator[dict]:
-    """The usable records of a list; what is wrong with the others goes to `problems`."""
-    seen = set()
+    """The usable records of a list; what is wrong with the others goes to `problems`.
+
+    Of images with the same id none is usable: nobody knows whose boxes are whose.
+    """
+    ids = Counter(r["id"] for r in records if isinstance(r, dict) and _is_id(r.get("id")))
+    seen = {key for key, n in ids.items() if n > 1} if what == "image" else set()
     for place, record in enumerate(records):
         if not isinstance(record, dict) or not _is_id(record.get("id")):
-            problems.append((f"{what} without id", f"entry {place}: no whole number under 'id'"))
+            found = repr(record["id"]) if isinstance(record, dict) and "id" in record else "nothing"
+            detail = f"entry {place}: {found} under 'id', no whole number"
+            problems.append((f"{what} without id", detail))
             continue
         wrong = check(record)
         if record["id"] in seen:
-            wrong = (f"duplicate {what} id", "the id occurs before")
+            wrong = (f"duplicate {what} id", "the id occurs more than once")
         if wrong:
             kind, detail = wrong
             problems.append((kind, f"{what} {record['id']}: {detail}"))
@@ -99,7 +106,7 @@ def _checked(records: list, what: str, check: Callable, problems: list) -> Itera
 
 def _check_category(record: dict) -> tuple[str, str] | None:
     if not isinstance(record.get("name"), str):
-        return "category without name", "no text under 'name'"
+        return "category without name", f"{record.get('name')!r} under 'name', no text"
 
 
 def _check_image(record: dict) -> tuple[str, str] | None:
@@ -157,10 +164,10 @@ def read_annotations(
 ) -> Annotations:
     """Reads and checks a COCO annotation file.
 
-    Boxes wholly outside of their image or less than 1 px wide or high (also after clipping)
-    are dropped, boxes that stick out are clipped; `drops` counts each rule. Evaluation has the
-    same boxes and those under 1 px, as COCO's own does. Objects with `ignore` (VOC's difficult
-    ones) count as crowds. Labels are the places of the category ids in ascending order.
+    Boxes wholly outside of their image, without extent or less than 1 px wide or high (also
+    after clipping) are dropped, boxes that stick out are clipped; `drops` counts each rule.
+    Evaluation has the same boxes and those under 1 px, as COCO's own does. Objects with `ignore`
+    (VOC's difficult ones) count as crowds. Labels are the places of the ids in ascending order.
 
     Args:
         skip_broken: drop broken images and annotations, counted in `drops`, instead of raising.
@@ -176,8 +183,9 @@ def read_annotations(
     # labels cannot be trusted
     complain(path, problems, "repair them; categories are never dropped as broken")
     images, kept, problems = usable(coco, categories)
-    complain(path, [] if skip_broken and images else problems)
+    complain(path, [] if skip_broken and images else problems, SKIP if kept else "repair them")
     drops.update(kind for kind, _ in problems)
+    drops |= _emptied(coco, images, kept) | doubles(images, kept)
     if classes:
         categories, kept = _chosen(path, classes, categories, kept, drops)
     row = {image["id"]: i for i, image in enumerate(images)}
@@ -188,7 +196,7 @@ def read_annotations(
     crowd = np.array([a.get("iscrowd", 0) or a.get("ignore", 0) for a in kept], bool)
     drops["boxes with `ignore` that count as crowds"] = sum(a.get("ignore", 0) for a in kept)
     boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
-    _check_pixels(path, boxes)
+    check_form(path, boxes, sizes[rows])
     keep, boxes, cut, gone = _clip(boxes, sizes[rows], drops)
     truth = {
         "images": [_only(image, ("id", "file_name", "width", "height")) for image in images],
@@ -215,7 +223,7 @@ def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str,
     """Ids and names, sorted by id, and what is wrong with them.
 
     Of categories of the same name, such as the root that some tools add, those are left out that
-    no annotation has, if one of them has some.
+    no annotation has, but one.
     """
     problems = []
     found = _checked(coco["categories"], "category", _check_category, problems)
@@ -225,7 +233,8 @@ def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str,
     kept = []
     for category in found:
         name, others = category["name"], [c["id"] for c in found if c["name"] == category["name"]]
-        if name in twice and category["id"] not in used and used.intersection(others):
+        lost = others if used.intersection(others) else others[:-1]
+        if name in twice and category["id"] in lost and category["id"] not in used:
             drops[f"category {category['id']}, another {name!r} without annotations, left out"] = 1
         else:
             kept.append({"id": category["id"], "name": name})
@@ -236,17 +245,15 @@ def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str,
     return kept, problems
 
 
+def _emptied(coco: dict, images: list[dict], kept: list[dict]) -> dict[str, int]:
+    """How many images are background now because what they had was broken."""
+    had = {a.get("image_id") for a in coco["annotations"] if _is_id(_of(a, "image_id"))}
+    lost = had.intersection(i["id"] for i in images) - {a["image_id"] for a in kept}
+    return {"images left without objects, all of which were broken": len(lost)}
+
+
 def _of(record: object, key: str) -> object:
     return record.get(key) if isinstance(record, dict) else None
-
-
-def _check_pixels(path: Path, boxes: np.ndarray) -> None:
-    """Raises a DataError if all boxes lie in 0..1, shares of the sides as YOLO has them."""
-    if len(boxes) and (boxes >= 0).all() and (boxes <= 1).all():
-        raise DataError(
-            f"{path}: all {len(boxes)} boxes are numbers from 0 to 1, such as {boxes[0].tolist()}; "
-            "COCO's are pixels [x, y, width, height]: multiply them by the image's width and height"
-        )
 
 
 def _true(
@@ -299,17 +306,19 @@ def _chosen(
 
 def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, ...]:
     """xywh (M,4), image sizes (M,2) -> which to keep (M,), xyxy clipped to the image (M,4), which
-    were cut (M,) and which lie wholly outside (M,)."""
+    were cut (M,) and which are no objects in any sense (M,)."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     clipped = np.concatenate([low, high], 1).clip(0, np.tile(sizes, 2))
-    gone = ((low >= sizes) | ((high <= 0) & (low < 0))).any(1)
+    flat = (boxes[:, 2:] == 0).any(1)  # stray clicks
+    gone = ((low >= sizes) | (high <= 0)).any(1) & ~flat
     small = (clipped[:, 2:] - clipped[:, :2] < 1).any(1)
     # 0.01 px: COCO's own rounding is no defect
     cut = ((low < -0.01) | (high > sizes + 0.01)).any(1)
     for rule, mask in {
-        "boxes under 1 px dropped": small & ~gone,
+        "boxes without extent dropped": flat,
+        "boxes under 1 px, evaluated but not learnt": small & ~gone & ~flat,
         "boxes outside of the image dropped": gone,
         "boxes clipped to the image": cut & ~small,
     }.items():
         drops[rule] += int(mask.sum())
-    return ~small, clipped, cut, gone
+    return ~small, clipped, cut, gone | flat

@@ -9,15 +9,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
 import PIL
 
-from lightdet_core.config import Config, DataError, root
+from lightdet_core.config import Config, DataError, UserError, root
 from lightdet_core.machinery.files import file_hash, split_paths, write_json
-from lightdet_core.machinery.images import letterbox, letterbox_transform, read_image
+from lightdet_core.machinery.images import letterbox, letterbox_transform, orientation, read_image
 from lightdet_core.machinery.packs import (
     ARRAYS,
     FORMAT,
@@ -28,8 +28,8 @@ from lightdet_core.machinery.packs import (
     read_meta,
     read_truth,
 )
-from lightdet_tools.data.annotations import Annotations, complain, read_annotations
-from lightdet_tools.data.sources import folder_state
+from lightdet_tools.data.annotations import SKIP, Annotations, complain, read_annotations
+from lightdet_tools.data.checks import file_state, other_spelling, text_hash
 
 WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
 
@@ -42,6 +42,7 @@ def build(
     skip_broken: bool = False,
     progress: Callable[[str], None] = print,
     classes: tuple[str, ...] = (),
+    categories: list[dict] | None = None,
 ) -> Pack:
     """Packs a split into the folder `out`; an intact pack with the same settings is reused.
 
@@ -51,6 +52,7 @@ def build(
     Args:
         size: side of the square canvas in pixels.
         skip_broken, classes: see `read_annotations`.
+        categories: that it must have, as another split; None does not ask.
 
     Raises:
         DataError: everything wrong with the annotations, or all missing and broken images.
@@ -59,28 +61,30 @@ def build(
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
     settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
     # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
-    settings |= {
-        "folder": place_of(images),
-        "files": folder_state(images),
-        "pillow": PIL.__version__,
-    }
+    settings |= {"folder": place_of(images), "pillow": PIL.__version__}
+    if not images.is_dir():
+        raise DataError(f"{images}: image folder not found")
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         try:
-            if read_meta(out).items() >= settings.items():
-                pack = open_pack(out)
-                read_truth(pack)
-                lost = read_meta(out)["drops"].get("broken image", 0)
-                note = f"; {lost} broken ones are left out" if lost else ""
+            meta = read_meta(out)
+            pack = open_pack(out)
+            same = meta.items() >= settings.items()
+            if same and meta["files"] == _files(images, read_truth(pack)):
+                lost = meta["drops"].get("broken image", 0)
+                note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
+                note = note if lost else ""
+                _check_same(annotations, pack.categories, categories)
                 progress(f"{out.name}: {len(pack.counts)} images, packed already{note}")
                 return pack
         except (DataError, FileNotFoundError):
             pass  # nothing usable there: build it
         truth = read_annotations(annotations, skip_broken, classes)
         _check_objects(annotations, truth)
+        _check_same(annotations, truth.categories, categories)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         _write(truth, images, temporary, settings, progress)
@@ -109,14 +113,18 @@ def _write(
     progress(
         f"packing {count} images at {size} px: {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
     )
+    turned = _turned(truth, folder)
     if not settings["skip_broken"]:  # found now, not after an hour of decoding
-        names = enumerate(truth.file_names)
-        lost = [(i, folder / name) for i, name in names if not (folder / name).is_file()]
-        complain(folder, [("missing image", f"image {truth.image_ids[i]}: {f}") for i, f in lost])
+        names = truth.file_names.tolist()
+        lost = [i for i, line in enumerate(file_state(folder, names)) if line.endswith(" -")]
+        where = [f"image {truth.image_ids[i]}: {folder / names[i]}" for i in lost]
+        remedy = other_spelling(folder, [names[i] for i in lost]) if lost else ""
+        complain(folder, [("missing image", one) for one in where], remedy or SKIP)
+        complain(folder, turned, "turn the pixels and drop the tag (`exiftran -a`), or skip_broken")
     good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, progress)
     if broken and not (settings["skip_broken"] and good.any()):
         complain(folder, broken)
-    drops = truth.drops | Counter(kind for kind, _ in broken)
+    drops = truth.drops | Counter(kind for kind, _ in broken + turned)
     for rule, number in drops.items():
         if number:
             progress(f"  {rule}: {number}")
@@ -136,15 +144,59 @@ def _write(
         arrays[name][rows, slots] = values
     for name, values in arrays.items():
         np.save(out / f"{name}.npy", values[good].astype(ARRAYS[name][0], copy=False))
+    packed = _packed(truth.truth, truth.image_ids[good])
     meta = {
         **settings,
+        "files": _files(folder, packed),
         "pixels": pixels,
         "images": int(good.sum()),
         "drops": drops,
         "categories": truth.categories,
     }
-    write_json(out / "truth.json", _packed(truth.truth, truth.image_ids[good]))
+    write_json(out / "truth.json", packed)
     write_json(out / "pack.json", meta, indent=1)
+
+
+def _files(folder: Path, truth: dict) -> str:
+    """The state of the packed pictures: names, sizes, times."""
+    return text_hash(file_state(folder, [image["file_name"] for image in truth["images"]]))
+
+
+def _turned(truth: Annotations, folder: Path) -> list[tuple[str, str]]:
+    """Pictures with an orientation that their size cannot decide, where others are as stored.
+
+    Stated sizes say whether boxes belong to a stored picture or to the turned one, but not where
+    turning keeps the size. Beside pictures whose boxes are the stored ones', nobody knows.
+    """
+
+    def look(i: int) -> str:
+        try:
+            turn, size = orientation(folder / truth.file_names[i])
+        except DataError:  # said when it is decoded
+            return ""
+        if turn == 1:
+            return ""
+        if turn < 5 or size[0] == size[1]:
+            return f"image {truth.image_ids[i]}: {folder / truth.file_names[i]}: {turn}"
+        return "as stored" if size == tuple(truth.sizes[i]) else ""
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = [line for line in pool.map(look, range(len(truth.image_ids))) if line]
+    if "as stored" not in found:
+        return []
+    kind = "EXIF orientation that the size cannot decide, though boxes of others are as stored"
+    return [(kind, line) for line in found if line != "as stored"]
+
+
+def _check_same(annotations: Path, found: list[dict], wanted: list[dict] | None) -> None:
+    """Raises a UserError where categories are not those of another split."""
+    pairs = [[(c["id"], c["name"]) for c in some] for some in (found, wanted or found)]
+    for label, (ours, theirs) in enumerate(zip_longest(*pairs)):
+        if ours != theirs:
+            raise UserError(
+                f"{annotations}: its categories differ from the other split's: label {label} "
+                f"(id, name) is {ours} here, {theirs} there; list the same in both"
+            )
 
 
 def _check_objects(where: Path, truth: Annotations, good: np.ndarray | None = None) -> None:
@@ -227,17 +279,24 @@ def prepare_packs(configs: list[Config], progress: Callable[[str], None] = print
     """
     if len({config.profile for config in configs}) != 1:
         raise ValueError(f"one profile is needed, got {[config.profile for config in configs]}")
-    config, summary, categories = configs[0], {}, []
+    config, packs = configs[0], {}
     wanted = {pack_path(config, "train"): ("train", config.data.pack_size)}
     for one in sorted(configs, key=lambda c: c.model.input_size):
         wanted[pack_path(one, "val")] = ("val", one.model.input_size)
-    for path, (split, size) in wanted.items():
+    data, categories, names = config.data, None, {}
+    for path, (split, size) in reversed(wanted.items()):  # val is small: its defects come first
         annotations, images = split_paths(config, split)
-        data = config.data
-        pack = build(annotations, images, path, size, data.skip_broken, progress, data.classes)
-        categories = categories or pack.categories
-        if pack.categories != categories:
-            raise DataError(f"{annotations}: its categories differ from those of the train split")
+        more = data.skip_broken, progress, data.classes, categories
+        pack = packs[path] = build(annotations, images, path, size, *more)
+        categories = pack.categories
+        names[split] = {
+            (images / image["file_name"]).resolve() for image in read_truth(pack)["images"]
+        }
+    if both := len(names["train"] & names["val"]):
+        progress(f"{both} pictures are in train and in val: AP is then partly that of learnt ones")
+    summary = {}
+    for path, (_, size) in wanted.items():
+        pack = packs[path]
         summary[path.name] = {
             "sha256": pack.hash,
             "pixels": pack.pixels,

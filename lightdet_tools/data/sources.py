@@ -27,6 +27,7 @@ from lightdet_core.machinery.files import (
 )
 from lightdet_tools.data import scenes
 from lightdet_tools.data.annotations import read_coco
+from lightdet_tools.data.checks import file_state, text_hash
 from lightdet_tools.data.download import fetch, need_space, unpack
 
 BCCD_COMMIT = "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
@@ -72,33 +73,6 @@ def content_hash(folder: Path, files: list[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def folder_state(folder: Path) -> str:
-    """What would be another set of pictures: names, sizes and times of the files in a folder.
-
-    Linked folders in it count, too; JSON files, packs and hidden folders do not.
-
-    Raises:
-        DataError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: image folder not found")
-    lines, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or "pack.json" in files:  # a link to a folder above; a pack
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(place, name)
-            if path.suffix != ".json" and path.is_file():
-                state = path.stat()
-                path = path.relative_to(folder)
-                lines.append(f"{path.as_posix()} {state.st_size} {state.st_mtime_ns}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
 def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
     """Brings the data of `config.profile` into place, unless it is there already.
 
@@ -132,8 +106,8 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
         )
     splits = {split: _summary(annotations) for split, (annotations, _) in paths.items()}
     if source == "folder":  # pictures that change have DVC pack them again
-        for split, (_, images) in paths.items():
-            splits[split]["files"] = folder_state(images)
+        for split, (annotations, images) in paths.items():
+            splits[split]["files"] = _pictures(annotations, images)
     manifest = {"profile": config.profile, "source": source, "licence": LICENCES[source]}
     write_json(folder / "manifest.json", {**manifest, "splits": splits}, indent=2)
     for split, counts in splits.items():
@@ -141,6 +115,13 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
         if source == "coco" and counts["images"] != COCO_IMAGES[split]:
             progress(f"  COCO 2017 has {COCO_IMAGES[split]:,}: this is not all of it")
     return folder / "manifest.json"
+
+
+def _pictures(annotations: Path, images: Path) -> str:
+    """sha256 of names, sizes and times of a split's pictures."""
+    records = read_coco(annotations)["images"]
+    names = [str(record.get("file_name")) for record in records if isinstance(record, dict)]
+    return text_hash(file_state(images, names))
 
 
 def _summary(annotations: Path) -> dict:

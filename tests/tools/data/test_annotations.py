@@ -35,7 +35,8 @@ def test_boxes_dropped_and_clipped(tmp_path):
     truth = read_annotations(write_coco(tmp_path, coco))
     assert truth.boxes.tolist() == [[0, 0, 6, 8], [60, 10, 64, 15]]
     assert truth.drops == {
-        "boxes under 1 px dropped": 3,
+        "boxes without extent dropped": 1,
+        "boxes under 1 px, evaluated but not learnt": 2,
         "boxes outside of the image dropped": 2,
         "boxes clipped to the image": 1,
     }
@@ -114,8 +115,11 @@ def test_all_problems_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         read_annotations(write_coco(tmp_path, coco))
     message = str(caught.value)
-    assert "41 problems (duplicate image id 1, unknown image 40)" in message
-    assert message.count("unknown image: annotation") == 19 and "… and 21 more" in message
+    assert (
+        "44 problems (duplicate image id 2, annotation of a broken image 2, unknown image 40)"
+        in message
+    )
+    assert message.count("unknown image: annotation") == 16 and "… and 24 more" in message
 
 
 def test_skip_broken_drops_and_counts(tmp_path):
@@ -157,6 +161,34 @@ def test_a_root_category_of_the_same_name_is_left_out(tmp_path):
         with pytest.raises(DataError, match="duplicate category name: 'car'") as caught:
             read_annotations(write_coco(tmp_path, coco), skip)
         assert "never dropped" in str(caught.value)
+
+
+def test_of_two_such_categories_without_annotations_the_last_stays(tmp_path):
+    """As in a small val, whose train has dropped the root."""
+    coco = make_coco()
+    coco["categories"] += [{"id": 0, "name": "toothbrush"}]
+    coco["annotations"].pop(0)
+    truth = read_annotations(write_coco(tmp_path, coco))
+    assert [c["id"] for c in truth.categories] == [3, 90]
+
+
+def test_images_of_the_same_id_are_both_broken(tmp_path):
+    """Two files put together: nobody knows whose boxes are whose."""
+    coco = make_coco()
+    coco["images"].append({"id": 10, "file_name": "d.png", "width": 32, "height": 64})
+    truth = read_annotations(write_coco(tmp_path, coco), skip_broken=True)
+    assert truth.image_ids.tolist() == [30, 20] and len(truth.boxes) == 1
+    wanted = {"duplicate image id": 2, "annotation of a broken image": 2}
+    assert truth.drops == wanted
+
+
+def test_images_that_lose_all_objects_as_broken_are_counted(tmp_path):
+    coco = make_coco()
+    coco["annotations"][1]["category_id"] = 7
+    coco["annotations"][2]["category_id"] = 7
+    truth = read_annotations(write_coco(tmp_path, coco), skip_broken=True)
+    wanted = {"unknown category": 2, "images left without objects, all of which were broken": 1}
+    assert truth.drops == wanted
 
 
 def test_some_classes_of_an_annotation_file(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from conftest import as_detections, make_coco, raising, read, silent, tree, use_root, write_coco
 from PIL import Image
 
-from lightdet_core.config import DataError
+from lightdet_core.config import DataError, UserError
 from lightdet_core.evaluate import coco_metrics
 from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
 from lightdet_core.machinery.packs import (
@@ -55,7 +55,7 @@ NOTHING = {
     "ignored": (lambda coco: [a.update(ignore=1) for a in coco["annotations"]],
                 "evaluate: boxes with `ignore` that count as crowds 3, crowds 3; both"),
     "thin": (lambda coco: [a.update(bbox=[0, 0, 2, 0.5]) for a in coco["annotations"]],
-             "evaluate: boxes under 1 px dropped 3; both"),
+             "evaluate: boxes under 1 px, evaluated but not learnt 3; both"),
     "outside": (lambda coco: [a.update(bbox=[99, 0, 9, 9]) for a in coco["annotations"]],
                 "evaluate: boxes outside of the image dropped 3; both"),
 }  # fmt: skip
@@ -106,6 +106,26 @@ def test_other_pictures_make_another_pack(made, monkeypatch):
     shutil.rmtree(other)
     with pytest.raises(DataError, match="images2: image folder not found"):
         build(annotations, other, out, 32, progress=silent)
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+def test_an_orientation_that_the_size_cannot_decide(tmp_path, turn):
+    """Image 30 is as stored though it has a turn of 90 degrees: what of one that keeps its size?"""
+    annotations, images = write_coco(tmp_path, make_coco()), tmp_path / "images"
+
+    def give(name, orientation):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.open(images / name).save(images / name, exif=exif)
+
+    give("c.png", turn)  # 20 x 20
+    build(annotations, images, tmp_path / "out", 32, progress=silent)  # nothing speaks against it
+    give("sub/a.png", 6)
+    with pytest.raises(DataError, match=rf"cannot decide.* 1\).*\n.*image 20: .*c\.png: {turn}\n"):
+        build(annotations, images, tmp_path / "out", 32, progress=silent)
+    lines = []
+    build(annotations, images, tmp_path / "out", 32, True, lines.append)
+    assert any("orientation that the size cannot decide" in line for line in lines)
 
 
 def test_packs_within_the_folder_of_images_are_no_pictures(tmp_path):
@@ -366,14 +386,24 @@ def test_prepare_packs(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"made from the images in .*images, not .*images2; run"):
         open_split(configs[0], "train")
     configs[0].data.images = "images"
+    configs[0].data.skip_broken = True
+    with pytest.raises(DataError, match=r"made with data\.skip_broken False, not True; run"):
+        open_split(configs[0], "train")
+    configs[0].data.skip_broken = False
+    lines = []
+    prepare_packs(configs, lines.append)
+    assert "3 pictures are in train and in val" in lines[-1]
     with pytest.raises(ValueError, match="one profile is needed"):
         prepare_packs([make_config("p", 16), make_config("q", 16)], silent)
 
     coco = make_coco()
     coco["categories"][0]["name"] = "brush"
     (tmp_path / "val.json").write_text(json.dumps(coco))
-    with pytest.raises(DataError, match=r"val\.json: its categories differ"):
+    wanted = (
+        r"coco\.json: its categories differ .*: label 1 .* \(90, 'toothbrush'\) here, .*'brush'"
+    )
+    with pytest.raises(UserError, match=wanted):
         prepare_packs(configs, silent)
     monkeypatch.setattr(cli, "load_config", lambda experiment, profile: configs[0])
-    with pytest.raises(DataError, match=r"its categories differ"):
+    with pytest.raises(UserError, match=r"its categories differ"):
         cli.run("pack", "--profile", "p")
