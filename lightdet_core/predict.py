@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightdet_core.boxes import on_image
-from lightdet_core.config import UserError
-from lightdet_core.machinery.images import letterbox, read_image, upright
+from lightdet_core.config import DataError, UserError
+from lightdet_core.machinery.images import letterbox, read_image, rgb, upright
 from lightdet_core.model import LightDet, load_weights
 
 
@@ -40,11 +40,13 @@ class Predictor(NamedTuple):
         Args:
             image: a path, a PIL image, an array (H, W, 3) uint8 RGB, or a tensor (3, H, W) RGB,
                 0..255.
-            score_threshold: scores at or below are dropped.
+            score_threshold: scores at or below are dropped; 0..1.
 
         Raises:
-            UserError: no such image, or of another type or shape.
+            UserError: no such image, of another type, shape or range, or without pixels; or a
+                threshold outside of 0..1.
         """
+        check_share("score_threshold", score_threshold)
         pixels = to_pixels(image)
         height, width = pixels.shape[:2]
         canvas = torch.from_numpy(letterbox(pixels, self.size, quick=True))[None]
@@ -56,22 +58,57 @@ class Predictor(NamedTuple):
         return Prediction(found.boxes.float(), found.scores, found.labels, names)
 
 
+def check_share(name: str, value: float) -> None:
+    """Raises a UserError unless the value is a number in 0..1."""
+    try:
+        share = 0 <= value <= 1
+    except (TypeError, ValueError, RuntimeError):  # text, arrays, tensors
+        share = False
+    if not share:
+        raise UserError(f"{name} {value!r}: a number from 0 to 1 is needed")
+
+
 def to_pixels(image: str | Path | Image.Image | np.ndarray | Tensor) -> np.ndarray:
     """(H, W, 3) uint8 RGB of anything that `Predictor.predict` takes."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
+    shape = image.size if isinstance(image, Image.Image) else getattr(image, "shape", ())
+    if 0 in shape:
+        raise UserError(f"image: {type(image).__name__} {tuple(shape)} has no pixels")
     if isinstance(image, Image.Image):
-        return np.asarray(upright(image).convert("RGB"))
+        return _pillow_pixels(image)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise UserError(f"image: a tensor {tuple(image.shape)}, (3, H, W) is needed")
-        if image.is_floating_point() and 0 < image.max() <= 1:
-            raise UserError(f"image: a tensor up to {float(image.max()):g}; multiply it by 255")
-        return image.detach().cpu().clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
+        return _tensor_pixels(image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,):
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
         raise UserError(f"image: {found}; a path, PIL image, tensor or (H, W, 3) uint8 is needed")
     return image
+
+
+def _pillow_pixels(image: Image.Image) -> np.ndarray:
+    try:
+        return rgb(upright(image))
+    except DataError as error:
+        raise UserError(f"image: {error}") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
+        raise UserError(f"image: unreadable PIL image: {error}") from None
+
+
+def _tensor_pixels(image: Tensor) -> np.ndarray:
+    """Refuses what is not surely RGB 0..255: the network would see black, or noise."""
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise UserError(f"image: a tensor {tuple(image.shape)}, (3, H, W) is needed")
+    image = image.detach().cpu()
+    known = image.dtype not in (torch.bool, torch.uint16) and not image.is_complex()
+    low, high = (float(value) for value in (image if known else image.double()).aminmax())
+    least = 3 if image.is_floating_point() else 2  # 0..1 with overshoot, or normalised
+    if not known or not 0 <= low <= high <= 255 or 0 < high < least:  # also not a number
+        kind = str(image.dtype).removeprefix("torch.")
+        remedy = "; multiply it by 255" if 0 <= low <= high <= 1 else ""
+        raise UserError(
+            f"image: a {kind} tensor from {low:g} to {high:g}; RGB 0..255 is needed{remedy}"
+        )
+    return image.round().byte().permute(1, 2, 0).numpy()
 
 
 def load(weights: Path | str, device: torch.device | str = "cpu") -> Predictor:

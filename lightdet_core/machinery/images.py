@@ -104,23 +104,33 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         # a file, not a path, which Pillow 13.0 maps into memory: it then mixes up the rows of grey
         # TIFFs that their orientation turns
         with open(path, "rb") as file, Image.open(file) as image:
-            image = upright(image, (width, height))
-            if (mode := image.mode).startswith("I;16"):
-                deep = np.asarray(image).astype(np.uint32)
-                image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = rgb(upright(image, (width, height)))
     except FileNotFoundError:
         raise DataError(f"{path}: image not found") from None
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, …
         reason = next((words for part, words in PLAIN.items() if part in str(error)), error)
         raise DataError(f"{path}: unreadable image: {reason}") from None
-    if mode in ("I", "F"):
-        raise DataError(f"{path}: {mode} pixels (32 bits) have no fixed range; save 8 or 16 bits")
     found = pixels.shape[1::-1]
     if width is not None and found != (width, height):
         stated = f"the annotations say {width} x {height}"
         raise DataError(f"{path}: {found[0]} x {found[1]} pixels, but {stated}")
     return pixels
+
+
+def rgb(image: Image.Image) -> np.ndarray:
+    """(H,W,3) uint8 RGB of an image in Pillow, whatever its mode; 16-bit grey is scaled.
+
+    Raises:
+        DataError: a mode without a fixed range.
+    """
+    if image.mode in ("I", "F"):
+        raise DataError(f"{image.mode} pixels (32 bits) have no fixed range; save 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        deep = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
 
 
 def orientation(path: Path) -> tuple[int, tuple[int, int]]:

@@ -15,6 +15,7 @@ import math
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -33,11 +34,20 @@ from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
 from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
+from lightdet_core.predict import check_share
 from lightdet_tools.deploy.runtime import Exported, open_exported
 from lightdet_tools.style import COLORS
 
-PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+PICTURES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
+    ".pgm", ".ppm",
+)  # fmt: skip
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
+PASSED_OVER = (  # of folders
+    *VIDEOS, ".heic", ".heif", ".jxl", ".jpe", ".j2k", ".jpx", ".jxr", ".apng", ".pbm", ".pnm",
+    ".tga", ".psd", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
+    ".m4v", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts",
+)  # fmt: skip
 RESULT = "detections.json"
 TOLD_EVERY = 5.0  # seconds between two lines about a video
 
@@ -107,12 +117,6 @@ def _checked(detect: Callable[..., Detections]) -> Callable[[np.ndarray, float],
     return checked
 
 
-def check_share(name: str, value: float) -> None:
-    """Raises a UserError unless the value is in 0..1."""
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} {value}: a number from 0 to 1 is needed")
-
-
 def refuse_run_folder(path: Path) -> None:
     """Raises a UserError, which names the weights, for a folder that has some."""
     weights = path / "weights.safetensors"
@@ -171,17 +175,20 @@ def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | None]:
 # --------------------------------------------------------------------------------------- files
 
 
-def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+def plan(
+    sources: list[Path], out: Path, overwrite: bool, progress: Callable[[str], None] = print
+) -> list[tuple[Path, Path]]:
     """Each image or video, and the path of its drawing; nothing is written.
 
     Drawings have the name of their input, in a folder its path within; the second of the same
     name is called name-2. Images in `out` itself, from an earlier call, are left out of folders.
+    `progress` is told what looks like an image or video in a folder and is not taken.
 
     Raises:
         UserError: nothing there, no images in a folder, a video without OpenCV, or a file that
             would be overwritten: never an input, others only if `overwrite`.
     """
-    named = [pair for source in sources for pair in _images(source, out)]
+    named = [pair for source in sources for pair in _images(source, out, progress)]
     for video in (file for file, _ in named if _is_video(file)):
         _opencv(video)
     jobs, taken = [], set()
@@ -205,7 +212,7 @@ def plan(sources: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Pa
     return jobs
 
 
-def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
+def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tuple[Path, Path]]:
     """What an IMAGE of the command line stands for: (file, name) pairs."""
     if source.is_file():
         return [(source, Path(source.name))]
@@ -213,17 +220,30 @@ def _images(source: Path, out: Path) -> list[tuple[Path, Path]]:
         raise UserError(f"{source}: not found; an image, a folder of images or a video is needed")
     out = out.resolve()
     own = out if source.resolve() in out.parents else None
-    files = sorted(
+    alike = [
         file
         for file in source.rglob("*")
-        if file.suffix.lower() in PICTURES
+        if file.suffix.lower() in PICTURES + PASSED_OVER
         and not file.name.startswith(".")
-        and file.is_file()
+        and not file.is_dir()
         and own not in file.resolve().parents
-    )
+    ]
+    files = sorted(f for f in alike if f.suffix.lower() in PICTURES and f.is_file())
+    passed = _passed_over(set(alike) - set(files))
     if not files:
-        raise UserError(f"{source}: no images in it; known are {', '.join(PICTURES)}")
+        more = passed and f"; {passed}"
+        raise UserError(f"{source}: no images in it; known are {', '.join(PICTURES)}{more}")
+    if passed:
+        progress(f"{source}: {passed}")
     return [(file, file.relative_to(source)) for file in files]
+
+
+def _passed_over(files: set[Path]) -> str:
+    """Such as "3 files passed over: .heic 2, .mp4 1", or nothing."""
+    kinds = Counter(f.suffix.lower() if f.is_file() else "links to nothing" for f in files)
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    noun = "file" if len(files) == 1 else "files"
+    return f"{len(files)} {noun} passed over: {counts}" if files else ""
 
 
 def _is_video(path: Path) -> bool:
@@ -375,16 +395,17 @@ def detect_into(
         UserError: see `plan`, `open_detector`; or some cannot be read: the others are there.
     """
     check_share("--score", score)
-    jobs = plan(images, out, overwrite)
+    say = lambda text: progress(_printable(text))  # noqa: E731
+    jobs = plan(images, out, overwrite, say)
     detector = open_detector(weights, threads)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be a folder ({error.strerror})") from None
-    coco, times, damaged = detect_files(detector, jobs, score, progress)
+    coco, times, damaged = detect_files(detector, jobs, score, say)
     if times:
         write_json(out / RESULT, coco)
-        progress(
+        say(
             f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {score:g}; "
             f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
             f"wrote {out / RESULT}"
@@ -392,6 +413,12 @@ def detect_into(
     if damaged:
         head = f"{len(damaged)} of {len(jobs)} cannot be read; repair them or leave them out:"
         raise UserError("\n  ".join([head, *damaged]))
+
+
+def _printable(text: str) -> str:
+    """With escapes for what the terminal's encoding lacks, as in names that are not UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

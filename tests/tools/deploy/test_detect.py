@@ -1,7 +1,10 @@
 """Videos are tested where OpenCV is installed."""
 
+import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -242,6 +245,42 @@ def test_files_and_folders(command, tmp_path, capsys):
     for _, target in first:
         save(target)
     assert detect.plan([tmp_path / "in"], tmp_path / "in" / "out", True) == first
+
+
+def test_what_a_folder_has_and_is_not_taken(command, tmp_path, capsys):
+    """Every kind of picture is; what looks like one is counted, and other files are not."""
+    for name in ("a.avif", "b.jp2", "c.pgm", "d.ppm", "e.png"):
+        pixels = picture(40, 20)[..., 0] if name == "c.pgm" else None
+        save(tmp_path / "in" / name, pixels)
+    for name in ("x.heic", "sub/y.HEIC", "clip.mp4", "notes.txt", "list.json", ".z.heic"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("no image")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "in" / "gone.txt").symlink_to("nowhere.txt")
+    coco = command("in")
+    assert [Path(i["file_name"]).name[0] for i in coco["images"]] == list("abcde")
+    line = "in: 4 files passed over: .heic 2, .mp4 1, links to nothing 1\n"
+    out = capsys.readouterr().out
+    assert line in out and out.count("passed over") == 1
+    with pytest.raises(UserError, match=r"^in/sub: no images in it; known .*; 1 file passed over"):
+        command("in/sub", "--overwrite")
+    command("in/a.avif", "--overwrite")
+    save(tmp_path / "plain" / "a.png")
+    (tmp_path / "plain" / "a.txt").write_text("no image")
+    command("plain", "--overwrite")
+    assert "passed over" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are text")
+def test_a_name_that_is_not_utf8(command, tmp_path, monkeypatch):
+    save(tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"in-\xe9.png"))
+    told = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(told, "utf-8", errors="strict"))
+    name = os.fsdecode(b"in-\xe9.png")
+    coco = command(name)
+    sys.stdout.flush()
+    assert coco["images"][0]["file_name"] == name and (tmp_path / "out" / name).is_file()
+    assert rb"1/1 in-\udce9.png: 2 boxes -> out/in-\udce9.png" in told.getvalue()
 
 
 def test_the_result_is_a_coco_file(command, tmp_path):
