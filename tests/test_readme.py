@@ -21,7 +21,7 @@ TEXT = {page: (root() / page).read_text() for page in PAGES}
 COMMANDS = {
     "make repro": ".ci/smoke: make repro PROFILE=smoke",
     "make test": ".ci/run: make --no-print-directory test",
-    "make site": ".ci/smoke: make site PROFILE=smoke",
+    "make site": 'tests/test_site.py: done = make(f"SITE={folder}", "PROFILE=demo")',
     "make lab": ".ci/smoke: make lab",
     'git commit --all --message "my runs"': '.ci/smoke: commit --quiet --message "my runs"',
     "dvc exp run -S experiments.g5.distill.temperature=4 08_table2":
