@@ -99,16 +99,19 @@ def _tensor_pixels(image: Tensor) -> np.ndarray:
     if image.ndim != 3 or image.shape[0] != 3:
         raise UserError(f"image: a tensor {tuple(image.shape)}, (3, H, W) is needed")
     image = image.detach().cpu()
-    known = image.dtype not in (torch.bool, torch.uint16) and not image.is_complex()
-    low, high = (float(value) for value in (image if known else image.double()).aminmax())
-    least = 3 if image.is_floating_point() else 2  # 0..1 with overshoot, or normalised
-    if not known or not 0 <= low <= high <= 255 or 0 < high < least:  # also not a number
+    low, high = (float(value) for value in image.double().aminmax())
+    fits = 0 <= low <= high <= 255 and not 0 < high < 2
+    if image.dtype == torch.uint8:
+        fits = True
+    elif image.is_floating_point():  # resizing overshoots; 0..1 and normalised ones stay below 3
+        fits = (-64 <= low <= high <= 320 and (high > 64 or (low >= 0 and high >= 3))) or high == 0
+    if image.dtype in (torch.bool, torch.uint16) or image.is_complex() or not fits:
         kind = str(image.dtype).removeprefix("torch.")
         remedy = "; multiply it by 255" if 0 <= low <= high <= 1 else ""
         raise UserError(
             f"image: a {kind} tensor from {low:g} to {high:g}; RGB 0..255 is needed{remedy}"
         )
-    return image.round().byte().permute(1, 2, 0).numpy()
+    return image.clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
 
 
 def load(weights: Path | str, device: torch.device | str = "cpu") -> Predictor:

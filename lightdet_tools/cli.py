@@ -64,7 +64,7 @@ def share_cores() -> None:
     """
     import psutil
 
-    if "OMP_WAIT_POLICY" not in os.environ and (busy := psutil.cpu_percent(0.3)) > BUSY:
+    if "OMP_WAIT_POLICY" not in os.environ and (busy := psutil.cpu_percent(1.0)) > BUSY:
         os.environ["OMP_WAIT_POLICY"] = "passive"
         told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
 

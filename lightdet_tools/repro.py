@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import psutil
 import yaml
@@ -13,6 +14,7 @@ from lightdet_core.config import ConfigError, UserError, load_config, read_param
 from lightdet_core.machinery.files import write_text
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
+SHELLS = ("sh", "bash", "dash", "zsh")
 DVC = [sys.executable, "-m", "dvc", "repro"]
 
 
@@ -72,11 +74,18 @@ def run_stages(profile: str, stages: list[str]) -> int:
 
 def _terminate(dvc: subprocess.Popen) -> None:
     """End DVC by what it waits for: it does not hand the signal on, and a training would go on."""
-    running = psutil.Process(dvc.pid).children(recursive=True)
-    for process in running:
-        if not process.children():  # a shell is not told: it ends with its command
-            process.terminate()
-    if not running:
+    told = False
+    with suppress(psutil.NoSuchProcess):
+        todo = psutil.Process(dvc.pid).children()
+        while todo:
+            with suppress(psutil.NoSuchProcess):
+                process = todo.pop()
+                if process.name() in SHELLS:  # it ends with its command
+                    todo += process.children()
+                else:
+                    process.terminate()
+                    told = True
+    if not told:
         dvc.terminate()
 
 

@@ -6,6 +6,7 @@ so that nothing is downloaded when a run begins. Tensor legend: K output channel
 of a block.
 """
 
+import errno
 import hashlib
 import io
 import pickle
@@ -129,7 +130,8 @@ def _no_network() -> bool:
         urllib.request.urlopen(constants.ENDPOINT, timeout=10).close()
     except Exception as error:  # of the network, the server, its certificate, the address
         reason = getattr(error, "reason", error)
-        return isinstance(reason, (socket.gaierror, ConnectionError, TimeoutError))
+        unreachable = getattr(reason, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+        return unreachable or isinstance(reason, (socket.gaierror, ConnectionError, TimeoutError))
     return False
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from lightdet_core.config import DataError
 
 OFTEN = 0.25  # share of boxes that stick out, from which on they are taken for another form
-ENOUGH = 4  # boxes, to say so
+FAR = 0.1  # share of a side by which they do
+ENOUGH = 10  # boxes, to say so
 
 
 def check_form(path: Path, boxes: np.ndarray, sizes: np.ndarray) -> None:
@@ -30,7 +31,7 @@ def check_form(path: Path, boxes: np.ndarray, sizes: np.ndarray) -> None:
             f"{path}: all {len(boxes)} boxes are numbers from 0 to 1, such as {boxes[0].tolist()}; "
             "COCO's are pixels [x, y, width, height]: multiply them by the image's width and height"
         )
-    out = (low + other > sizes + 1).any(1)
+    out = (low + other > sizes * (1 + FAR) + 1).any(1)
     if len(boxes) < ENOUGH or out.mean() < OFTEN or (low < 0).any():
         return
     corners = (other > low).all() and (other <= sizes + 1).all()
@@ -75,23 +76,32 @@ def text_hash(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
-def other_spelling(folder: Path, missing: list[str]) -> str:
-    """How missing files are called in the folder, if they only are spelt otherwise there."""
-    there = {}
-    for place, _, files in os.walk(folder, followlinks=False):
+def other_spelling(folder: Path, names: list[str], missing: list[str]) -> str:
+    """How missing files are called in the folder, if they only are spelt otherwise there.
+
+    The last part of a name will do where one file has it that no image (of `names`) is.
+    """
+    there, last = {}, {}
+    for place, _, files in os.walk(folder):
         for file in files:
             name = Path(place, file).relative_to(folder).as_posix()
-            there.setdefault(_plain(file), name)
             there[_plain(name)] = name
-    found = {name: there.get(_plain(name)) or there.get(_plain(name.split("/")[-1].split("\\")[-1]))
-             for name in missing}  # fmt: skip
-    found = {name: like for name, like in found.items() if like}
+            last[_plain(file)] = "" if _plain(file) in last else name
+    for name in names:
+        if last.get(key := _plain(name.split("/")[-1])) == name:
+            last[key] = ""
+    there = {key: name for key, name in last.items() if name} | there
+    found = {}
+    for name in missing:
+        parts = name.replace("\\", "/").split("/")
+        if like := there.get(_plain(name)) or there.get(_plain(parts[-1])):
+            found[name] = like
     if not found:
         return ""
     name, like = next(iter(found.items()))
-    return (
-        f"{len(found)} of {len(missing)} have another name there: {name!a} is {like!a}; correct it"
-    )
+    rest = "; the others can be left out by `skip_broken: true`" if missing[len(found) :] else ""
+    like = f"{name!a} is {like!a}; correct it"
+    return f"{len(found)} of {len(missing)} have another name there: {like}{rest}"
 
 
 def _plain(name: str) -> str:

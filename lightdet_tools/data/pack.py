@@ -113,18 +113,24 @@ def _write(
     progress(
         f"packing {count} images at {size} px: {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
     )
-    turned = _turned(truth, folder)
     if not settings["skip_broken"]:  # found now, not after an hour of decoding
         names = truth.file_names.tolist()
         lost = [i for i, line in enumerate(file_state(folder, names)) if line.endswith(" -")]
         where = [f"image {truth.image_ids[i]}: {folder / names[i]}" for i in lost]
-        remedy = other_spelling(folder, [names[i] for i in lost]) if lost else ""
+        remedy = other_spelling(folder, names, [names[i] for i in lost]) if lost else ""
         complain(folder, [("missing image", one) for one in where], remedy or SKIP)
-        complain(folder, turned, "turn the pixels and drop the tag (`exiftran -a`), or skip_broken")
-    good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, progress)
+    turned = _turned(truth, folder)
+    if not settings["skip_broken"]:
+        remedy = (
+            "if boxes belong to the stored pixels drop the tag (`exiftool -Orientation= FILE`), "
+        )
+        kind = "orientation that the size cannot decide, though boxes of others are as stored"
+        undecided = [(kind, f"image {truth.image_ids[i]}: {line}") for i, line in turned.items()]
+        complain(folder, undecided, f"{remedy}if to the turned ones turn the pixels, too")
+    good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, turned, progress)
     if broken and not (settings["skip_broken"] and good.any()):
         complain(folder, broken)
-    drops = truth.drops | Counter(kind for kind, _ in broken + turned)
+    drops = truth.drops | Counter(kind for kind, _ in broken)
     for rule, number in drops.items():
         if number:
             progress(f"  {rule}: {number}")
@@ -162,11 +168,14 @@ def _files(folder: Path, truth: dict) -> str:
     return text_hash(file_state(folder, [image["file_name"] for image in truth["images"]]))
 
 
-def _turned(truth: Annotations, folder: Path) -> list[tuple[str, str]]:
+def _turned(truth: Annotations, folder: Path) -> dict[int, str]:
     """Pictures with an orientation that their size cannot decide, where others are as stored.
 
     Stated sizes say whether boxes belong to a stored picture or to the turned one, but not where
     turning keeps the size. Beside pictures whose boxes are the stored ones', nobody knows.
+
+    Returns:
+        What is wrong, by row.
     """
 
     def look(i: int) -> str:
@@ -177,15 +186,14 @@ def _turned(truth: Annotations, folder: Path) -> list[tuple[str, str]]:
         if turn == 1:
             return ""
         if turn < 5 or size[0] == size[1]:
-            return f"image {truth.image_ids[i]}: {folder / truth.file_names[i]}: {turn}"
+            return f"{folder / truth.file_names[i]}: EXIF orientation {turn}, kept or not?"
         return "as stored" if size == tuple(truth.sizes[i]) else ""
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = [line for line in pool.map(look, range(len(truth.image_ids))) if line]
-    if "as stored" not in found:
-        return []
-    kind = "EXIF orientation that the size cannot decide, though boxes of others are as stored"
-    return [(kind, line) for line in found if line != "as stored"]
+        found = dict(enumerate(pool.map(look, range(len(truth.image_ids)))))
+    if "as stored" not in found.values():
+        return {}
+    return {i: line for i, line in found.items() if line not in ("", "as stored")}
 
 
 def _check_same(annotations: Path, found: list[dict], wanted: list[dict] | None) -> None:
@@ -223,7 +231,12 @@ def _packed(truth: dict, image_ids: np.ndarray) -> dict:
 
 
 def _write_images(
-    truth: Annotations, folder: Path, path: Path, size: int, progress: Callable[[str], None]
+    truth: Annotations,
+    folder: Path,
+    path: Path,
+    size: int,
+    wrong: dict[int, str],
+    progress: Callable[[str], None],
 ) -> tuple[np.ndarray, list[tuple[str, str]], str]:
     """Streams the letterboxed images into `path`: which are in it (N,), the broken ones, a hash.
 
@@ -232,6 +245,8 @@ def _write_images(
     """
 
     def work(i: int) -> np.ndarray | DataError:
+        if i in wrong:
+            return DataError(wrong[i])
         try:
             width, height = truth.sizes[i].tolist()
             return letterbox(read_image(folder / truth.file_names[i], width, height), size)

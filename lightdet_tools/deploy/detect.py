@@ -12,6 +12,7 @@ Tensor legend: P cells of all levels · C classes · N detections of one image �
 """
 
 import math
+import os
 import statistics
 import sys
 import time
@@ -226,7 +227,7 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
         if file.suffix.lower() in PICTURES + PASSED_OVER
         and not file.name.startswith(".")
         and not file.is_dir()
-        and own not in file.resolve().parents
+        and own not in Path(os.path.realpath(file)).parents  # `resolve` raises in a loop of links
     ]
     files = sorted(f for f in alike if f.suffix.lower() in PICTURES and f.is_file())
     passed = _passed_over(set(alike) - set(files))

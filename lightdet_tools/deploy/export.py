@@ -269,7 +269,10 @@ def _refuse_other(target: Path, ours: dict) -> None:
         return
     for what, (old, new) in {
         "profile": [about["config"]["profile"] for about in (theirs, ours)],
-        "classes": [", ".join(c["name"] for c in about["categories"]) for about in (theirs, ours)],
+        "classes": [
+            ", ".join(f"{c['id']} {c['name']}" for c in about["categories"])
+            for about in (theirs, ours)
+        ],
     }.items():
         if old != new:
             raise UserError(

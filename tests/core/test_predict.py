@@ -56,11 +56,12 @@ def test_the_detector_of_the_command_finds_the_same(weights, picture):
         (torch.full((3, 4, 4), 0.5), r"float32 tensor from 0\.5 to 0\.5; RGB .*multiply it by 255"),
         (torch.linspace(-2, 2.6, 12).view(3, 2, 2), r"from -2 to 2\.6; RGB 0\.\.255 is needed$"),
         (torch.linspace(0, 2.9, 12).half().view(3, 2, 2), r"from 0 to 2\.9.*; RGB 0\.\.255"),
-        (torch.linspace(0, 256, 12).view(3, 2, 2), r"from 0 to 256; RGB 0\.\.255"),
+        (torch.linspace(0, 999, 12).view(3, 2, 2), r"from 0 to 999; RGB 0\.\.255"),
+        (torch.linspace(-99, 255, 12).view(3, 2, 2), r"from -99 to 255; RGB 0\.\.255"),
         (torch.tensor([0.0, 99.0, torch.nan]).view(3, 1, 1), r"from nan to nan; RGB 0\.\.255"),
         (torch.tensor([0.0, 99.0, torch.inf]).view(3, 1, 1), r"from 0 to inf; RGB 0\.\.255"),
         (torch.tensor([-1, 99, 99]).view(3, 1, 1), r"int64 tensor from -1 to 99; RGB"),
-        (torch.ones(3, 2, 2, dtype=torch.uint8), r"uint8 tensor from 1 to 1; .*multiply it"),
+        (torch.ones(3, 2, 2, dtype=torch.int32), r"int32 tensor from 1 to 1; .*multiply it"),
         (torch.ones(3, 2, 2, dtype=torch.bool), r"bool tensor from 1 to 1; RGB"),
         (torch.full((3, 2, 2), 9000).to(torch.uint16), r"uint16 tensor from 9000 to 9000; RGB"),
         (torch.zeros(3, 0, 4), r"Tensor \(3, 0, 4\) has no pixels"),
@@ -121,3 +122,9 @@ def test_a_threshold_of_any_library(weights, picture):
 def test_unknown_names_are_no_part_of_the_package():
     with pytest.raises(AttributeError, match=r"lightdet_core.*'nothing'"):
         _ = lightdet_core.nothing
+
+
+def test_dark_frames_and_overshoot_of_resizing_are_taken():
+    assert to_pixels(torch.ones(3, 2, 2, dtype=torch.uint8)).max() == 1
+    pixels = to_pixels(torch.tensor([-40.0, 128.4, 300.0]).view(3, 1, 1))
+    assert pixels.tolist() == [[[0, 128, 255]]]

@@ -1,6 +1,7 @@
 """ImageNet weights: the packages' own files, read by another hand, and what is refused."""
 
 import dataclasses
+import errno
 import shutil
 import socket
 import ssl
@@ -181,6 +182,7 @@ def test_nothing_is_downloaded_where_the_package_is(monkeypatch):
 ANSWERS = {
     "timed out": (TimeoutError("timed out"), True),
     "no such host": (URLError(socket.gaierror(-2, "Name or service not known")), True),
+    "no route": (URLError(OSError(errno.EHOSTUNREACH, "No route to host")), True),
     "busy": (HTTPError("", 503, "", {}, None), False),
     "certificate": (URLError(ssl.SSLError("unknown authority")), False),
     "address": (ValueError("unknown url type"), False),
