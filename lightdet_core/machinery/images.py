@@ -141,6 +141,8 @@ def orientation(path: Path) -> tuple[int, tuple[int, int]]:
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
+            if image.format == "PNG" and "exif" not in image.info:
+                return 1, image.size  # behind its pixels, which would be decoded, nobody writes it
             turn, size = _turn(image), image.size
             return turn, size[::-1] if image.format == "TIFF" and turn >= 5 else size
     except Exception as error:
