@@ -59,8 +59,9 @@ def begin(what: str) -> None:
 def share_cores() -> None:
     """Where other work runs, threads that spin while they wait for each other make both crawl.
 
-    Two trainings on two cores: below 1 image/s each instead of 17. On idle cores spinning is
-    quicker, 30 images/s to 16. It must be known before torch is loaded.
+    Two trainings (g1, demo) on two cores: 35 steps of 4 images were not done in a minute, asleep
+    they ran at 17 images/s each. On idle cores spinning is quicker, 30 images/s to 16. It must be
+    known before torch is loaded.
     """
     import psutil
 

@@ -1,7 +1,7 @@
 """COCO annotation files: read, checked as a whole, and turned into arrays."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -229,15 +229,17 @@ def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str,
     found = _checked(coco["categories"], "category", _check_category, problems)
     found = sorted(found, key=lambda c: c["id"])
     used = {a.get("category_id") for a in coco["annotations"] if _is_id(_of(a, "category_id"))}
-    twice = {name for name, n in Counter(c["name"] for c in found).items() if n > 1}
+    alike = defaultdict(list)  # ids by name
+    for category in found:
+        alike[category["name"]].append(category["id"])
+    needed = {ids[-1] for ids in alike.values() if not used.intersection(ids)} | used
     kept = []
     for category in found:
-        name, others = category["name"], [c["id"] for c in found if c["name"] == category["name"]]
-        lost = others if used.intersection(others) else others[:-1]
-        if name in twice and category["id"] in lost and category["id"] not in used:
-            drops[f"category {category['id']}, another {name!r} without annotations, left out"] = 1
+        identity, name = category["id"], category["name"]
+        if len(alike[name]) > 1 and identity not in needed:
+            drops[f"category {identity}, another {name!r} without annotations, left out"] = 1
         else:
-            kept.append({"id": category["id"], "name": name})
+            kept.append({"id": identity, "name": name})
     twice = [name for name, n in Counter(c["name"] for c in kept).items() if n > 1]
     problems += [("duplicate category name", repr(name)) for name in twice]
     if not kept and not problems:

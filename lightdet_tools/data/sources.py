@@ -104,10 +104,7 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
             f"profile {config.profile}: not found: {', '.join(dict.fromkeys(missing))}; "
             f"{COCO_LOCAL.get(source, local)}"
         )
-    splits = {split: _summary(annotations) for split, (annotations, _) in paths.items()}
-    if source == "folder":  # pictures that change have DVC pack them again
-        for split, (annotations, images) in paths.items():
-            splits[split]["files"] = _pictures(annotations, images)
+    splits = {split: _summary(*pair, source) for split, pair in paths.items()}
     manifest = {"profile": config.profile, "source": source, "licence": LICENCES[source]}
     write_json(folder / "manifest.json", {**manifest, "splits": splits}, indent=2)
     for split, counts in splits.items():
@@ -117,23 +114,21 @@ def prepare(config: Config, progress: Callable[[str], None] = print) -> Path:
     return folder / "manifest.json"
 
 
-def _pictures(annotations: Path, images: Path) -> str:
-    """sha256 of names, sizes and times of a split's pictures."""
-    records = read_coco(annotations)["images"]
-    names = [str(record.get("file_name")) for record in records if isinstance(record, dict)]
-    return text_hash(file_state(images, names))
-
-
-def _summary(annotations: Path) -> dict:
+def _summary(annotations: Path, images: Path, source: str) -> dict:
     coco = read_coco(annotations)
     crowds = sum(1 for a in coco["annotations"] if isinstance(a, dict) and a.get("iscrowd"))
-    return {
+    counts = {
         "images": len(coco["images"]),
         "boxes": len(coco["annotations"]),
         "crowds": crowds,
         "classes": len(coco["categories"]),
         "sha256": file_hash(annotations),
     }
+    if source != "folder":
+        return counts
+    # pictures that change have DVC pack them again
+    names = [str(image.get("file_name")) for image in coco["images"] if isinstance(image, dict)]
+    return {**counts, "files": text_hash(file_state(images, names))}
 
 
 def _annotation(identity: int, image_id: int, category: int, box: tuple, crowd: bool) -> dict:
