@@ -31,7 +31,11 @@ SMALL_SHARE = 0.05  # of objects that are thinner: more are worth a word
 GPU_SHARE = 0.5  # of the free memory of a GPU that packed images may take
 MIN_AREA = 0.1  # visible share of a warped object below which it is dropped (YOLOv5's filter)
 MIN_VISIBLE = 0.5  # the same for objects that CutMix covers or cuts
-MOSAIC_FILL = 114.0  # grey of the YOLOX mosaic canvas
+FILL, MOSAIC_FILL = 0.0, 114.0  # outside of the image: black as NanoDet has it, YOLOX's grey
+# NanoDet's old ranges (D19): what is added to the [0, 1] image, what it is multiplied by, and the
+# factor on its HSV saturation
+BRIGHTNESS, CONTRAST, SATURATION = (-0.2, 0.2), (0.6, 1.4), (0.5, 1.2)
+MIXUP_ALPHA = 1.5  # ratio ~ Beta(alpha, alpha), as in RTMDet's and GluonCV's detectors
 
 # One uniform number per name and image, always all of them: no draw depends on data or settings.
 DRAWS = (
@@ -153,8 +157,8 @@ def training_batch(
         mix = _Mix(*(field[drawn] for field in mix))
         targets = [target[rows.start : rows.stop] for target in targets]
     device = torch.device(device)
-    images = _warp_images(pack, sources, is_mosaic, geometry, settings.fill, size, device)
-    images = _mix_images(_colour(images, draws, settings), mix)
+    images = _warp_images(pack, sources, is_mosaic, geometry, size, device)
+    images = _mix_images(_colour(images, draws, settings.color_probability), mix)
     images = images[1:] if part else images
     images = images.contiguous(memory_format=torch.channels_last)
     return Batch(images, *(to_device(target, device) for target in targets))
@@ -303,7 +307,7 @@ def _warp_targets(
 
 
 def _warp_images(
-    pack, sources: Tensor, is_mosaic: Tensor, geometry: _Geometry, fill: float, size: int, device
+    pack, sources: Tensor, is_mosaic: Tensor, geometry: _Geometry, size: int, device
 ) -> Tensor:
     """Canvases (B, 3, S, S). Only mosaic images read, move and sample four packed images."""
     plain, four = torch.where(~is_mosaic)[0], torch.where(is_mosaic)[0]
@@ -313,7 +317,7 @@ def _warp_images(
     else:
         packed = to_device(torch.from_numpy(np.asarray(pack.images[rows.numpy()])), device)
     images = torch.empty(len(sources), 3, size, size, device=device)
-    for chosen, tiles, outside in (plain, 1, fill), (four, 4, MOSAIC_FILL):
+    for chosen, tiles, outside in (plain, 1, FILL), (four, 4, MOSAIC_FILL):
         part, packed = packed.tensor_split([len(chosen) * tiles])
         if len(chosen):
             own = _Geometry(*(field[chosen, :tiles] for field in geometry))
@@ -351,22 +355,20 @@ def _resample(packed: Tensor, geometry: _Geometry, fill: float, size: int) -> Te
     return images.masked_fill_(~covered[:, None], fill)
 
 
-def _colour(images: Tensor, draws: dict, settings: AugmentConfig) -> Tensor:
+def _colour(images: Tensor, draws: dict, probability: float) -> Tensor:
     """Brightness, contrast and HSV saturation, each with its probability; nothing is clipped.
 
     With v = max(r, g, b), the HSV saturation is (v - min) / v: a factor f on it moves each channel
     x to v - (v - x) f and leaves v and the hue alone.
     """
 
-    def factors(name: str, chosen: str, span: tuple[float, ...], neutral: float) -> Tensor:
-        use = draws[chosen] < settings.color_probability
-        value = torch.where(use, _between(draws[name], *span), neutral)
+    def factors(name: str, chosen: str, span: tuple[float, float], neutral: float) -> Tensor:
+        value = torch.where(draws[chosen] < probability, _between(draws[name], *span), neutral)
         return to_device(value.float(), images.device)[:, None, None, None]
 
-    limit = 255 * settings.brightness
-    images = images + factors("brightness", "brightened", (-limit, limit), 0.0)
-    images = images * factors("contrast", "contrasted", settings.contrast, 1.0)
-    factor = factors("saturation", "saturated", settings.saturation, 1.0)
+    images = images + 255 * factors("brightness", "brightened", BRIGHTNESS, 0.0)
+    images = images * factors("contrast", "contrasted", CONTRAST, 1.0)
+    factor = factors("saturation", "saturated", SATURATION, 1.0)
     return torch.lerp(images.amax(1, keepdim=True), images, factor)
 
 
@@ -376,7 +378,7 @@ def _draw_mix(draws: dict, settings: AugmentConfig, size: int) -> _Mix:
     mixup = pick < settings.mixup
     cutmix = ~mixup & (pick < settings.mixup + settings.cutmix)
     # Beta(a, a) in closed form, by the projection of a symmetric law on the disk (Ulrich 1984).
-    power = 2 / max(2 * settings.mixup_alpha - 1, 1e-9)
+    power = 2 / (2 * MIXUP_ALPHA - 1)
     radius = (1 - draws["ratio_radius"] ** power).sqrt()
     ratio = 0.5 + 0.5 * radius * torch.cos(2 * torch.pi * draws["ratio_angle"])
     # The area share of the rectangle is uniform = 1 - Beta(1, 1); it always lies inside.

@@ -18,6 +18,8 @@ STRIDES = (8, 16, 32)
 EPS = 1e-6  # floor of the denominators
 QUALITY_TOPK = 4  # GFLv2's setting
 MAX_CANDIDATES = 5000  # per image into NMS; a trained network stays far below
+# of `detect`, for every AP here; COCO counts no more than 100 boxes of an image
+SCORE_THRESHOLD, IOU_THRESHOLD, MAX_DETECTIONS = LIMITS = (0.05, 0.6, 100)
 
 
 class Grid(NamedTuple):
@@ -222,9 +224,9 @@ class DetectionNetwork(nn.Module):
     def detect(
         self,
         images: Tensor,
-        score_threshold: float = 0.05,
-        iou_threshold: float = 0.6,
-        max_detections: int = 100,
+        score_threshold: float = SCORE_THRESHOLD,
+        iou_threshold: float = IOU_THRESHOLD,
+        max_detections: int = MAX_DETECTIONS,
     ) -> list[Detections]:
         """Detections of each image (B, 3, H, W), RGB 0..255; boxes are clipped to the canvas."""
         outputs, size = [x.float() for x in self(images)], (images.shape[-2], images.shape[-1])

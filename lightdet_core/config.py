@@ -1,9 +1,9 @@
 """Configuration: params.yaml -> frozen dataclasses; type, range, default and reason in one line.
 
 The defaults are experiment c0: NanoDet's EfficientNet-Lite1@416, the paper where it speaks. Over
-them `load_config(experiment, profile)` puts four levels, the later one winning key by key:
-common <- profile <- experiments[name] <- profile.experiments[name]. The last level is for
-what an experiment needs in one profile only (NanoDet's own schedule on COCO, say).
+them `load_config(experiment, profile)` puts three levels, the later one winning key by key:
+profile <- experiments[name] <- profile.experiments[name]. The last level is for what an
+experiment needs in one profile only (NanoDet's own schedule on COCO, say).
 A profile's `input_scale` shrinks `input_size` (to a multiple of 16) and with it `cell_scale`, so
 that the assignment's cells keep their share; else no object of a small picture fits stride 32.
 What a run cannot have raises `ConfigError`, which names the key, the value and the remedy.
@@ -102,10 +102,8 @@ class DataConfig:
     num_train: Whole = 0  # demo: scenes to draw for training
     num_val: Whole = 0  # demo: scenes to draw for evaluation
     seed: Whole = 0  # demo: which scenes
-    image_width: int = Field(320, ge=96)  # demo: pixels; every tenth scene is portrait
-    image_height: int = Field(240, ge=96)  # demo: pixels
+    image_size: int = Field(320, ge=96)  # demo: px of the square scenes
     pack_size: int = Field(640, ge=32)  # px; images are packed once at it, augmentation resamples
-    skip_broken: bool = False  # drop broken images and annotations with a count, not an error
     classes: Names = ()  # names of those that are kept; none = all of the annotations
 
 
@@ -120,9 +118,10 @@ class ModelConfig:
     stacked_convs: Count = 3  # depthwise-separable convolutions per level of the head
     reg_max: int = Field(10, ge=4)  # largest distance in strides; R = reg_max + 1 bins
     cell_scale: Positive = 8.0  # side of the ATSS cell in strides (octave_base_scale)
-    pretrained: OnOrFile = False  # true: ImageNet weights; or a local file of them
+    pretrained: OnOrFile = True  # ImageNet weights, as in the paper; or a local file of them
     drop_path: float = Field(0.0, ge=0, le=0.9)  # stochastic depth of the backbone
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
+    tf_padding: bool = False  # of the backbone, as its weights had it; else symmetric, as NanoDet's
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -130,17 +129,12 @@ class AugmentConfig:
     scale: Factors = (0.5, 1.5)  # factor on the letterboxed size
     translate: float = Field(0.2, ge=0, le=0.5)  # shift, uniform within +- this share
     warp_probability: Share = 0.5  # scale and translation are each applied with this probability
-    flip: Share = 0.5  # probability of mirroring left-right
-    brightness: Share = 0.2  # add uniform(-b, b) to the [0, 1] image
-    contrast: Factors = (0.6, 1.4)  # multiply
-    saturation: Factors = (0.5, 1.2)  # factor on the HSV saturation
+    flip: Share = 0.5  # probability of mirroring left-right; 0 where left and right differ (signs)
     color_probability: Share = 0.5  # of each of the three colour changes
     mosaic: Share = 0.0  # probability per image
     mosaic_off_epochs: Whole = 15  # the last epochs see plain images again
     mixup: Share = 0.0  # probability per image
-    mixup_alpha: float = Field(1.5, ge=0.5)  # ratio ~ Beta(alpha, alpha); a box weighs its share
     cutmix: Share = 0.0  # probability per image
-    fill: float = Field(0.0, ge=0, le=255)  # outside of the image; a mosaic canvas uses 114
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,16 +150,14 @@ class TrainConfig:
     milestones: Epochs = (130, 150, 160, 165)  # epochs; multistep: lr x 0.1 at each
     final_lr: NotNegative = 0.0  # cosine: where it ends
     grad_clip: NotNegative = 0.0  # largest gradient norm; 0 = off
+    frozen_bn: bool = False  # the backbone's batch norm stays as it is at the start
     ema_decay: float = Field(0.0, ge=0, le=0.99999)  # moving average of the weights; 0 = off
     ema_ramp: Count = 2000  # steps over which the decay grows to ema_decay
     label_smoothing: float = Field(0.0, ge=0, le=0.05)  # positives only: y = IoU (1 - eps)
     # bf16, fp16: autocast, the latter with a scaled loss; fp16-pure: Apex O3
     precision: Literal["fp32", "bf16", "fp16", "fp16-pure"] = "fp32"
-    compile: bool = False  # torch.compile of the network: minutes first, then faster steps
-    sync_bn: bool = True  # many processes: batch norm over all of them, or over each one's images
     init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
     checkpoint_steps: Count = 500  # steps between two resumable checkpoints
-    log_steps: Count = 10  # steps between two rows of log.csv
     evaluate_epochs: Whole = 0  # evaluate after every so many epochs and at pruning; 0 = at the end
 
 
@@ -182,17 +174,6 @@ class DistillConfig:
     vlr_weight: NotNegative = 0.0  # the same around them, in the valuable localization region
     kd_weight: NotNegative = 0.0  # distillation of the class logits at the positive cells
     temperature: Positive = 10.0  # of the edge distributions
-    kd_temperature: Positive = 2.0  # of the classes
-    vlr_gamma: Share = 0.25  # the region: gamma x threshold <= DIoU < threshold
-    normalizer: Literal["batch", "released"] = "batch"  # as box losses; or as LD's released code
-
-
-@dataclass(frozen=True, config=STRICT)
-class EvaluateConfig:
-    score_threshold: Share = 0.05  # detections at or below are dropped before NMS
-    iou_threshold: Share = 0.6  # class-wise NMS
-    max_detections: int = Field(100, ge=1, le=100)  # per image; COCO counts no more
-    batch_size: Count = 32  # images per forward pass
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -206,26 +187,30 @@ class Config:
     train: TrainConfig = TrainConfig()
     sparsity: SparsityConfig = SparsityConfig()
     distill: DistillConfig = DistillConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
 
     @property
     def settings(self) -> dict:
         """Every setting as a nested dict, but for those that change no weights."""
         settings = dataclasses.asdict(self)
-        unused = {"checkpoint_steps", "log_steps", "evaluate_epochs"}
-        unused |= {"sync_bn"} if self.train.sync_bn else set()  # any number of processes
-        unused |= set() if self.train.compile else {"compile"}  # it rounds otherwise
-        for key in unused:
+        for key in ("checkpoint_steps", "evaluate_epochs"):
             del settings["train"][key]
-        if not self.data.classes:
-            del settings["data"]["classes"]
         return settings
 
     @property
     def hash(self) -> str:
-        """12 hex digits over every setting but the seed: runs that share them are comparable."""
-        settings = {key: value for key, value in self.settings.items() if key != "seed"}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        """12 hex digits of the settings but for the seed: runs that share them are comparable.
+
+        Only what differs from the defaults counts, so that a new option leaves old runs as they
+        are. Hence a default never changes: what would be better becomes an option.
+        """
+        usual = Config("", "").settings
+        kept = {
+            section: {k: v for k, v in values.items() if v != usual[section][k]}
+            for section, values in self.settings.items()
+            if section in SECTIONS
+        }
+        text = json.dumps([self.experiment, self.profile, kept], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_classes(self, number: int) -> "Config":
         """The same with `model.num_classes` as given."""
@@ -296,7 +281,7 @@ def all_runs(params: dict) -> list[str]:
 
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "show", "common", "adamw", "experiments", *LISTS}
+    others = {"profile", "show", "adamw", "experiments", *LISTS}
     return [key for key in params if key not in others]
 
 
@@ -319,7 +304,6 @@ def load_config(
         _choose(name, experiments, f"{profile}.experiments:")
     of_experiment = _mapping(experiments[experiment], f"experiments.{experiment}")
     layers = {  # by where they stand, the strongest last
-        "common": params.get("common"),
         profile: base,
         f"experiments.{experiment}": {k: v for k, v in of_experiment.items() if k not in WORDS},
         f"{profile}.experiments.{experiment}": in_profile.get(experiment),

@@ -22,6 +22,9 @@ from lightdet_core.machinery.distributed import total
 from lightdet_core.machinery.packs import check_categories
 from lightdet_core.model import LightDet, load_weights
 
+VLR_GAMMA = 0.25  # the region: gamma x threshold <= DIoU < threshold; as released
+KD_TEMPERATURE = 2.0  # of the classes; the released code's for COCO
+
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 x mean over the last dimension of the terms of KL(teacher || student): (…, K) -> (…,).
@@ -85,10 +88,10 @@ def distillation_loss(
     region (VLR) the cell's IoU; KD the object's share of the image. Some positives belong to the
     VLR, too, and count in both, as released.
 
-    With the normalizer "batch" no term changes with the batch size: LD is divided by
-    W = max(sum of w_p, 1), VLR by max(sum of its weights, 1), so that both are weighted means,
-    and KD by N = sum over images of max(positives, 1). "released" is the reference code's: LD and
-    VLR are sums / 4 and / 16 that grow with the batch; KD is divided by its level's positives.
+    No term changes with the batch size: LD is divided by W = max(sum of w_p, 1), VLR by
+    max(sum of its weights, 1), so that both are weighted means, and KD by N = sum over images of
+    max(positives, 1). (In the released code LD and VLR are sums / 4 and / 16 that grow with the
+    batch, and KD is divided by its level's positives: D40.)
 
     Args:
         student, teacher, grid, batch: of the same images, cells, bins and classes.
@@ -98,33 +101,26 @@ def distillation_loss(
     Returns:
         loss_ld, loss_ld_vlr, loss_kd: scalars; a constant 0 for a term that is switched off.
     """
-    by_batch, temperature = settings.normalizer == "batch", settings.temperature
     share = object_shares(matched_gt, batch.gt_weights)
 
-    def localization(weight: Tensor, released: float) -> Tensor:
-        by = total(weight.sum()).clamp(min=1) if by_batch else released
-        return localization_distillation(student.box, teacher.box, weight, temperature, by)
+    def localization(weight: Tensor) -> Tensor:
+        by = total(weight.sum()).clamp(min=1)
+        edges = student.box, teacher.box
+        return localization_distillation(*edges, weight, settings.temperature, by)
 
     loss = dict.fromkeys(("loss_ld", "loss_ld_vlr", "loss_kd"), share.new_zeros(()))
     if settings.ld_weight:
         weight = positive_weight(student, matched_gt, batch.gt_weights)  # as DFL
-        loss["loss_ld"] = settings.ld_weight * localization(weight, released=1)
+        loss["loss_ld"] = settings.ld_weight * localization(weight)
     if settings.vlr_weight:
         cells = cell_boxes(grid.points, grid.strides, cell_scale)
         targets = batch.gt_boxes, batch.gt_mask
-        weight = region_weights(cells, *targets, thresholds, settings.vlr_gamma)
-        loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight, released=4)
+        weight = region_weights(cells, *targets, thresholds, VLR_GAMMA)
+        loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight)
     if settings.kd_weight:
-        count = num_positives(matched_gt) if by_batch else _of_level(matched_gt, grid)
-        softened = student.cls, teacher.cls, share / count, settings.kd_temperature
+        softened = student.cls, teacher.cls, share / num_positives(matched_gt), KD_TEMPERATURE
         loss["loss_kd"] = settings.kd_weight * class_distillation(*softened)
     return loss
-
-
-def _of_level(matched_gt: Tensor, grid: Grid) -> Tensor:
-    """(P,): the positives of the cell's level, of all processes, at least 1."""
-    levels = (matched_gt >= 0).split(grid.level_sizes, 1)
-    return torch.cat([total(x.sum()).clamp(min=1).expand(x.shape[1]) for x in levels])
 
 
 def check_teacher(

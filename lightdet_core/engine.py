@@ -30,6 +30,7 @@ from lightdet_core.machinery.precision import forward
 from lightdet_core.model import LightDet, build, from_scratch
 
 Weights = dict[str, Tensor]  # by their names
+LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 
@@ -110,7 +111,7 @@ def train_step(
     with part("backward"):
         state.optimizer.zero_grad(set_to_none=True)
         state.scaler.scale(terms["loss"]).backward()
-        distributed.sum_gradients(model, average_buffers=not train.sync_bn)
+        distributed.sum_gradients(model)
     with part("optimizer"):
         state.scaler.unscale_(state.optimizer)
         terms["grad_norm"] = _gradient_norm(state)
@@ -203,12 +204,12 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
             done, epoch, last = step + 1, step // epoch_steps, step + 1 == steps
             stopping = distributed.any_of(stop.is_set())
             saving = done % train.checkpoint_steps == 0 or last or stopping
-            if done % train.log_steps == 0 or saving:
+            if done % LOG_STEPS == 0 or saving:
                 # losses are shares of the batch's, the other numbers are the batch's already
                 terms |= {k: distributed.total(v) for k, v in terms.items() if k.startswith("loss")}
                 values = {k: terms[k].item() for k in log.columns[3:]}
                 _check_finite(config.run_name, done, values["loss"], state, run.checkpoint)
-                if done % train.log_steps == 0 or last:
+                if done % LOG_STEPS == 0 or last:
                     log.row([done, epoch, lr, *values.values()])
                 skipped = int(state.skipped)  # fp16 alone skips steps
                 after = f"  {skipped} steps skipped" if skipped else ""
@@ -287,8 +288,8 @@ def begin(run: Run) -> tuple[State, int]:
             ) from None
     model = model.to(run.device, memory_format=torch.channels_last).train()  # type: ignore
     model = distributed.connect(model, train)
-    if train.compile:
-        model.compile()  # in place: names of weights stay
+    if train.frozen_bn:
+        freeze_batch_norm(model.backbone)
     state, step = new_state(model, train, run.device), 0
     if resumed:
         step, tensors = resumed
@@ -296,6 +297,13 @@ def begin(run: Run) -> tuple[State, int]:
     if state.masks:
         _keep_pruned(state, config)
     return state, step
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Batch norm with constant statistics, scale and shift, in a network in train mode."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval().requires_grad_(False)
 
 
 def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> State:

@@ -15,16 +15,19 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lightdet_core.boxes import DetectionNetwork, on_image
-from lightdet_core.config import EvaluateConfig
+from lightdet_core.boxes import LIMITS, DetectionNetwork, on_image
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.packs import Pack, coco_results, true_area
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+BATCH = 32  # images per forward pass
 
 
 def detect_pack(
-    model: DetectionNetwork, pack: Pack, config: EvaluateConfig, device: torch.device | str = "cpu"
+    model: DetectionNetwork,
+    pack: Pack,
+    device: torch.device | str = "cpu",
+    limits: tuple[float, float, int] = LIMITS,
 ) -> list[dict]:
     """Detections on every packed image as COCO results, in pixels of the original images.
 
@@ -34,14 +37,13 @@ def detect_pack(
     Args:
         model: in eval mode, on `device`.
         pack: of images of the network's input size.
-        config: of the thresholds, and how many images go through the network at a time.
+        limits: of `boxes.detect`.
     """
     batches = []
-    limits = config.score_threshold, config.iou_threshold, config.max_detections
-    starts = range(0, len(pack.images), config.batch_size)
+    starts = range(0, len(pack.images), BATCH)
     for start in starts[distributed.rank() :: distributed.count()]:
         results = []
-        rows = slice(start, start + config.batch_size)
+        rows = slice(start, start + BATCH)
         images = torch.from_numpy(np.array(pack.images[rows])).to(device).permute(0, 3, 1, 2)
         images = images.float().contiguous(memory_format=torch.channels_last)
         batch = model.detect(images, *limits)

@@ -70,7 +70,8 @@ class Backbone(nn.Module):
 
     timm gives the activation to every layer. (NanoDet's option reaches only the stem, so that
     a "SiLU backbone" there keeps ReLU6 in all blocks.) Padding is symmetric, as NanoDet has it
-    and as it exports best; timm's `tf_` weights, trained with TensorFlow's padding, load into it.
+    and as it exports best; timm's `tf_` weights, trained with TensorFlow's padding, load into it,
+    and with `tf_padding` they have their own.
     """
 
     mean: Tensor
@@ -78,7 +79,12 @@ class Backbone(nn.Module):
     net: Any
 
     def __init__(
-        self, name: str, activation: str, drop_path: float = 0.0, bn_momentum: float = 0.1
+        self,
+        name: str,
+        activation: str,
+        drop_path: float = 0.0,
+        bn_momentum: float = 0.1,
+        tf_padding: bool = False,
     ):
         super().__init__()
         name, _, expansion = name.partition("-e")
@@ -91,6 +97,7 @@ class Backbone(nn.Module):
             # eps as in NanoDet and in the TensorFlow weights
             norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=bn_momentum),
             drop_path_rate=drop_path,
+            pad_type="same" if tf_padding else "",
         )
         self.net, self.channels = net, net.feature_info.channels()
         # the tf_ weights were trained on images normalised so; the same serves from scratch
@@ -205,7 +212,7 @@ class LightDet(DetectionNetwork):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        settings = config.activation, config.drop_path, config.bn_momentum
+        settings = config.activation, config.drop_path, config.bn_momentum, config.tf_padding
         self.backbone = Backbone(config.backbone, *settings)
         self.neck = PAN(self.backbone.channels, config.channels)
         self.head = GFLHead(config)

@@ -29,8 +29,6 @@ class Predictor(NamedTuple):
     network: LightDet
     categories: list[dict]  # {"id", "name"} by label
     size: int  # side of the network's canvas, pixels
-    iou_threshold: float  # of NMS
-    max_detections: int
 
     def predict(
         self, image: str | Path | Image.Image | np.ndarray | Tensor, score_threshold: float = 0.3
@@ -51,8 +49,8 @@ class Predictor(NamedTuple):
         height, width = pixels.shape[:2]
         canvas = torch.from_numpy(letterbox(pixels, self.size, quick=True))[None]
         device = next(self.network.parameters()).device
-        limits = score_threshold, self.iou_threshold, self.max_detections
-        (found,) = self.network.detect(canvas.permute(0, 3, 1, 2).float().to(device), *limits)
+        canvas = canvas.permute(0, 3, 1, 2).float().to(device)
+        (found,) = self.network.detect(canvas, score_threshold)
         found = on_image(found, width, height, self.size)
         names = [self.categories[label]["name"] for label in found.labels.tolist()]
         return Prediction(found.boxes.float(), found.scores, found.labels, names)
@@ -121,5 +119,4 @@ def load(weights: Path | str, device: torch.device | str = "cpu") -> Predictor:
         UserError: missing, damaged, or not written by training.
     """
     network, config, categories = load_weights(weights)
-    limits = config["evaluate"]["iou_threshold"], config["evaluate"]["max_detections"]
-    return Predictor(network.to(device), categories, config["model"]["input_size"], *limits)
+    return Predictor(network.to(device), categories, config["model"]["input_size"])

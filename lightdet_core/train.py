@@ -141,7 +141,7 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
         model.load_state_dict(weights)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
-        detections = detect_pack(model, packs["val"], config.evaluate, device)
+        detections = detect_pack(model, packs["val"], device)
         found = coco_metrics(truth, detections) if distributed.rank() == 0 else None
         return model, detections, distributed.from_first(found)
 

@@ -90,12 +90,17 @@ def data(profile: OneProfile) -> None:
 
 
 @app.command(**LEARN)
-def pack(profile: OneProfile) -> None:
+def pack(
+    profile: OneProfile,
+    skip_broken: Annotated[
+        bool, option("leave out what is broken, with a count", "--skip-broken")
+    ] = False,
+) -> None:
     """Pack a profile's images for training."""
     configs = [load_config(run, profile) for run in all_runs(read_params())]
     from lightdet_tools.data.pack import prepare_packs
 
-    print(f"wrote {prepare_packs(configs).relative_to(root())}")
+    print(f"wrote {prepare_packs(configs, told, skip_broken).relative_to(root())}")
 
 
 @app.command(**LEARN)

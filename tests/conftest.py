@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from lightdet_core import augment, train
+from lightdet_core import augment, engine, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import AugmentConfig, load_config
 from lightdet_core.config import root as repository
@@ -66,17 +66,16 @@ def silent(_: str) -> None:
 def tiny(**changes):
     """The smoke profile at 64 px with 16 + 4 scenes and 6 steps."""
     config = load_config("g1", "smoke", seed=changes.pop("seed", 0))
-    data = dataclasses.replace(
-        config.data, num_train=16, num_val=4, pack_size=96, image_width=128, image_height=96
-    )
+    data = dataclasses.replace(config.data, num_train=16, num_val=4, pack_size=96, image_size=128)
     model = dataclasses.replace(
-        config.model, input_size=64, drop_path=0.1, **changes.pop("model", {})
+        config.model,
+        **{"input_size": 64, "drop_path": 0.1, "pretrained": False, **changes.pop("model", {})},
     )
     sections = {
         name: dataclasses.replace(getattr(config, name), **changes.pop(name, {}))
         for name in ("augment", "sparsity", "distill")
     }
-    settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2, "log_steps": 1}
+    settings = {"epochs": 3, "batch_size": 8, "checkpoint_steps": 2}
     settings |= {"warmup_steps": 2} | changes
     return dataclasses.replace(
         config,
@@ -93,6 +92,14 @@ def use_root(patch, folder):
         if not (folder / name).exists():
             (folder / name).symlink_to(HERE / name)
     patch.setenv("LIGHTDET_ROOT", str(folder))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_step_in_the_log():
+    """Trainings here have few steps. (Processes that a test starts have their own ten.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "LOG_STEPS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 The global batch is what counts. Process r of n takes the rows r B / n to (r + 1) B / n of every
 batch, whose random numbers are drawn alike everywhere; losses are divided by normalisers of the
 global batch (`total`), so that gradients of the processes just add up (`sum_gradients`). With batch
-norm over all processes (`train.sync_bn`) a step computes what one process would, up to rounding.
+norm over all processes, too, a step computes what one process would, up to rounding.
 All processes hold the same state after every step; the first one alone writes files. What is on the
 CPU, flags and objects, travels through gloo: no wait for the GPU.
 
@@ -91,28 +91,16 @@ def total(value: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sum_gradients(model: nn.Module, average_buffers: bool) -> None:
-    """Add the gradients of all processes, in place.
-
-    Args:
-        average_buffers: for batch norm by process, whose statistics differ: all take the mean.
-    """
+def sum_gradients(model: nn.Module) -> None:
+    """Add the gradients of all processes, in place."""
     if count() == 1:
         return
-    _sum_in_place([p.grad for p in model.parameters() if p.grad is not None])
-    if average_buffers:
-        statistics = ("running_mean", "running_var")
-        buffers = [b for name, b in model.named_buffers() if name.endswith(statistics)]
-        _sum_in_place(buffers)
-        torch._foreach_div_(buffers, count())
-
-
-def _sum_in_place(tensors: list[Tensor]) -> None:
-    flat = torch.cat([tensor.flatten() for tensor in tensors])  # one message for all
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one message for all
     dist.all_reduce(flat)
-    pieces = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, piece in zip(tensors, pieces, strict=True):
-        tensor.copy_(piece.view_as(tensor))
+    pieces = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, piece in zip(gradients, pieces, strict=True):
+        gradient.copy_(piece.view_as(gradient))
 
 
 def any_of(flag: bool) -> bool:
@@ -200,26 +188,24 @@ class _DropPath(DropPath):
 
 
 def connect(model: Any, train: TrainConfig) -> Any:
-    """Let the layers that look at the whole batch do so over all processes, in training.
+    """Let stochastic depth and batch norm look at the whole batch, over all processes, in training.
 
-    Stochastic depth always does, batch norm if asked. Names of weights stay. (On GPUs torch's batch
-    norm over processes waits once per layer for the count of values.)
+    Names of weights stay. (On GPUs torch's batch norm over processes waits once per layer for the
+    count of values.)
 
     Raises:
         UserError: batch norm over processes in half precision, which torch does not compute.
     """
     if count() == 1:
         return model
-    if train.sync_bn and train.precision == "fp16-pure":
+    if train.precision == "fp16-pure":
         raise UserError(
-            "train.precision fp16-pure: batch norm over processes needs float32; set train.sync_bn "
-            "to false, or take fp16"
+            "train.precision fp16-pure: batch norm over processes needs float32; train on one GPU "
+            "(CUDA_VISIBLE_DEVICES=0), or take fp16"
         )
     for layer in model.modules():
         if isinstance(layer, DropPath):
             layer.__class__, layer.batch_size = _DropPath, train.batch_size  # type: ignore
-    if not train.sync_bn:
-        return model
     on_gpu = next(model.parameters()).is_cuda
     return convert_sync_batchnorm(model) if on_gpu else own_batch_norm(model)
 

@@ -18,7 +18,7 @@ from lightdet_core.machinery.files import file_hash, split_paths
 if TYPE_CHECKING:
     from torch import Tensor  # packing goes without torch
 
-FORMAT = 4  # raise it when the arrays change their meaning: older packs are then rebuilt
+FORMAT = 5  # raise it when the arrays change their meaning: older packs are then rebuilt
 REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
 ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
     "images": (np.uint8, ("S", "S", 3)),  # RGB
@@ -46,6 +46,7 @@ class Pack(NamedTuple):
     hash: str  # sha256 of the annotation file
     pixels: str  # sha256 of the packed images
     path: Path
+    folder: str  # of the images, as `place_of` names it
 
 
 def coco_results(
@@ -84,7 +85,7 @@ def read_meta(path: Path) -> dict:
         raise FileNotFoundError(f"{path}: {what}; {REPACK}") from None
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
-    keys = {"format", "sha256", "size", "skip_broken", "pixels", "images", "drops", "categories"}
+    keys = {"format", "sha256", "size", "pixels", "images", "drops", "categories"}
     keys |= {"classes", "folder", "files", "pillow"}
     if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
@@ -124,7 +125,8 @@ def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, .
             found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
             raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")
     return Pack(**arrays, size=meta["size"], categories=meta["categories"],
-                hash=meta["sha256"], pixels=meta["pixels"], path=path)  # fmt: skip
+                hash=meta["sha256"], pixels=meta["pixels"], path=path,
+                folder=meta["folder"])  # fmt: skip
 
 
 def pack_path(config: Config, split: str) -> Path:
@@ -143,13 +145,9 @@ def open_split(config: Config, split: str) -> Pack:
     images. (Whether the pictures in it have changed is asked when they are packed.)"""
     annotations, images = split_paths(config, split)
     pack = open_pack(pack_path(config, split), annotations, config.data.classes)
-    meta = read_meta(pack.path)
-    made_from = meta["folder"]
-    if meta["skip_broken"] != config.data.skip_broken:
-        skipped = f"made with data.skip_broken {meta['skip_broken']}"
-        raise DataError(f"{pack.path}: {skipped}, not {config.data.skip_broken}; {REPACK}")
-    if config.data.source == "folder" and made_from != place_of(images):
-        raise DataError(f"{pack.path}: made from the images in {made_from}, not {images}; {REPACK}")
+    if config.data.source == "folder" and pack.folder != place_of(images):
+        made_from = f"made from the images in {pack.folder}"
+        raise DataError(f"{pack.path}: {made_from}, not {images}; {REPACK}")
     return pack
 
 

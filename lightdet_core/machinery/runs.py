@@ -41,12 +41,22 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
 def run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) -> str:
     """What a checkpoint and a finished run must agree with, 8 characters each.
 
-    Settings, data, then the weights from elsewhere: teacher, first weights, ImageNet file. Seeds
-    that share all but the first weights may be averaged (report.run_table).
+    Settings, data, then what the weights from elsewhere (teacher, first weights) were made from, by
+    the key of their run: on another processor the same gives other bytes. Of a file without a run
+    its bytes count. Seeds that share all but the first weights may be averaged (report.run_table).
     """
     data = "".join(pack.hash + pack.pixels for pack in packs.values())
-    weights = "".join(file_hash(path)[:8] for path in sources.values())
-    return config.hash[:8] + hashlib.sha256(data.encode()).hexdigest()[:8] + weights
+    return config.hash[:8] + _short(data) + "".join(map(_origin, sources.values()))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _origin(weights: Path) -> str:
+    """8 characters for the run that made this file, or for the file."""
+    key = finished_key(weights.parent)
+    return file_hash(weights)[:8] if key == "incomplete" else _short(key)
 
 
 def finished_key(folder: Path) -> str:

@@ -23,7 +23,14 @@ from PIL import Image
 from torch import Tensor
 
 from lightdet_core import engine
-from lightdet_core.augment import batch_indices, on_device, training_batch
+from lightdet_core.augment import (
+    BRIGHTNESS,
+    CONTRAST,
+    SATURATION,
+    batch_indices,
+    on_device,
+    training_batch,
+)
 from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import State
@@ -53,8 +60,6 @@ def untrained(
     """A network with random weights and its optimizer; not fused: torch's default kernels."""
     torch.manual_seed(config.seed)
     model = LightDet(config.model).to(device, memory_format=memory).train()
-    if config.train.compile:
-        model.compile()
     state = engine.new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:
@@ -120,12 +125,12 @@ def augment_from_files(
         )
         pixels = np.asarray(image, np.float32)
         if brightened:
-            pixels = pixels + 255 * random.uniform(-settings.brightness, settings.brightness)
+            pixels = pixels + 255 * random.uniform(*BRIGHTNESS)
         if contrasted:
-            pixels = pixels * random.uniform(*settings.contrast)
+            pixels = pixels * random.uniform(*CONTRAST)
         if saturated:
             highest = pixels.max(-1, keepdims=True)
-            pixels = highest + (pixels - highest) * random.uniform(*settings.saturation)
+            pixels = highest + (pixels - highest) * random.uniform(*SATURATION)
         images.append(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32))
 
         own = slice(starts[row], starts[row] + truth.counts[row])
@@ -172,7 +177,7 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     annotations, folder = split_paths(config, "train")
     pack = open_split(config, "train")
     config, (pack, _) = with_classes(config, pack), on_device(pack, device)
-    truth = read_annotations(annotations, config.data.skip_broken, config.data.classes)
+    truth = read_annotations(annotations, classes=config.data.classes)
 
     def ours(step: int) -> Batch:
         return training_batch(pack, config, config.seed, step, device)

@@ -56,7 +56,7 @@ def read_coco(path: Path) -> dict:
     return data
 
 
-SKIP = "repair them, or drop them by `skip_broken: true` under the profile's `data`"
+SKIP = "repair them, or leave them out: lightdet pack --profile NAME --skip-broken"
 
 
 def complain(path: Path, problems: list[tuple[str, str]], remedy: str = SKIP) -> None:

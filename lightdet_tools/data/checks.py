@@ -99,7 +99,7 @@ def other_spelling(folder: Path, names: list[str], missing: list[str]) -> str:
     if not found:
         return ""
     name, like = next(iter(found.items()))
-    rest = "; the others can be left out by `skip_broken: true`" if missing[len(found) :] else ""
+    rest = "; `lightdet pack --skip-broken` leaves out the others" if missing[len(found) :] else ""
     like = f"{name!a} is {like!a}; correct it"
     return f"{len(found)} of {len(missing)} have another name there: {like}{rest}"
 

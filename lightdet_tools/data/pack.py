@@ -59,7 +59,7 @@ def build(
         OSError: not enough space.
     """
     settings = {"format": FORMAT, "sha256": file_hash(annotations), "size": size}
-    settings |= {"skip_broken": skip_broken, "classes": sorted(classes)}
+    settings["classes"] = sorted(classes)
     # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
     settings |= {"folder": place_of(images), "pillow": PIL.__version__}
     if not images.is_dir():
@@ -87,7 +87,7 @@ def build(
         _check_same(annotations, truth.categories, categories)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        _write(truth, images, temporary, settings, progress)
+        _write(truth, images, temporary, settings, skip_broken, progress)
         old = out.with_name(f".{out.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if out.exists():
@@ -101,7 +101,12 @@ def build(
 
 
 def _write(
-    truth: Annotations, folder: Path, out: Path, settings: dict, progress: Callable[[str], None]
+    truth: Annotations,
+    folder: Path,
+    out: Path,
+    settings: dict,
+    skip_broken: bool,
+    progress: Callable[[str], None],
 ) -> None:
     """Writes all files of a pack into the empty folder `out`."""
     size, count, most = settings["size"], len(truth.image_ids), int(truth.counts.max())
@@ -113,14 +118,14 @@ def _write(
     progress(
         f"packing {count} images at {size} px: {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
     )
-    if not settings["skip_broken"]:  # found now, not after an hour of decoding
+    if not skip_broken:  # found now, not after an hour of decoding
         names = truth.file_names.tolist()
         lost = [i for i, line in enumerate(file_state(folder, names)) if line.endswith(" -")]
         where = [f"image {truth.image_ids[i]}: {folder / names[i]}" for i in lost]
         remedy = other_spelling(folder, names, [names[i] for i in lost]) if lost else ""
         complain(folder, [("missing image", one) for one in where], remedy or SKIP)
     turned = _turned(truth, folder)
-    if not settings["skip_broken"]:
+    if not skip_broken:
         remedy = (
             "if boxes belong to the stored pixels drop the tag (`exiftool -Orientation= FILE`), "
         )
@@ -128,7 +133,7 @@ def _write(
         undecided = [(kind, f"image {truth.image_ids[i]}: {line}") for i, line in turned.items()]
         complain(folder, undecided, f"{remedy}if to the turned ones turn the pixels, too")
     good, broken, pixels = _write_images(truth, folder, out / "images.npy", size, turned, progress)
-    if broken and not (settings["skip_broken"] and good.any()):
+    if broken and not (skip_broken and good.any()):
         complain(folder, broken)
     drops = truth.drops | Counter(kind for kind, _ in broken)
     for rule, number in drops.items():
@@ -283,8 +288,13 @@ def _write_header(file: object, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def prepare_packs(configs: list[Config], progress: Callable[[str], None] = print) -> Path:
+def prepare_packs(
+    configs: list[Config], progress: Callable[[str], None] = print, skip_broken: bool = False
+) -> Path:
     """Builds the packs that the runs of one profile need.
+
+    Args:
+        skip_broken: leave out what is broken, with a count. Packs that were made so stay in use.
 
     Returns:
         `data/<profile>/packs.json` with the hash, count and size of each pack.
@@ -301,7 +311,7 @@ def prepare_packs(configs: list[Config], progress: Callable[[str], None] = print
     data, categories, names = config.data, None, {}
     for path, (split, size) in reversed(wanted.items()):  # val is small: its defects come first
         annotations, images = split_paths(config, split)
-        more = data.skip_broken, progress, data.classes, categories
+        more = skip_broken, progress, data.classes, categories
         pack = packs[path] = build(annotations, images, path, size, *more)
         categories = pack.categories
         names[split] = {

@@ -156,7 +156,7 @@ def _info(name: str, **more: str) -> dict:
 
 def _make_demo(data: DataConfig, folder: Path, progress: Callable[[str], None]) -> None:
     """Draws the scenes into a temporary folder, then moves images and annotations into place."""
-    keys = ("num_train", "num_val", "seed", "image_width", "image_height")
+    keys = ("num_train", "num_val", "seed", "image_size")
     settings = {key: getattr(data, key) for key in keys}
     settings["generator"] = file_hash(Path(scenes.__file__))
     record = folder / "generated.json"  # written last: only a complete set has it
@@ -212,9 +212,8 @@ def _draw_split(data: DataConfig, split: str, count: int, folder: Path, progress
 def _drawn(data: DataConfig, split: str, count: int) -> Iterator[tuple]:
     """`draw_scene`'s results for a split, in order; many scenes are drawn on all cores."""
     first = VAL_OFFSET if split == "val" else 0
-    size = (data.image_width, data.image_height)
-    sizes = [size[::-1] if i % 10 == 9 else size for i in range(count)]  # every tenth is portrait
-    todo = ([data.seed] * count, range(first, first + count), *zip(*sizes, strict=True))
+    sides = [data.image_size] * count
+    todo = ([data.seed] * count, range(first, first + count), sides, sides)
     workers = min(os.cpu_count() or 1, count // SCENES_PER_WORKER)
     if workers < 2:
         yield from map(scenes.draw_scene, *todo)

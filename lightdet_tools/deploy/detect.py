@@ -96,10 +96,9 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     find, config = exported_find(exported), exported.about["config"]
     torch.set_num_threads(1)
     size = config["model"]["input_size"]
-    limits = [config["evaluate"][key] for key in ("iou_threshold", "max_detections")]
 
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
-        found = find(letterbox(image, size, quick=True), score_threshold, *limits)
+        found = find(letterbox(image, size, quick=True), score_threshold, *boxes.LIMITS[1:])
         height, width = image.shape[:2]
         return boxes.on_image(found, width, height, size)
 

@@ -367,7 +367,7 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
     pack, exported = open_pack(pack_path(config, "val")), open_exported(path, threads)
     check_categories(path, exported.about["categories"], pack.categories)
     network = _Network(exported_find(exported))
-    return coco_metrics(read_truth(pack), detect_pack(network, pack, config.evaluate))
+    return coco_metrics(read_truth(pack), detect_pack(network, pack))
 
 
 def summary(report: dict) -> list[str]:

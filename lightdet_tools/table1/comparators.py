@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightdet_core.config import EvaluateConfig, UserError, root
+from lightdet_core.boxes import MAX_DETECTIONS
+from lightdet_core.config import UserError, root
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.files import file_hash, write_json
 from lightdet_core.machinery.packs import read_truth
@@ -150,21 +151,18 @@ def measure_accuracy(
     """
     model = build(name, weights)
     comparator = COMPARATORS[name]
-    limits = EvaluateConfig(
-        score_threshold=comparator.score_threshold, iou_threshold=comparator.iou_threshold,
-        batch_size=8,
-    )  # fmt: skip
+    limits = comparator.score_threshold, comparator.iou_threshold, MAX_DETECTIONS
     with tempfile.TemporaryDirectory() as folder:
         pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
         if [category["id"] for category in pack.categories] != COCO_IDS:
             raise UserError(f"{annotations}: COCO's 80 categories are needed")
         truth = read_truth(pack)
         progress(f"{name}: {len(pack.images)} images of {comparator.size} px")
-        metrics = coco_metrics(truth, detect_pack(model, pack, limits))
+        metrics = coco_metrics(truth, detect_pack(model, pack, limits=limits))
         if name == "nanodet_m":
             model.forward = ncnn_forward(*(weights / file for file in comparator.weights))
             progress(f"{name}: the same in ncnn")
-            metrics["ncnn"] = coco_metrics(truth, detect_pack(model, pack, limits))
+            metrics["ncnn"] = coco_metrics(truth, detect_pack(model, pack, limits=limits))
         about = {
             "command": f"lightdet accuracy {name} --weights FOLDER "
             "--annotations JSON --images FOLDER",

@@ -6,10 +6,10 @@ import torch
 from conftest import close, saw
 
 from lightdet_core import distill
-from lightdet_core.assign import atss, valuable_region
+from lightdet_core.assign import atss, cell_boxes, region_weights, valuable_region
 from lightdet_core.boxes import Batch, Logits, level_grid
 from lightdet_core.config import DistillConfig, ModelConfig, UserError, load_config
-from lightdet_core.losses import detection_loss
+from lightdet_core.losses import detection_loss, object_shares, positive_weight
 from lightdet_core.model import LightDet, save_weights
 
 TERMS = ("loss_ld", "loss_ld_vlr", "loss_kd")
@@ -59,6 +59,23 @@ def loss_of(batch: dict, **changes) -> dict[str, torch.Tensor]:
     both = logits(batch), logits(batch, "teacher_")
     matches = batch["matched_gt"], batch["thresholds"]
     return distill.distillation_loss(*both, GRID, targets(batch), *matches, 5, settings(**changes))
+
+
+def released(batch: dict) -> dict[str, torch.Tensor]:
+    """The terms as LD's released code has them: sums / 4 and / 16, KD by its level's positives."""
+    student, teacher = logits(batch), logits(batch, "teacher_")
+    matched, weights = batch["matched_gt"], batch["gt_weights"]
+    main = positive_weight(student, matched, weights)
+    cells = cell_boxes(GRID.points, GRID.strides, 5)
+    region = region_weights(cells, batch["gt_boxes"], batch["gt_mask"], batch["thresholds"], 0.25)
+    levels = (matched >= 0).split(GRID.level_sizes, 1)
+    positives = torch.cat([x.sum().clamp(min=1).expand(x.shape[1]) for x in levels])
+    share = object_shares(matched, weights) / positives
+    return {
+        "loss_ld": distill.localization_distillation(student.box, teacher.box, main, 10, 1),
+        "loss_ld_vlr": distill.localization_distillation(student.box, teacher.box, region, 10, 4),
+        "loss_kd": distill.class_distillation(student.cls, teacher.cls, share, 2),
+    }
 
 
 def kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> list:
@@ -118,7 +135,7 @@ def test_gradients_in_closed_form(temperature):
 @pytest.mark.parametrize("quality", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_terms_cell_by_cell(quality, mixed):
-    """Both normalizers against plain loops over images and cells in float64."""
+    """Against plain loops over images and cells in float64; and the released code's sums."""
     batch = random_batch()
     batch["quality_logits"] = torch.randn(2, 189, 1) if quality else None
     batch["gt_weights"] = batch["gt_weights"] if mixed else None
@@ -153,35 +170,34 @@ def test_terms_cell_by_cell(quality, mixed):
     expected = (2.5 * ld / 4 / weight_sum, 0.5 * vlr / 4 / region_sum, 3.0 * kd / positives)
     assert [loss[k].item() for k in TERMS] == pytest.approx(expected, rel=1e-5)
 
-    loss = loss_of(batch, ld_weight=0.25, vlr_weight=0.25, kd_weight=10.0, normalizer="released")
+    loss = released(batch)
     levels = zip(kd_of_level, count_of_level, strict=True)
-    expected = (0.25 * ld / 4, 0.25 * vlr / 16, 10.0 * sum(x / max(n, 1) for x, n in levels))
+    expected = (ld / 4, vlr / 16, sum(x / max(n, 1) for x, n in levels))
     assert [loss[k].item() for k in TERMS] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("quality", [False, True])
 def test_main_region_is_weighted_as_the_box_losses(quality):
-    """W, the ratio of the two normalizers, is `detection_loss`'s; it is at least 1."""
+    """W, the ratio to the released sum, is `detection_loss`'s; it is at least 1."""
     batch = random_batch()
     batch["quality_logits"] = torch.randn(2, 189, 1) if quality else None
     found = detection_loss(logits(batch), GRID, targets(batch), batch["matched_gt"])
     total = found["weight_sum"]
-    sums, means = loss_of(batch, normalizer="released"), loss_of(batch)
+    sums, means = released(batch), loss_of(batch)
     assert total > 1
     torch.testing.assert_close(sums["loss_ld"] / means["loss_ld"], total)
     batch["cls_logits"] -= 15
-    sums, means = loss_of(batch, normalizer="released"), loss_of(batch)
+    sums, means = released(batch), loss_of(batch)
     torch.testing.assert_close(sums["loss_ld"], means["loss_ld"])  # W = 1
     assert 0 < means["loss_ld"] < 1e-2
 
 
 def test_doubling_the_batch():
-    """ "batch": no term changes. "released": both sums double, KD is a mean of its level."""
+    """No term changes. As released both sums double, and KD is a mean of its level."""
     batch = random_batch()
     twice = {k: v if v is None else torch.cat([v, v]) for k, v in batch.items()}
-    for normalizer, factors in {"batch": (1, 1, 1), "released": (2, 2, 1)}.items():
-        once = loss_of(batch, normalizer=normalizer)
-        doubled = loss_of(twice, normalizer=normalizer)
+    for terms, factors in ((loss_of, (1, 1, 1)), (released, (2, 2, 1))):
+        once, doubled = terms(batch), terms(twice)
         for key, factor in zip(TERMS, factors, strict=True):
             assert once[key] > 0
             torch.testing.assert_close(doubled[key], factor * once[key])
@@ -209,25 +225,24 @@ def test_which_cells_learn(golden):
     assert len(both) == region["num_pos_also_in_vlr"]
 
 
-def test_gamma_and_temperatures_reach_their_terms():
+def test_gamma_and_temperatures_reach_their_terms(monkeypatch):
     base = loss_of(random_batch())
-    for change, moved in {
-        "temperature": {"loss_ld", "loss_ld_vlr"},
-        "kd_temperature": {"loss_kd"},
-        "vlr_gamma": {"loss_ld_vlr"},
-    }.items():
-        other = loss_of(random_batch(), **{change: 0.9})
-        assert {k for k in TERMS if other[k] != base[k]} == moved
+    other = loss_of(random_batch(), temperature=0.9)
+    assert {k for k in TERMS if other[k] != base[k]} == {"loss_ld", "loss_ld_vlr"}
+    for name, moved in (("KD_TEMPERATURE", "loss_kd"), ("VLR_GAMMA", "loss_ld_vlr")):
+        with monkeypatch.context() as patch:
+            patch.setattr(distill, name, 0.9)
+            other = loss_of(random_batch())
+        assert {k for k in TERMS if other[k] != base[k]} == {moved}
 
 
-@pytest.mark.parametrize("normalizer", ["batch", "released"])
-def test_without_objects(normalizer):
+def test_without_objects():
     batch = random_batch()
     batch["gt_mask"] &= False
     batch = with_matches(batch)
     for key in ("cls_logits", "box_logits"):
         batch[key].requires_grad_()
-    loss = loss_of(batch, normalizer=normalizer)
+    loss = loss_of(batch)
     assert all(loss[k].item() == 0 and loss[k].requires_grad for k in TERMS)
     sum(loss.values()).backward()
     assert all(batch[k].grad.abs().sum() == 0 for k in ("cls_logits", "box_logits"))

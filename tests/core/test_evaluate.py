@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import as_detections
 
+from lightdet_core import evaluate
 from lightdet_core.boxes import Detections
-from lightdet_core.config import EvaluateConfig
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_tools.report.found import found_objects
 
@@ -92,7 +92,7 @@ class Oracle(torch.nn.Module):
         ]
 
 
-def test_boxes_return_to_the_original_pixels():
+def test_boxes_return_to_the_original_pixels(monkeypatch):
     """640x480 sits at scale 0.65 and 52 px down in 416; 300x600 at 0.6933 and 104 px right."""
     pack = SimpleNamespace(
         images=np.zeros((3, 416, 416, 3), np.uint8),
@@ -102,7 +102,8 @@ def test_boxes_return_to_the_original_pixels():
         categories=TRUTH["categories"],
     )
     oracle = Oracle([[6.5, 65.0, 65.0, 182.0], [104.0, 0.0, 312.0, 416.0], [0.0, 0.0, 416.0, 60.0]])
-    first, second, third = detect_pack(oracle, pack, EvaluateConfig(batch_size=2))
+    monkeypatch.setattr(evaluate, "BATCH", 2)
+    first, second, third = detect_pack(oracle, pack)
     assert first == {"image_id": 7, "category_id": 90, "bbox": [10, 20, 90, 180], "score": 0.5}
     np.testing.assert_allclose(second["bbox"], [0, 0, 300, 600], atol=1e-3)
     np.testing.assert_allclose(third["bbox"], [0, 0, 640, 8 / 0.65], atol=1e-3)  # border cut off

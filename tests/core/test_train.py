@@ -433,16 +433,16 @@ def test_classes_come_from_the_data_or_must_agree(here):
         fit(dataclasses.replace(tiny(), data=chosen), here)
 
 
-def test_compiled_network_trains_alike(here, trained, monkeypatch):
-    """Traced but not translated (that takes minutes): the same log, under another hash."""
-
-    def without_a_compiler(self):
-        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
-    compiled = fit(tiny(compile=True), here)
-    assert tiny(compile=True).hash != tiny().hash
-    assert same(weights(compiled), weights(trained))
+def test_frozen_batch_norm(here):
+    """It stays as it was built, in the backbone alone, whose other weights learn."""
+    folder = fit(tiny(frozen_bn=True, ema_decay=0.0), here)
+    torch.manual_seed(0)
+    before, after = build(tiny()).state_dict(), weights(folder)
+    norms = {k.rpartition(".")[0] for k in before if k.endswith("running_mean")}
+    for key, value in before.items():
+        if not key.endswith("num_batches_tracked"):
+            frozen = key.startswith("backbone") and key.rpartition(".")[0] in norms
+            assert torch.equal(value, after[key]) == frozen, key
 
 
 def test_training_learns(here):

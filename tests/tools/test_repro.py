@@ -52,7 +52,7 @@ def test_a_name_that_yaml_takes_for_something_else_is_quoted(params):
     ("old", "new", "name", "message"),
     [
         ("", "", "dmo", "profile 'dmo': choose one of demo, "),
-        ("", "", "common", "profile 'common': choose one of demo, "),
+        ("", "", "adamw", "profile 'adamw': choose one of demo, "),
         ("\nprofile: demo", "\n? profile\n: demo", "smoke", "a line `profile: smoke` is needed"),
         ("\nprofile: demo", "\nprofile: my birds", "smoke", "a line `profile: smoke` is needed"),
     ],

@@ -131,7 +131,7 @@ def test_pictures_as_they_travel_cost_no_accuracy(tmp_path):
         ("travelling", tmp_path / "small/annotations/val.json", tmp_path / "small/images/val"),
     ):
         pack = build(annotations, images, tmp_path / name, 416, progress=silent)
-        detections = detect_pack(model, pack, config.evaluate)
+        detections = detect_pack(model, pack)
         found[name] = coco_metrics(read_truth(pack), detections)["AP"]
     print(found)
     assert found["original"] > 0.15

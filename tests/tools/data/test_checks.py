@@ -41,8 +41,8 @@ def test_another_spelling_of_a_file_is_found(tmp_path, name):
     for there in ("sub/a b.jpg", "\u00fc.png"):
         (tmp_path / there).touch()
     found = checks.other_spelling(tmp_path, [name, "c.jpg"], [name, "c.jpg"])
-    assert found.startswith("1 of 2 have another name there: ") and "skip_broken" in found
-    assert "skip_broken" not in checks.other_spelling(tmp_path, [name], [name])
+    assert found.startswith("1 of 2 have another name there: ") and "--skip-broken" in found
+    assert "--skip-broken" not in checks.other_spelling(tmp_path, [name], [name])
     assert checks.other_spelling(tmp_path, ["c.jpg"], ["c.jpg"]) == ""
 
 

@@ -227,6 +227,8 @@ def test_skip_broken_images(made):
     assert np.array_equal(result.images[0], letterbox(read_image(images / "b.png"), 32))
     assert result.gt_labels.tolist() == [[1, 0], [0, 0]] and result.counts.tolist() == [2, 0]
     assert "  broken image: 1" in lines
+    build(annotations, images, out, 32, progress=lines.append)  # it stays in use
+    assert lines[-1].endswith(f"; 1 broken ones are left out: if they are mended, delete {out}")
     for image in (images / "b.png", images / "c.png"):
         image.unlink()
     with pytest.raises(DataError, match="3 problems"):
@@ -362,7 +364,7 @@ def test_interruption_keeps_the_old_pack(made, monkeypatch):
 def make_config(profile: str, input_size: int) -> SimpleNamespace:
     data = SimpleNamespace(
         source="folder", images="images", train_annotations="coco.json",
-        val_annotations="val.json", pack_size=32, skip_broken=False, classes=(),
+        val_annotations="val.json", pack_size=32, classes=(),
     )  # fmt: skip
     return SimpleNamespace(profile=profile, data=data, model=SimpleNamespace(input_size=input_size))
 
@@ -388,10 +390,6 @@ def test_prepare_packs(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"made from the images in .*images, not .*images2; run"):
         open_split(configs[0], "train")
     configs[0].data.images = "images"
-    configs[0].data.skip_broken = True
-    with pytest.raises(DataError, match=r"made with data\.skip_broken False, not True; run"):
-        open_split(configs[0], "train")
-    configs[0].data.skip_broken = False
     lines = []
     prepare_packs(configs, lines.append)
     assert "3 pictures are in train and in val" in lines[-1]

@@ -25,7 +25,7 @@ from lightdet_tools.data.sources import prepare
 def make_config(source: str, profile: str = "p", **data: object) -> SimpleNamespace:
     fields = {
         "source": source, "images": "", "train_annotations": "", "val_annotations": "",
-        "num_train": 11, "num_val": 2, "seed": 3, "image_width": 128, "image_height": 96,
+        "num_train": 11, "num_val": 2, "seed": 3, "image_size": 128,
     }  # fmt: skip
     return SimpleNamespace(profile=profile, data=SimpleNamespace(**{**fields, **data}))
 
@@ -54,9 +54,8 @@ def test_demo_matches_the_scenes(root, monkeypatch, per_worker):
     assert categories == sorted((i, name) for name, i in scenes.CLASSES.items())
     names, boxes = dict(categories), 0
     for i, image in enumerate(coco["images"]):
-        size = (96, 128) if i == 9 else (128, 96)  # every tenth scene is portrait
-        assert (image["width"], image["height"]) == size
-        picture, objects = scenes.draw_scene(3, i, *size)
+        assert (image["width"], image["height"]) == (128, 128)
+        picture, objects = scenes.draw_scene(3, i, 128, 128)
         assert np.array_equal(np.asarray(Image.open(images / image["file_name"])), picture)
         mine = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
         assert [names[a["category_id"]] for a in mine] == [o.name for o in objects]

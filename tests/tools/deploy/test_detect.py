@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from lightdet_core.boxes import Detections
-from lightdet_core.config import EvaluateConfig, UserError
+from lightdet_core.config import UserError
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import Pack, coco_results
@@ -119,7 +119,7 @@ def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, dec
     threshold = gap(net, canvas)
     pack = Pack(canvas[None], None, None, None, None, np.array([5]), np.array([[150, 80]]), SIZE,
                 CATEGORIES, "", "", None)  # fmt: skip
-    wanted = detect_pack(net, pack, EvaluateConfig(threshold, 0.6, 100))
+    wanted = detect_pack(net, pack, limits=(threshold, 0.6, 100))
     detector = open_detector(write(net, tmp_path, kind, decoded))
     assert (detector.size, detector.categories) == (SIZE, CATEGORIES)
     found = detector.detect(image, threshold)

@@ -235,7 +235,7 @@ def test_ncnn_needs_nothing_else(ncnn_export, net):
     about = read(folder / "g5-s4-decoded.json")
     cells = 100 + 25 + 9
     assert about["outputs"] == {"scores": [cells, 3], "boxes": [cells, 4]}
-    assert about["config"]["evaluate"]["score_threshold"] == 0.05
+    assert about["config"]["model"]["input_size"] == SIZE
     images = export.example_images(SIZE)[::-1]
     for a, b in zip(exported.run(images), export.expected(net, images.copy(), True), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
@@ -382,7 +382,7 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     (tmp_path / "val.json").write_text(json.dumps(truth))
     pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
     monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "val")
-    expected = coco_metrics(read_truth(pack), detect_pack(net, pack, config.evaluate))
+    expected = coco_metrics(read_truth(pack), detect_pack(net, pack))
     found = export.accuracy(onnx_export[0]["files"][0], config)
     assert 0.05 < expected["AP"] < 0.95
     truth["categories"] = [c | {"name": f"{c['name']}s"} for c in CATEGORIES]

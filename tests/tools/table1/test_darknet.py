@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from conftest import same
 from torch import nn
 
-from lightdet_core.config import EvaluateConfig
 from lightdet_core.evaluate import detect_pack
 from lightdet_tools.table1 import darknet
 
@@ -230,7 +229,7 @@ def test_detect_pack(monkeypatch):
         size=64,
         categories=[{"id": 3, "name": "car"}, {"id": 90, "name": "dog"}],
     )
-    results = detect_pack(net, pack, EvaluateConfig())
+    results = detect_pack(net, pack)
     # centres 16 and 48 of the canvas; the image is half its size there, and 16 below the edge
     wanted = [[x, y, 40, 10] for x in (12, 76) for y in (0, 54)]
     np.testing.assert_allclose(sorted(r["bbox"] for r in results), wanted, atol=2e-3)

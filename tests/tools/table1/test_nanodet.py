@@ -11,7 +11,7 @@ from ncnn_networks import run_ncnn, three_convs, write_ncnn
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lightdet_core.config import EvaluateConfig, UserError
+from lightdet_core.config import UserError
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.packs import read_truth
 from lightdet_tools.data.pack import build
@@ -121,6 +121,6 @@ def test_accuracy_on_real_images(tmp_path):
     annotations = Path(COCO_MINI) / "annotations" / "instances_val2017.json"
     pack = build(annotations, Path(COCO_MINI) / "val2017", tmp_path / "val-320", 320)
     model = load_nanodet(*(Path(WEIGHTS) / f"nanodet-m.{suffix}" for suffix in ("param", "bin")))
-    metrics = coco_metrics(read_truth(pack), detect_pack(model, pack, EvaluateConfig()))
+    metrics = coco_metrics(read_truth(pack), detect_pack(model, pack))
     assert metrics["AP"] == pytest.approx(0.2296, abs=0.003)
     assert metrics["AP50"] == pytest.approx(0.388, abs=0.004)
