@@ -62,7 +62,7 @@ dvc repro $(STAGES)
 endef
 
 test: setup  ## the tests
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## ruff, the core's types, and the rules for notebooks
 	ruff check .

@@ -3,8 +3,12 @@
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
+
+# two of these files run at a time; what tests start has one thread, too, for equal last digits
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -21,7 +25,7 @@ from lightdet_core.machinery import precision
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools.data import pack, scenes, sources
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 HERE = repository()
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
 
@@ -46,16 +50,9 @@ def golden():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def threads_as_before():
+def one_thread_again():
     """Opening a detector sets them for all of torch; the last digits of a training depend on it."""
-    before = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def one_thread(threads_as_before):
-    """For small passes: on a busy machine two would spend ten times as long waiting."""
     torch.set_num_threads(1)
 
 

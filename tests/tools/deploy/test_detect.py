@@ -30,7 +30,6 @@ from lightdet_tools.deploy.runtime import KEY, Exported
 from lightdet_tools.style import COLORS
 
 SIZE = 96  # 12, 6 and 3 cells per side
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(width=150, height=80) -> np.ndarray:

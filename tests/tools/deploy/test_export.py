@@ -24,7 +24,6 @@ from lightdet_tools.deploy.export import deployable
 from lightdet_tools.deploy.runtime import KEY, open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(**changes) -> LightDet:

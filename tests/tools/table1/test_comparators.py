@@ -41,9 +41,6 @@ SHAPES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def on_meta(name: str) -> nn.Module:
     """Shapes without memory."""
     with torch.device("meta"):
