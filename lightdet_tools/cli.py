@@ -132,10 +132,13 @@ def repro(
     profile: OneProfile,
     stages: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
 ) -> None:
-    """Run the pipeline, or STAGES of it, under a profile."""
+    """Run the pipeline, or STAGES of it, under a profile, side by side.
+
+    (A plain `dvc repro` runs one stage after another, each on all cores.)
+    """
     from lightdet_tools.repro import run_stages
 
-    raise typer.Exit(run_stages(profile, stages or []))
+    run_stages(profile, stages or [], told)
 
 
 @app.command("profile", **LEARN)
