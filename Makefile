@@ -31,7 +31,7 @@ $(STAMP): requirements.txt pyproject.toml
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
 	python -m lightdet_tools plan --profile $(PROFILE)
 
-repro: setup  ## run the pipeline, or STAGES of it; PROFILE=demo, bccd, minicoco, custom, coco
+repro: setup  ## run the pipeline side by side, or STAGES of it; PROFILE=demo, bccd, minicoco, custom, coco
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@case $(PROFILE) in coco) python -m lightdet_tools plan --profile coco;; esac
 	python -m lightdet_tools repro --profile $(PROFILE) $(STAGES)
@@ -51,13 +51,13 @@ latency: setup  ## time every system of Table 1 on this machine anew, then updat
 	python -m lightdet_tools latency
 	dvc repro 09_table1
 
-# $(call train,LIST,SEEDS): seed by seed, so that a stop leaves whole rows; finished runs are kept
+# $(call train,LIST,SEEDS): side by side, seed by seed, so that a stop leaves whole rows; finished
+# runs are kept
 define train
-@set -e; runs="$$(python -c "from lightdet_core.config import all_runs, read_params; print(*$(1))")"; \
-for seed in $(2); do for run in $$runs; do \
-  python -m lightdet_tools train --experiment $$run --profile $(PROFILE) --seed $$seed; \
-done; done
-dvc repro $(STAGES)
+@runs="$$(python -c "from lightdet_core.config import all_runs, read_params; \
+  print(*(f'--experiment={run}' for run in $(1)))")" && \
+  python -m lightdet_tools train --profile $(PROFILE) $(addprefix --seed=,$(2)) $$runs
+python -m lightdet_tools repro --profile $(PROFILE) $(STAGES)
 @echo; cat results/$(PROFILE)/tables/table2.md
 endef
 

@@ -59,12 +59,15 @@ def begin(what: str) -> None:
 def share_cores() -> None:
     """Where other work runs, threads that spin while they wait for each other make both crawl.
 
+    A run by itself takes all cores (of several each has one thread: side_by_side.py).
     Two trainings (g1, demo) on two cores: 35 steps of 4 images were not done in a minute, asleep
     they ran at 17 images/s each. On idle cores spinning is quicker, 30 images/s to 16. It must be
     known before torch is loaded.
     """
     import psutil
 
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        return  # it waits for nobody
     if "OMP_WAIT_POLICY" not in os.environ and (busy := psutil.cpu_percent(1.0)) > BUSY:
         os.environ["OMP_WAIT_POLICY"] = "passive"
         told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
@@ -105,12 +108,23 @@ def pack(
 
 @app.command(**LEARN)
 def train(
-    experiment: Annotated[str, option("of params.yaml, such as g1")],
+    experiment: Annotated[list[str], option("of params.yaml, such as g1")],
     profile: Profile = None,
-    seed: int = 0,
+    seed: Annotated[list[int] | None, option("", show_default="0")] = None,
 ) -> None:
-    """Train and evaluate one experiment."""
-    config = load_config(experiment, profile, seed)
+    """Train and evaluate experiments.
+
+    --experiment and --seed may be given many times. A run by itself takes all cores; several are
+    trained side by side, seed by seed, with one thread each.
+    """
+    named = dict.fromkeys((name, number) for number in seed or [0] for name in experiment)
+    configs = [load_config(name, profile, number) for name, number in named]
+    if len(configs) > 1:
+        from lightdet_tools.side_by_side import train_all
+
+        train_all(configs, told)
+        return
+    (config,) = configs
     begin(f"{config.run_name} of {config.profile}")
     share_cores()
     from lightdet_core.train import train_and_publish
@@ -123,10 +137,13 @@ def repro(
     profile: OneProfile,
     stages: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
 ) -> None:
-    """Run the pipeline, or STAGES of it, under a profile."""
+    """Run the pipeline, or STAGES of it, under a profile, side by side.
+
+    (A plain `dvc repro` runs one stage after another, each on all cores.)
+    """
     from lightdet_tools.repro import run_stages
 
-    raise typer.Exit(run_stages(profile, stages or []))
+    run_stages(profile, stages or [], told)
 
 
 @app.command("profile", **LEARN)

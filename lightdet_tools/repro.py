@@ -1,21 +1,30 @@
-"""The pipeline under one profile: `dvc repro` with `profile:` of params.yaml set for it."""
+"""The pipeline under one profile: `dvc repro` with `profile:` of params.yaml set for it, and stages
+that do not need each other side by side.
+
+DVC has no parallel stages, but its processes may share a repository: the lock of .dvc/tmp is theirs
+while they look and write, dvc.lock included, and not while a command runs.
+"""
 
 import json
 import re
 import signal
-import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import chdir
+from typing import Any
 
-import psutil
 import yaml
 
 from lightdet_core.config import ConfigError, UserError, load_config, read_params, root
 from lightdet_core.machinery.files import write_text
+from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
-SHELLS = ("sh", "bash", "dash", "zsh")
-DVC = [sys.executable, "-m", "dvc", "repro"]
+DVC = [sys.executable, "-m", "dvc"]
+CHATTER = re.compile(  # of DVC, which a person need not read
+    r"$|> |(Updat|Generat)ing lock file|Use `dvc push`|Stage '.+' didn't change|To track the chang"
+    r"|\s+git add|To enable auto staging|\s+dvc config core.autostage"
+)
 
 
 def set_profile(profile: str) -> str:
@@ -53,50 +62,101 @@ def check_links(profile: str) -> None:
             )
 
 
-def run_stages(profile: str, stages: list[str]) -> int:
-    """`dvc repro` of these stages or of all; if it fails, params.yaml gets its profile back.
+def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> None:
+    """`dvc repro` of these stages or of all, as many at once as there are cores.
 
-    Files of one's own may have changed without a change of the settings: their stage, which is
-    quick, always runs.
+    What is due runs first, each stage as a `dvc repro --single-item`; a plain `dvc repro` at the
+    end, which as a rule finds nothing to run, takes care of what was not seen. Files of one's own
+    may have changed without a change of the settings: their stage, which is quick, always runs.
 
-    Returns:
-        DVC's exit code.
+    Args:
+        profile: is that of params.yaml afterwards; unless all goes well, the one before is.
+        stages: names, with or without profile and run; [] are all.
+        tell: takes one line of text at a time.
+
+    Raises:
+        UserError: a link, an unknown profile or, at the end, the stages that failed.
+        KeyboardInterrupt: stopped; the same command continues.
     """
     check_links(profile)
-    before = set_profile(profile)
-    own = load_config("c0", profile).data.source in ("folder", "coco")
-    code = _call("--force", "--single-item", "data") if own else 0
-    code = code or _call(*stages)
-    if code:
-        _write(before)
-    return code
-
-
-def _terminate(dvc: subprocess.Popen) -> None:
-    """End DVC by what it waits for: it does not hand the signal on, and a training would go on."""
-    told = False
-    with suppress(psutil.NoSuchProcess):
-        todo = psutil.Process(dvc.pid).children()
-        while todo:
-            with suppress(psutil.NoSuchProcess):
-                process = todo.pop()
-                if process.name() in SHELLS:  # it ends with its command
-                    todo += process.children()
-                else:
-                    process.terminate()
-                    told = True
-    if not told:
-        dvc.terminate()
-
-
-def _call(*words: str) -> int:
-    """DVC's exit code. Ctrl-C reaches it and its training by itself; both end in their own time."""
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    dvc = subprocess.Popen([*DVC, *words], cwd=root())
+    before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
-        signal.signal(signal.SIGINT, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: _terminate(dvc))
-        return dvc.wait()
+        with chdir(root()):
+            if load_config("c0", profile).data.source in ("folder", "coco"):
+                command = [*DVC, "repro", "--force", "--single-item", "data"]
+                conduct([Job("data", command, one_thread=False)], 1, tell, worth_telling)
+            jobs, is_due = due_stages(stages)
+            at_once = 1
+            if jobs:
+                at_once = slots()
+                tell(f"{len(jobs)} stages are due or need one that is, {at_once} at a time")
+            names = frozenset(job.name for job in jobs)
+            last = Job("dvc repro", [*DVC, "repro", *stages], names, one_thread=False)
+            conduct([*jobs, last], at_once, tell, worth_telling, is_due)
+    except BaseException:
+        _write(before)
+        raise
     finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        signal.signal(signal.SIGTERM, polite)
+
+
+def _stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def worth_telling(line: str) -> bool:
+    """Whether a line of DVC, or of what it runs, says something to a person."""
+    return not CHATTER.match(line)
+
+
+def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
+    """The stages that are due or need one that is, and what says whether one still is.
+
+    A notebook takes one thread, and so does a training unless it is the only one asked for, due or
+    not. (If what is due decided, the last training of a pipeline that was stopped would go on with
+    other threads than it began with, to other weights.)
+
+    Args:
+        stages: as DVC takes them; [] are all. What they need is among them.
+
+    Returns:
+        Jobs in the order of dvc.yaml, so that trainings come before notebooks, and a function that
+        looks at the files of one. No jobs where DVC cannot read the pipeline: `dvc repro` says why.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, plan_repro
+
+    try:
+        repo = Repo()
+        graph = repo.index.graph  # from a stage to those that it needs
+        planned = plan_repro(graph, collect_stages(repo, stages or ["dvc.yaml"]))
+    except DvcException:
+        return [], lambda job: True
+    by_name = {stage.addressing: stage for stage in planned}
+
+    def is_due(job: Job) -> bool:
+        try:
+            return job.name not in by_name or _changed(by_name[job.name])
+        except DvcException:
+            return True  # it says why when it runs
+
+    kinds = {name: stage.cmd.partition("lightdet_tools ")[2] for name, stage in by_name.items()}
+    trainings = {name for name, kind in kinds.items() if kind.startswith("train ")}
+    single = {name for name, kind in kinds.items() if kind.startswith("notebook run ")}
+    single |= trainings if len(trainings) > 1 else set()
+    jobs: dict[str, Job] = {}
+    for name, stage in by_name.items():  # what a stage needs comes before it
+        after = {needed.addressing for needed in graph.successors(stage)} & jobs.keys()
+        command = [*DVC, "--wait-for-lock", "repro", "--single-item", name]
+        job = Job(name, command, frozenset(after), name in single)
+        if after or is_due(job):
+            jobs[name] = job
+    return list(jobs.values()), is_due
+
+
+def _changed(stage: Any) -> bool:
+    """As DVC asks before it runs a stage, but without its locks: when this is asked, nobody writes
+    these files, for what the stage needs has ended."""
+    files = (*stage.deps, *stage.outs)
+    return stage.changed_stage() or any(file.status() for file in files)

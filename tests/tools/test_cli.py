@@ -43,10 +43,20 @@ def test_help_lists_the_commands_and_loads_nothing_large():
 
 
 @pytest.mark.parametrize(
-    ("busy", "given", "policy"), [(80, None, "passive"), (5, None, None), (80, "active", "active")]
+    ("busy", "threads", "given", "policy"),
+    [
+        (80, "", None, "passive"),
+        (80, "2", None, "passive"),
+        (80, "1", None, None),  # it waits for nobody
+        (5, "", None, None),
+        (80, "", "active", "active"),
+    ],
 )
-def test_a_training_beside_other_work_does_not_spin(monkeypatch, capsys, busy, given, policy):
+def test_a_training_beside_other_work_does_not_spin(
+    monkeypatch, capsys, busy, threads, given, policy
+):
     monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: busy)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
     if not given:
         monkeypatch.delenv("OMP_WAIT_POLICY")

@@ -1,7 +1,9 @@
-"""repro.py: the profile that was asked for runs, alone, and stays only where its run ends well."""
+"""repro.py: the profile that was asked for runs, alone, and stays only where its run ends well.
+What is due runs side by side, the rest not at all."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +13,11 @@ import yaml
 from conftest import use_root
 
 from lightdet_core.config import ConfigError, UserError, root
-from lightdet_tools import repro
+from lightdet_tools import repro, side_by_side
 
-TEXT = (root() / "params.yaml").read_text()
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
+HERE = root()
+TEXT = (HERE / "params.yaml").read_text()
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def test_what_cannot_be_set_leaves_the_file(params, old, new, name, message):
 
 def stand_in(folder, code):
     """For DVC: notes its words and the profile, then runs `code`."""
-    script = folder / "dvc.py"
+    script = folder / "stand_in.py"
     note = "import pathlib, re, sys\nprofile = re.search(r'^profile: (\\S+)', "
     note += "pathlib.Path('params.yaml').read_text(), re.M)[1]\n"
     note += "print(profile, *sys.argv[1:], file=open('asked', 'a'), flush=True)\n"
@@ -75,25 +79,33 @@ def stand_in(folder, code):
     return [sys.executable, str(script)]
 
 
-@pytest.mark.parametrize(("code", "left"), [(0, "smoke"), (1, "demo"), (252, "demo")])
-def test_a_run_that_fails_gives_the_profile_back(params, monkeypatch, code, left):
-    monkeypatch.setattr(repro, "DVC", stand_in(params.parent, f"sys.exit({code})"))
-    assert repro.run_stages("smoke", ["08_table2"]) == code
-    assert (params.parent / "asked").read_text() == "smoke 08_table2\n"
-    assert yaml.safe_load(params.read_text())["profile"] == left
+def test_a_run_that_ends_well_keeps_the_profile(params, monkeypatch):
+    monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
+    repro.run_stages("smoke", ["08_table2"], print)
+    assert (params.parent / "asked").read_text() == "smoke repro 08_table2\n"
+    assert yaml.safe_load(params.read_text())["profile"] == "smoke"
+
+
+def test_a_run_that_fails_gives_the_profile_back(params, monkeypatch):
+    code = "print('ERROR: no such stage')\nsys.exit(255)"
+    monkeypatch.setattr(repro, "DVC", stand_in(params.parent, code))
+    with pytest.raises(UserError, match="1 of 1 failed:\n  dvc repro: ERROR: no such stage"):
+        repro.run_stages("smoke", ["08_table2"], print)
+    assert yaml.safe_load(params.read_text())["profile"] == "demo"
 
 
 def test_files_of_ones_own_are_looked_at_first(params, monkeypatch):
     monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
-    assert repro.run_stages("my-birds", []) == 0
-    wanted = "my-birds --force --single-item data\nmy-birds\n"
+    repro.run_stages("my-birds", [], print)
+    wanted = "my-birds repro --force --single-item data\nmy-birds repro\n"
     assert (params.parent / "asked").read_text() == wanted
 
 
 def test_a_failure_of_the_first_stage_is_the_end(params, monkeypatch):
     monkeypatch.setattr(repro, "DVC", stand_in(params.parent, "sys.exit(3)"))
     before = params.read_bytes()
-    assert repro.run_stages("my-birds", []) == 3
+    with pytest.raises(UserError, match="data: exit code 3"):
+        repro.run_stages("my-birds", [], print)
     assert (params.parent / "asked").read_text().count("\n") == 1
     assert params.read_bytes() == before
 
@@ -101,21 +113,17 @@ def test_a_failure_of_the_first_stage_is_the_end(params, monkeypatch):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", [False, True])
 def test_a_stop_waits_for_dvc_and_gives_the_profile_back(params, kind, stage):
-    """Ctrl-C reaches all processes of a terminal; a training then writes its checkpoint.
-
-    SIGTERM reaches this one: it is handed on to what DVC waits for, here a process of its own.
-    """
-    late = "import signal, time\ndef end(*_):\n  time.sleep(0.7)\n  open('saved', 'w')\n"
+    """It is handed on, as Ctrl-C, to DVC and to what that waits for, here a process of its own."""
+    late = "import signal, sys, time\ndef end(*_):\n  time.sleep(0.7)\n  open('saved', 'w')\n"
     late += "  sys.exit(252)\nfor kind in (2, 15): signal.signal(kind, end)\n"
     late += "print('ready', flush=True)\ntime.sleep(60)"
     if stage:
-        (params.parent / "stage.py").write_text("import sys\n" + late)
-        late = "import signal, subprocess\nsignal.signal(2, signal.SIG_IGN)\n"
-        late += "sys.exit(subprocess.call([sys.executable, 'stage.py']))"
-    code = "import sys; from lightdet_tools import repro; "
-    code += (
-        f"repro.DVC = {stand_in(params.parent, late)!r}; sys.exit(repro.run_stages('smoke', []))"
-    )
+        (params.parent / "stage.py").write_text(late)
+        late = "import signal, subprocess\nstage = subprocess.Popen([sys.executable, 'stage.py'])\n"
+        late += "signal.signal(2, signal.SIG_IGN)\nsys.exit(stage.wait())"  # as DVC does it
+    code = "from lightdet_tools import cli, repro\n"
+    code += f"repro.DVC = {stand_in(params.parent, late)!r}\n"
+    code += "cli.main(['repro', '--profile', 'smoke'])"
     run = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=root(),
@@ -124,13 +132,141 @@ def test_a_stop_waits_for_dvc_and_gives_the_profile_back(params, kind, stage):
         text=True,
         start_new_session=True,
     )
-    before = params.read_text()
-    assert run.stdout.readline() == "ready\n"
-    assert params.read_text() != before or "profile: smoke" in before
+    assert run.stdout.readline() == "dvc repro: ready\n"
+    assert yaml.safe_load(params.read_text())["profile"] == "smoke"
     os.killpg(run.pid, kind) if kind == signal.SIGINT else run.send_signal(kind)
-    assert run.wait(30) == 252
+    assert run.wait(30) == 130
     assert (params.parent / "saved").exists()
     assert yaml.safe_load(params.read_text())["profile"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("line", "worth"),
+    [
+        ("", False),
+        ("> python -m lightdet_tools data --profile smoke", False),
+        ("Updating lock file 'dvc.lock'", False),
+        ("Stage 'pack@smoke' didn't change, skipping", False),
+        ("Use `dvc push` to send your updates to remote storage.", False),
+        ("Running stage 'pack@smoke':", True),
+        ("g1-s0: step 3/6  epoch 1/2", True),
+        ("ERROR: failed to reproduce 'pack@smoke'", True),
+        ("error: data/custom: not found", True),
+        ("Data and pipelines are up to date.", True),
+    ],
+)
+def test_lines_that_nobody_needs_are_left_out(line, worth):
+    assert repro.worth_telling(line) == worth
+
+
+# ------------------------------------------------------------------------ with DVC, side by side
+
+STAGE = """
+import sys, time
+name, out, *needs = sys.argv[1:]
+note = open("noted", "a")
+print("begin", name, file=note, flush=True)
+text = name + "".join(open(path).read() for path in needs)
+time.sleep(1)
+if "bad" in text: sys.exit("error: a bad word")
+open(out, "w").write(text.split("!")[0])  # what stands after ! makes no difference
+print("end", name, file=note, flush=True)
+"""
+PIPELINE = {"a": ["in"], "b": ["a.txt"], "c": ["a.txt", "other"], "d": ["b.txt", "c.txt"]}
+NOTHING = ["dvc repro: Data and pipelines are up to date.", "[1 of 1 done] dvc repro"]
+
+
+@pytest.fixture
+def pipeline(params, monkeypatch):
+    """a, then b and c, then d: each writes what it reads."""
+    monkeypatch.setattr(side_by_side, "on_gpu", lambda: False)
+    monkeypatch.setattr(repro, "slots", lambda: 2)
+    folder = params.parent
+    (folder / "stage.py").write_text(STAGE)
+    (folder / "in").write_text("1")
+    (folder / "other").write_text("2")
+    stages = {
+        name: {
+            "cmd": f"{sys.executable} stage.py {name} {name}.txt {' '.join(needs)}",
+            "deps": ["stage.py", *needs],
+            "outs": [{f"{name}.txt": {"cache": False}}],
+        }
+        for name, needs in PIPELINE.items()
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    subprocess.run([*repro.DVC, "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+def noted(folder):
+    """What the stages have noted since the last look."""
+    lines = (folder / "noted").read_text().splitlines() if (folder / "noted").exists() else []
+    (folder / "noted").unlink(missing_ok=True)
+    return lines
+
+
+def test_stages_that_do_not_need_each_other_run_at_the_same_time(pipeline):
+    told = []
+    repro.run_stages("smoke", [], told.append)
+    lines = noted(pipeline)
+    assert lines[:2] == ["begin a", "end a"] and lines[6:] == ["begin d", "end d"]
+    assert sorted(lines[2:4]) == ["begin b", "begin c"]
+    assert yaml.safe_load((pipeline / "dvc.lock").read_text())["stages"].keys() == set("abcd")
+    assert told[0] == "4 stages are due or need one that is, 2 at a time"
+    begun = [line for line in told if line.startswith("Running stage")]
+    assert sorted(begun) == [f"Running stage '{name}':" for name in "abcd"]
+    assert told[-2:] == [NOTHING[0], "[5 of 5 done] dvc repro"]
+
+    told.clear()
+    repro.run_stages("smoke", [], told.append)
+    assert noted(pipeline) == [] and told == NOTHING
+
+    (pipeline / "other").write_text("3")
+    (pipeline / "in").write_text("1!")  # a comes out as it was, so that b is not due
+    repro.run_stages("smoke", [], print)
+    lines = noted(pipeline)
+    assert lines == ["begin a", "end a", "begin c", "end c", "begin d", "end d"]
+
+
+def test_a_stage_that_fails_is_named_and_the_others_go_on(pipeline):
+    (pipeline / "other").write_text("bad")
+    with pytest.raises(UserError) as failed:
+        repro.run_stages("smoke", [], print)
+    assert {"end a", "end b"} <= set(noted(pipeline))
+    assert str(failed.value).splitlines() == [
+        "1 of 5 failed:",
+        "  c: a bad word",
+        "  d: not begun, for it needs what failed",
+        "  dvc repro: not begun, for it needs what failed",
+    ]
+    assert yaml.safe_load((pipeline / "params.yaml").read_text())["profile"] == "demo"
+    (pipeline / "other").write_text("good")
+    repro.run_stages("smoke", ["c"], print)
+    assert noted(pipeline) == ["begin c", "end c"]
+
+
+def test_of_several_trainings_and_of_notebooks_each_has_one_thread(params, monkeypatch):
+    shutil.copy(HERE / "dvc.yaml", params.parent)
+    subprocess.run([*repro.DVC, "init", "--no-scm", "--quiet"], cwd=params.parent, check=True)
+    monkeypatch.chdir(params.parent)
+    jobs = {job.name: job for job in repro.due_stages([])[0]}
+    one = {name for name, job in jobs.items() if job.one_thread}
+    assert jobs.keys() - one == {"source", "data@demo", "pack@demo"}
+    assert jobs["train_taught@demo-g5-0"].after == {"pack@demo", "train@demo-teacher-0"}
+    assert list(jobs)[1:9] == [
+        *("data@demo", "pack@demo"),
+        *(f"train@demo-{run}-0" for run in ("teacher", "g1", "g2", "g3", "g4")),
+        "train_taught@demo-g5-0",
+    ]
+
+    def asked(*stages):
+        return {job.name: job.one_thread for job in repro.due_stages(list(stages))[0]}
+
+    before = {"data@demo": False, "pack@demo": False}
+    assert asked("train@demo-g3-0") == before | {"train@demo-g3-0": False}
+    two = ("train@demo-teacher-0", "train_taught@demo-g5-0")
+    assert asked("train_taught") == before | dict.fromkeys(two, True)
+    assert asked("no-such-stage") == {}
 
 
 @pytest.mark.parametrize("name", ["runs", "results", "runs/smoke", "results/smoke"])
@@ -141,9 +277,9 @@ def test_links_that_dvc_refuses_are_named_before_anything_runs(params, monkeypat
     (params.parent / "elsewhere").mkdir()
     link.symlink_to(params.parent / "elsewhere")
     with pytest.raises(UserError, match=f"{name}: is a symbolic link.*bind mount.*data/smoke"):
-        repro.run_stages("smoke", [])
+        repro.run_stages("smoke", [], print)
     assert params.read_bytes() == before and not (params.parent / "asked").exists()
     (params.parent / "data").mkdir()
     link.unlink()
     (params.parent / "data/smoke").symlink_to(params.parent / "elsewhere")
-    assert repro.run_stages("smoke", []) == 0
+    repro.run_stages("smoke", [], print)
