@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lightdet_core.config import (
     SECTIONS,
+    Config,
     ConfigError,
     all_runs,
     load_config,
