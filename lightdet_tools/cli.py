@@ -100,17 +100,21 @@ def pack(profile: OneProfile) -> None:
 
 @app.command(**LEARN)
 def train(
-    experiment: Annotated[str, option("of params.yaml, such as g1")],
+    experiment: Annotated[list[str], option("of params.yaml, such as g1")],
     profile: Profile = None,
-    seed: int = 0,
+    seed: Annotated[list[int] | None, option("", show_default="0")] = None,
 ) -> None:
-    """Train and evaluate one experiment."""
-    config = load_config(experiment, profile, seed)
-    begin(f"{config.run_name} of {config.profile}")
+    """Train and evaluate experiments.
+
+    --experiment and --seed may be given many times; all of one seed come before the next.
+    """
+    configs = [load_config(name, profile, number) for number in seed or [0] for name in experiment]
+    begin(f"{', '.join(config.run_name for config in configs)} of {configs[0].profile}")
     share_cores()
     from lightdet_core.train import train_and_publish
 
-    train_and_publish(config)
+    for config in configs:
+        train_and_publish(config)
 
 
 @app.command(**LEARN)
