@@ -223,6 +223,14 @@ def accuracy(
 
 
 @app.command(**MEASURE)
+def verdicts() -> None:
+    """Write what all tiers say of the paper's claims (design.yaml)."""
+    from lightdet_tools.report.claims import write_all
+
+    print(f"wrote {write_all().relative_to(root())}")
+
+
+@app.command(**MEASURE)
 def benchmark(
     experiment: str = "c0",
     profile: Profile = None,
