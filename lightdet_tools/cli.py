@@ -225,9 +225,10 @@ def accuracy(
 @app.command(**MEASURE)
 def verdicts() -> None:
     """Write what all tiers say of the paper's claims (design.yaml)."""
-    from lightdet_tools.report.claims import write_all
+    from lightdet_tools.report.claims import of_all_tiers, write_verdicts
 
-    print(f"wrote {write_all().relative_to(root())}")
+    write_verdicts(of_all_tiers(), root() / "results" / "verdicts.md")
+    print("wrote results/verdicts.md")
 
 
 @app.command(**MEASURE)

@@ -86,7 +86,8 @@ def _answer(claim: dict, differences: pd.DataFrame, planned: int) -> tuple[str, 
     if found.empty:
         return "no runs yet", "open"
     row = found.iloc[0]
-    cell = f"{row['difference']:+.2f} ± {row['within']:.2f}, {row['seeds']} seeds"
+    half = "" if row["verdict"] == "unknown" else f" ± {row['within']:.2f}"
+    cell = f"{row['difference']:+.2f}{half}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
     if row["seeds"] < planned:
         return f"{cell} of {planned}", "open"
     if row["verdict"] not in ("up", "down"):
@@ -132,16 +133,14 @@ def write_verdicts(differences: Mapping[str, pd.DataFrame], path: Path) -> pd.Da
     return found
 
 
-def write_all() -> Path:
-    """The verdicts of all tiers as results/verdicts.md and .csv.
+def of_all_tiers() -> dict[str, pd.DataFrame]:
+    """The comparisons of each tier, from results/.
 
     Raises:
         UserError: unreadable results.
     """
-    design, path = load_design(), root() / "results" / "verdicts.md"
-    differences = {
+    design = load_design()
+    return {
         tier: contrasts(seed_table(tier), comparisons(design, tier), family(design))
         for tier in design["seeds"]
     }
-    write_verdicts(differences, path)
-    return path

@@ -9,6 +9,7 @@ from conftest import use_root
 
 from lightdet_core.config import UserError, all_runs, profiles, read_params, root
 from lightdet_core.machinery.files import write_json
+from lightdet_tools import cli
 from lightdet_tools.report import claims, tables
 from lightdet_tools.report.contrasts import weights_of
 
@@ -143,7 +144,9 @@ def test_the_table_says_what_each_profile_shows_and_how_to_redo_it(tmp_path):
         "lightdet train --experiment +silu --experiment c0 "
         "--seed 0 --seed 1 --seed 2 --profile demo"
     )
-    only = claims.verdicts(found, {"bccd": differences()})
+    only = claims.verdicts(found, {"bccd": differences(**{"+silu": (1, 1, "unknown")})})
+    assert only["bccd"].tolist() == ["+1.00, 1 seed", "no runs yet", "", ""]
+    assert only["verdict"].tolist() == ["not shown", "open", "not testable here", "supported"]
     assert only["claim"].tolist() == ["gains", "taught", "speed", "size"]
     assert only["redo"][0].endswith("--experiment c0 --seed 0 --profile bccd")
 
@@ -176,11 +179,19 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
             about |= {"input_size": 160, "num_params": 1}
             for folder, content in {"metrics": metrics, "runs": about}.items():
                 write_json(root() / "results/demo" / folder / f"{run}-s{seed}.json", content)
-    path = claims.write_all()
-    assert path == tmp_path / "results/verdicts.md"
+    cli.main(["verdicts"])
+    path = tmp_path / "results/verdicts.md"
     table = pd.read_csv(path.with_suffix(".csv"), index_col="claim", keep_default_na=False)
     row = table.loc["SiLU is better than ReLU6"]
     assert row["demo"].startswith("+10.00 ± 0.") and row["demo"].endswith(", 3 seeds")
     assert row["verdict"] == "supported" and row["bccd"] == "no runs yet"
     assert table.loc["GFLv2 is better than GFLv1", "verdict"] == "open"
     assert f"all {claims.family(claims.load_design())} intervals" in path.read_text()
+
+
+def test_committed_verdicts_are_those_of_the_results(tmp_path):
+    committed = root() / "results/verdicts.md"
+    if not committed.is_file():
+        pytest.skip("no results/verdicts.md; `lightdet verdicts` writes it")
+    claims.write_verdicts(claims.of_all_tiers(), tmp_path / "verdicts.md")
+    assert (tmp_path / "verdicts.md").read_text() == committed.read_text()
