@@ -35,7 +35,7 @@ DATA = {
 FIGURES = {  # the first one that a profile has stands on the first page
     "overview": "AP of the paper's groups, and what one change at a time brings",
     "table2": "The paper's Table 2: AP measured here, and apart from it what the paper prints",
-    "differences": "One change at a time: the difference in AP with its 95 % interval",
+    "differences": "The comparisons of the design: each difference in AP with its interval",
     "detector": "What the network does, from an image to boxes",
     "losses": "The training losses of the runs",
     "table1_measured": "The systems of the paper's Table 1, timed on one machine in one run",

@@ -22,7 +22,7 @@ from lightdet_core import activations, distill, sparsity
 from lightdet_core.augment import check_sizes
 from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import Run, learn
-from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.evaluate import coco_metrics, detect_pack, jackknife
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, write_json
 from lightdet_core.machinery.log import log_path
@@ -152,6 +152,7 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
             return
         images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
         layers = activations.report(model, images.float())
+    metrics["AP_without"] = jackknife(truth, detections)
     facts["activations"] = rounded(activations.summary(layers))
 
     unfinished = folder.with_name(f".{folder.name}.partial")

@@ -129,7 +129,8 @@ def train(
     share_cores()
     from lightdet_core.train import train_and_publish
 
-    train_and_publish(config)
+    for config in configs:
+        train_and_publish(config)
 
 
 @app.command(**LEARN)
@@ -238,6 +239,15 @@ def accuracy(
     from lightdet_tools.table1.comparators import write_accuracy
 
     write_accuracy(names, weights, annotations, images, out, told)
+
+
+@app.command(**MEASURE)
+def verdicts() -> None:
+    """Write what all tiers say of the paper's claims (design.yaml)."""
+    from lightdet_tools.report.claims import of_all_tiers, write_verdicts
+
+    write_verdicts(of_all_tiers(), root() / "results" / "verdicts.md")
+    print("wrote results/verdicts.md")
 
 
 @app.command(**MEASURE)

@@ -85,7 +85,7 @@ def tiny(**changes):
 
 def use_root(patch, folder):
     """Data, runs and results in this folder instead of the repository; its settings stay."""
-    for name in ("params.yaml", "paper.yaml"):
+    for name in ("params.yaml", "paper.yaml", "design.yaml"):
         if not (folder / name).exists():
             (folder / name).symlink_to(HERE / name)
     patch.setenv("LIGHTDET_ROOT", str(folder))

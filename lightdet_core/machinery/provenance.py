@@ -72,7 +72,9 @@ def git_state() -> dict:
 
 
 def rounded(value: Any) -> Any:
-    """Floats of a nested dict to six digits, so that the file says what was measured."""
+    """Floats of nested dicts and lists to six digits, so that the file says what was measured."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
     return round(value, 6) if isinstance(value, float) else value

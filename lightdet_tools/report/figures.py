@@ -1,6 +1,5 @@
 """Tables -> figures. Measured and printed numbers never share an axis."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
     names = [f"{c} ({n})" for c, n in zip(table["contrast"], table["seeds"], strict=True)]
     axis.set_yticks(range(len(table)), names)
     known = table["within"].notna().any()
-    title = "bar: 95 % interval; filled: a difference, hollow: none shown"
+    title = "bar: interval, 95 % for all together; filled: a difference, hollow: none shown"
     axis.set_title(title if known else "one seed each: no interval, nothing shown")
     return figure
 
@@ -130,8 +129,8 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
 
     Args:
         groups: of `run_table`; runs for which the paper prints nothing are left out.
-        differences: of `contrasts`, those between the groups excepted; without any the panel
-            stays away. What has no `about` in params.yaml comes last, under its own name.
+        differences: of `contrasts`; those that have an `about` in params.yaml, in its order.
+            Without any the panel stays away.
     """
     profile = groups["profile"].iloc[0]
     groups = groups[groups["printed AP"].notna()]
@@ -140,10 +139,8 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         for run, changes in read_params()["experiments"].items()
         if changes and "about" in changes
     }
-    order = [name for name in differences["contrast"] if name not in about]
-    order = [*about, *(name for name in order if not re.fullmatch(r"g\d - g\d", name))]
-    changes = differences[differences["contrast"].isin(order)]
-    changes = changes.sort_values("contrast", key=lambda names: names.map(order.index))
+    changes = differences[differences["contrast"].isin(about)]
+    changes = changes.sort_values("contrast", key=lambda names: names.map(list(about).index))
     rows = range(len(groups))
     names = [f"{group}  {GROUPS.get(group, '')}" for group in groups["experiment"]]
     if len(changes):
@@ -169,11 +166,11 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         axis.grid(axis="y", visible=False)
     if len(changes):
         _intervals(axes["ladder"], changes, "AP")
-        words = [about.get(name, name) for name in changes["contrast"]]
+        words = changes["contrast"].map(about)
         words = [f"{text} ({n})" for text, n in zip(words, changes["seeds"], strict=True)]
         axes["ladder"].set_yticks(range(len(changes)), words)
         axes["ladder"].set_title(
-            "one change at a time, measured here\nbar: 95 % interval; hollow: no difference shown"
+            "one change at a time, measured here\nbar: 95 % for all together; hollow: none shown"
         )
     return figure
 

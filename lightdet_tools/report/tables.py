@@ -4,12 +4,9 @@ What was measured here and what others print never share a column or an axis: th
 other data, other hardware and other protocols. All AP values in tables are percent.
 """
 
-import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -71,8 +68,8 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
 
 
-def seed_table(profile: str, runs: list[str] | None = None, metric: str = "AP") -> pd.DataFrame:
-    """One row per experiment, one column per seed: a metric in percent, NaN where it is missing.
+def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
+    """One row per run and seed: AP in percent, of all images and without each part of them.
 
     Only what may be compared: seeds that `run_table` pools, of runs whose settings are those of
     params.yaml and that saw the same training images as the first one. `attrs["left out"]` says
@@ -80,28 +77,34 @@ def seed_table(profile: str, runs: list[str] | None = None, metric: str = "AP") 
 
     Args:
         profile: whose results to read, below `results`.
-        runs: None takes `runs`, `taught` and `ladder` of params.yaml.
+        runs: None takes all experiments of params.yaml.
+
+    Returns:
+        Index run, seed; columns start (ImageNet or scratch), AP, then 0, 1, …: `AP_without` of
+        `evaluate.jackknife`, NaN where no object is left.
 
     Raises:
         UserError: unreadable results.
     """
-    params = read_params()
-    if runs is None:
-        runs = list(dict.fromkeys([*all_runs(params), *params["ladder"]]))
-    rows, left_out, images = {}, {}, None
-    for run in runs:
-        if not _files(root() / "results" / profile, run):
+    results = root() / "results" / profile
+    rows, left_out, images = [], {}, None
+    for run in read_params()["experiments"] if runs is None else runs:
+        if not _files(results, run):
             continue
-        pooled, provenance, _ = _pooled(root() / "results" / profile, run, profile)
+        pooled, provenance, _ = _pooled(results, run, profile)
         images = images or provenance["pack_hash"]
+        start = "ImageNet" if provenance["config"]["model"]["pretrained"] else "scratch"
         if provenance["config_hash"] != _hash_now(run, profile, provenance):
             left_out[run] = "trained with other settings than params.yaml has now"
         elif provenance["pack_hash"] != images:
             left_out[run] = "trained on other images"
         else:
-            values = {seed: 100 * metrics[metric] for seed, metrics in pooled.items()}
-            rows[run] = {seed: value for seed, value in values.items() if value >= 0}
-    table = pd.DataFrame.from_dict(rows, orient="index", dtype=float).sort_index(axis=1)
+            for seed, metrics in pooled.items():
+                aps = pd.Series({"AP": metrics["AP"], **dict(enumerate(metrics["AP_without"]))})
+                aps = (100 * aps).where(aps >= 0)
+                rows.append({"run": run, "seed": seed, "start": start, **aps})
+    table = pd.DataFrame(rows, columns=None if rows else ["run", "seed", "start", "AP"])
+    table = table.dropna(subset="AP").set_index(["run", "seed"])
     table.attrs["left out"] = left_out
     return table
 
@@ -110,70 +113,6 @@ def _hash_now(run: str, profile: str, provenance: dict) -> str:
     """The hash of a run's settings as params.yaml has them, with the classes that it found."""
     classes = provenance["config"]["model"].get("num_classes")
     return load_config(run, profile).with_classes(classes).hash
-
-
-def contrasts(seeds: pd.DataFrame, wanted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    """Differences between runs, seed by seed, and whether the spread allows to call them so.
-
-    Runs of one seed share the order of the images and, where the network is the same, their first
-    weights. The spread s is that of all runs together, after a mean per run and a shift per seed:
-    a few seeds of one run say little. The interval is mean +- t s sqrt(sum of w^2 / seeds), 95 %.
-
-    Args:
-        seeds: of `seed_table`, with every run that there is, not only the wanted ones.
-        wanted: name of a row -> weight w of each run, such as {"+silu": 1, "c0": -1}.
-
-    Returns:
-        One row per contrast whose runs are all there: difference, its own std (NaN for one seed),
-        seeds, `within` (half of the interval, NaN where no run has two seeds) and verdict: up,
-        down, none shown (the interval holds 0) or unknown (no interval).
-    """
-    spread, freedom = _spread(seeds)
-    found = []
-    for name, weights in wanted.items():
-        if not set(weights) <= set(seeds.index):
-            continue
-        each = sum(weight * seeds.loc[run] for run, weight in weights.items()).dropna()
-        if each.empty:
-            continue
-        noise = (sum(weight**2 for weight in weights.values()) / len(each)) ** 0.5
-        within = spread * noise * _t_quantile(freedom) if freedom else float("nan")
-        mean = each.mean()
-        verdict = "up" if mean > 0 else "down"
-        if not freedom:
-            verdict = "unknown"
-        elif abs(mean) <= within:
-            verdict = "none shown"
-        found.append((name, mean, each.std(ddof=1), len(each), within, verdict))
-    columns = ["contrast", "difference", "difference std", "seeds", "within", "verdict"]
-    return pd.DataFrame(found, columns=columns)
-
-
-def _spread(seeds: pd.DataFrame) -> tuple[float, int]:
-    """Standard deviation of what a mean per run and a shift per seed leave, and its freedom."""
-    rows, columns = np.nonzero(seeds.notna().to_numpy())
-    design = np.zeros((len(rows), sum(seeds.shape)))
-    design[np.arange(len(rows)), rows] = 1
-    design[np.arange(len(rows)), seeds.shape[0] + columns] = 1
-    values = seeds.to_numpy()[rows, columns]
-    freedom = len(rows) - int(np.linalg.matrix_rank(design)) if len(rows) else 0
-    if not freedom:
-        return float("nan"), 0
-    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
-    return float((rest @ rest / freedom) ** 0.5), freedom
-
-
-def _t_quantile(freedom: int) -> float:
-    """97.5 percent quantile of Student's t, by bisection on its density's integral."""
-    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
-    scale /= math.sqrt(freedom * math.pi)
-    low, high = 0.0, 20.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        x = np.linspace(0, middle, 2001)
-        inside = np.trapezoid(scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2), x)
-        low, high = (middle, high) if inside < 0.475 else (low, middle)
-    return low
 
 
 def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dict, dict[int, str]]:
@@ -188,7 +127,9 @@ def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dic
 def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
     """Seed -> metrics of every result of `run`, by rising seed."""
     found = {
-        seed: read_result(path, ("config", *METRICS), train_command(run, profile, seed))
+        seed: read_result(
+            path, ("config", *METRICS, "AP_without"), train_command(run, profile, seed)
+        )
         for seed, path in _files(results, run).items()
     }
     if not found:
@@ -228,10 +169,6 @@ def _common_key(provenance: dict) -> str:
 TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
 paper's own numbers: COCO val2017, its hardware. They are not comparable. `left out`: seeds that
 were trained with other settings, data or teacher than seed 0, with the key of these."""
-CONTRAST_NOTE = """Differences in AP, percentage points, seed by seed: mean ± standard deviation.
-`within` is half of the 95 % interval, from the spread of all runs together; a difference inside it
-is none shown. Of twenty rows without any effect one would still be called a difference; rows that
-share a run err together."""
 
 
 def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:

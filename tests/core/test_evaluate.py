@@ -8,7 +8,7 @@ from conftest import as_detections
 
 from lightdet_core import evaluate
 from lightdet_core.boxes import Detections
-from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.evaluate import coco_metrics, detect_pack, jackknife
 from lightdet_tools.report.found import found_objects
 
 TRUTH = {
@@ -75,6 +75,41 @@ def test_crowd_swallows_detections():
     inside = {"image_id": 11, "category_id": 3, "bbox": [20, 20, 30, 30], "score": 0.99}
     assert coco_metrics(truth, [*results(), inside])["AP"] == pytest.approx(1.0)
     assert coco_metrics(TRUTH, [*results(), inside])["AP"] < 1
+
+
+def without(truth, images):
+    annotations = [a for a in truth["annotations"] if a["image_id"] not in images]
+    shown = [image for image in truth["images"] if image["id"] not in images]
+    return {**truth, "images": shown, "annotations": annotations}
+
+
+def test_jackknife_is_ap_without_each_part():
+    """45 images in 20 parts of three or two, ids with gaps and out of order, some crowds."""
+    rng = np.random.default_rng(0)
+    ids = [3 * i + 5 for i in range(45)]
+    truth = {**TRUTH, "annotations": [], "images": [{**TRUTH["images"][0], "id": i} for i in ids]}
+    found = []
+    for number in range(150):
+        box = [*rng.uniform(0, 300, 2), *rng.uniform(8, 120, 2)]
+        one = {"image_id": int(rng.choice(ids)), "category_id": int(rng.choice([3, 90]))}
+        truth["annotations"].append({"id": number, "bbox": box, "iscrowd": number % 30 == 0, **one})
+        moved = [value + shift for value, shift in zip(box, rng.normal(0, 3, 4), strict=True)]
+        found.append({"bbox": moved, "score": float(rng.random()), **one})
+    rng.shuffle(truth["images"])
+    parts = jackknife(truth, found)
+    assert len(parts) == 20 and len(set(parts)) == 20
+    for part, ap in enumerate(parts):
+        left_out = set(ids[part::20])
+        rest = [one for one in found if one["image_id"] not in left_out]
+        assert ap == coco_metrics(without(truth, left_out), rest)["AP"]
+
+
+def test_jackknife_of_few_images_and_lost_classes():
+    """Each of three images is a part; without image 7 there are no dogs, and these do not count."""
+    found = results()[1:]  # the dog, and one of two cars: AP 1 and 51 / 101
+    assert jackknife(TRUTH, found) == pytest.approx([1, 0.5, 0.5 * (51 / 101 + 1)], abs=1e-12)
+    assert jackknife(without(TRUTH, {9, 11}), results()) == [-1]
+    assert jackknife({**TRUTH, "annotations": []}, []) == [-1, -1, -1]
 
 
 class Oracle(torch.nn.Module):

@@ -13,7 +13,7 @@ from lightdet_tools import cli
 
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
 COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
-COMMANDS += ["site", "repro", "profile", *GROUPS]
+COMMANDS += ["site", "repro", "profile", "verdicts", *GROUPS]
 NO_ONNX = ModuleNotFoundError(name="onnx")
 
 
@@ -40,6 +40,22 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         assert f"\n  {name} " in first
     sections = [line for line in first.splitlines() if line.endswith(":") and line[0] != " "]
     assert sections == ["Options:", "Learn:", "Use:", "Measure:", "Build:"]
+
+
+def test_many_runs_are_trained_seed_by_seed(monkeypatch):
+    trained = []
+    monkeypatch.setattr(cli, "share_cores", lambda: None)
+    monkeypatch.setattr("lightdet_core.train.train_and_publish", trained.append)
+    for words in ("--experiment g2", "--experiment c0 --experiment +silu --seed 1 --seed 0"):
+        cli.main(["train", "--profile", "smoke", *words.split()])
+    assert [config.run_name for config in trained] == [
+        "g2-s0",
+        "c0-s1",
+        "+silu-s1",
+        "c0-s0",
+        "+silu-s0",
+    ]
+    assert {config.profile for config in trained} == {"smoke"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,146 @@
+"""The paper's claims, what tests them (design.yaml), and what the runs say -> verdicts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lightdet_core.config import UserError, load_config, read_params, root
+from lightdet_tools.report.contrasts import contrasts, weights_of
+from lightdet_tools.report.tables import seed_table, write_table
+
+NOTE = """Differences in AP, percentage points, seed by seed. `within`, in a table of verdicts what
+stands after ±, is half of an interval; all {family} intervals of design.yaml hold together with
+95 %. Where one holds 0, nothing is shown. `from seeds`, `from images`: standard errors."""
+REDO = """`redo` trains what a row needs, for its first profile; data come before
+(`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
+
+
+def load_design(path: Path | None = None) -> dict:
+    """design.yaml: `rule`, `seeds` by tier, `assumed`, `claims` and `controls`.
+
+    Raises:
+        UserError: a comparison that cannot be read, or is for a tier without seeds; a claim that
+            no tier tests, without a reason.
+    """
+    path = path or root() / "design.yaml"
+    design = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, entry in {**design["claims"], **design["controls"]}.items():
+        if "contrast" in entry:
+            weights_of(entry["contrast"])
+            entry.setdefault("tiers", list(design["seeds"]))
+        elif "reason" not in entry:
+            raise UserError(f"{path}: {name}: give it a contrast, or the reason why it has none")
+        if unknown := set(entry.get("tiers", [])) - set(design["seeds"]):
+            raise UserError(f"{path}: {name}: no seeds for tier {', '.join(sorted(unknown))}")
+    return design
+
+
+def comparisons(design: dict, profile: str) -> list[str]:
+    """What a tier compares; a profile that is none compares everything."""
+    return [
+        entry["contrast"]
+        for entry in [*design["claims"].values(), *design["controls"].values()]
+        if "contrast" in entry and (profile in entry["tiers"] or profile not in design["seeds"])
+    ]
+
+
+def family(design: dict) -> int:
+    """Comparisons of all tiers: for so many at once the intervals hold."""
+    return sum(len(comparisons(design, tier)) for tier in design["seeds"])
+
+
+def verdicts(design: dict, differences: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per claim: as printed, what each profile shows, the verdict, the way to redo it.
+
+    Args:
+        differences: of `contrasts`, by profile. Claims that only other profiles test have no row.
+
+    Returns:
+        Columns claim, printed, one per profile (difference ± within, seeds), verdict (supported,
+        contradicted, not shown, not testable here; open: runs are missing) and redo (a command,
+        or why there is none).
+    """
+    rows = []
+    for claim in design["claims"].values():
+        contrast = claim.get("contrast")
+        testing = [profile for profile in differences if contrast in comparisons(design, profile)]
+        if not testing and "reason" not in claim:
+            continue
+        cells, answers = dict.fromkeys(differences, ""), []
+        for profile in testing:
+            seeds = design["seeds"].get(profile, [])
+            cells[profile], answer = _answer(claim, differences[profile], len(seeds))
+            answers.append(answer)
+        about = {"claim": claim["claim"], "printed": claim["printed"]}
+        command = redo(design, contrast, testing[0]) if testing else claim["reason"]
+        verdict = claim.get("verdict") or _together(answers)
+        rows.append({**about, **cells, "verdict": verdict, "redo": command})
+    return pd.DataFrame(rows)
+
+
+def _answer(claim: dict, differences: pd.DataFrame, planned: int) -> tuple[str, str]:
+    """A profile's difference and seeds in words, and what it says of a claim."""
+    found = differences[differences["contrast"] == claim["contrast"]]
+    if found.empty:
+        return "no runs yet", "open"
+    row = found.iloc[0]
+    half = "" if row["verdict"] == "unknown" else f" ± {row['within']:.2f}"
+    cell = f"{row['difference']:+.2f}{half}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    if row["seeds"] < planned:
+        return f"{cell} of {planned}", "open"
+    if row["verdict"] not in ("up", "down"):
+        return cell, "not shown"
+    as_said = row["verdict"] == claim.get("predicts", "up")
+    return cell, "supported" if as_said else "contradicted"
+
+
+def _together(answers: list[str]) -> str:
+    """The rule of design.yaml."""
+    if not answers:
+        return "not testable here"
+    clear = {"supported", "contradicted"} & set(answers)
+    if len(clear) == 1:
+        return clear.pop()
+    return "open" if set(answers) == {"open"} else "not shown"
+
+
+def redo(design: dict, contrast: str, profile: str) -> str:
+    """The command that trains a comparison's runs; what they learn from or start with is first."""
+    runs = list(weights_of(contrast))
+    params = read_params()
+    configs = [load_config(run, profile) for run in runs if run in params["experiments"]]
+    teachers = sorted({config.distill.teacher for config in configs} - {""})
+    inits = sorted({config.train.init for config in configs} - {""})
+    runs = sorted(dict.fromkeys([*inits, *runs]), key=lambda run: run not in [*teachers, *inits])
+    outside = [teacher for teacher in teachers if teacher not in runs]  # only seed 0 teaches
+    rows = [(outside, [0]), (runs, design["seeds"].get(profile, params["seeds"]))]
+    return " && ".join(
+        f"lightdet train {' '.join(f'--experiment {run}' for run in some)} "
+        f"{' '.join(f'--seed {seed}' for seed in seeds)} --profile {profile}"
+        for some, seeds in rows
+        if some
+    )
+
+
+def write_verdicts(differences: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
+    """`verdicts` of the design as `path`.md and .csv, with its rule below; returns them."""
+    design = load_design()
+    found = verdicts(design, differences)
+    note = NOTE.format(family=family(design))
+    write_table(found, path, f"{note}\n\n{design['rule']}\n\n{REDO}")
+    return found
+
+
+def of_all_tiers() -> dict[str, pd.DataFrame]:
+    """The comparisons of each tier, from results/.
+
+    Raises:
+        UserError: unreadable results.
+    """
+    design = load_design()
+    return {
+        tier: contrasts(seed_table(tier), comparisons(design, tier), family(design))
+        for tier in design["seeds"]
+    }
