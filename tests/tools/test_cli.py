@@ -42,22 +42,6 @@ def test_help_lists_the_commands_and_loads_nothing_large():
     assert sections == ["Options:", "Learn:", "Use:", "Measure:", "Build:"]
 
 
-def test_many_runs_are_trained_seed_by_seed(monkeypatch):
-    trained = []
-    monkeypatch.setattr(cli, "share_cores", lambda: None)
-    monkeypatch.setattr("lightdet_core.train.train_and_publish", trained.append)
-    for words in ("--experiment g2", "--experiment c0 --experiment +silu --seed 1 --seed 0"):
-        cli.main(["train", "--profile", "smoke", *words.split()])
-    assert [config.run_name for config in trained] == [
-        "g2-s0",
-        "c0-s1",
-        "+silu-s1",
-        "c0-s0",
-        "+silu-s0",
-    ]
-    assert {config.profile for config in trained} == {"smoke"}
-
-
 @pytest.mark.parametrize(
     ("busy", "threads", "given", "policy"),
     [
