@@ -152,8 +152,9 @@ def test_whole_pixel_shift_moves_pixels_and_boxes(monkeypatch):
     assert batch.gt_boxes[:, 0].tolist() == [[18, 17, 48, 47]] * 2
 
 
-def test_scale_about_the_image_centre_and_fill_outside():
-    half = settings(warp_probability=1.0, scale=(0.5, 0.5), translate=0.0, fill=30.0)
+def test_scale_about_the_image_centre_and_fill_outside(monkeypatch):
+    monkeypatch.setattr(augment, "FILL", 30.0)
+    half = settings(warp_probability=1.0, scale=(0.5, 0.5), translate=0.0)
     pack = make_pack(np.full((8, 64, 64, 3), 200), [[[0, 8, 64, 56]]] * 8, sizes=[[640, 480]] * 8)
     image, boxes = training_batch(pack, half, 0, 0, "cpu")[:2]
     expected = torch.full((64, 64), 30.0)

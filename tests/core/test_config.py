@@ -17,6 +17,7 @@ from lightdet_core.config import (
     read_params,
     root,
 )
+from lightdet_core.model import from_scratch
 
 PARAMS = read_params()
 PROFILES = profiles(PARAMS)
@@ -44,9 +45,9 @@ def test_paper_groups():
 @pytest.mark.parametrize("profile", PROFILES)
 def test_c0_is_the_parent_of_the_ladder_everywhere(profile):
     """Every rung differs from c0 in what its name says, and in nothing else."""
-    runs = [*PARAMS["ladder"], "g3"]
+    runs = [run for run in PARAMS["ladder"] if run not in ("g3-scratch", "g5-scratch")]
     settings = {run: load_config(run, profile, params=PARAMS).settings for run in runs}
-    g3 = settings.pop("g3")
+    g3 = load_config("g3", profile, params=PARAMS).settings
     different = {
         run: {
             f"{section}.{key}"
@@ -78,12 +79,27 @@ def test_c0_is_the_parent_of_the_ladder_everywhere(profile):
         "prune-retrain": {"train.init", "sparsity.prune_at"},
         "self-ld": distilled,
         "g3-lite0": different["g3-lite0"],
+        "c0-scratch": {"model.pretrained"},
+        "tf-padding": {"model.tf_padding"},
+        "frozen-bn": {"train.frozen_bn"},
     }
     # short profiles also end it sooner
     assert different["+mosaic"] <= {"augment.mosaic", "augment.mosaic_off_epochs"}
     lite0 = settings["g3-lite0"]
     assert {k for k in g3["model"] if g3["model"][k] != lite0["model"][k]} == {"backbone"}
     assert all(g3[k] == lite0[k] for k in g3 if k not in ("model", "experiment"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_groups_from_scratch_are_the_groups_but_for_their_start(profile):
+    for run in ("g3", "g5"):
+        usual, scratch = (load_config(name, profile) for name in (run, f"{run}-scratch"))
+        assert usual.model.pretrained is True
+        assert from_scratch(usual).model == scratch.model
+        quiet = dataclasses.replace(usual.train, evaluate_epochs=scratch.train.evaluate_epochs)
+        assert (quiet, usual.sparsity, usual.distill) == (
+            scratch.train, scratch.sparsity, scratch.distill
+        )  # fmt: skip
 
 
 def test_profile_scales_input_and_cells():
@@ -217,7 +233,7 @@ IN_DEMO = [
 ]
 ELSEWHERE = [
     ("demo.data.pack_size", 128, r"demo\.data\.pack_size: 128: at least the 160 px of c0's input"),
-    ("smoke.model.chanels", 3, r"smoke\.model\.chanels: 3: unknown"),
+    ("demo.model.chanels", 3, r"demo\.model\.chanels: 3: unknown"),
     ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
 ]
 
