@@ -281,7 +281,7 @@ def all_runs(params: dict) -> list[str]:
 
 def profiles(params: dict) -> list[str]:
     """The keys of params.yaml that are profiles."""
-    others = {"profile", "show", "adamw", "experiments", *LISTS}
+    others = {"profile", "show", "adamw", "cpu", "experiments", *LISTS}
     return [key for key in params if key not in others]
 
 

@@ -26,6 +26,7 @@ from lightdet_core.model import LightDet, save_weights
 from lightdet_tools.data import pack, scenes, sources
 
 torch.set_num_threads(1)
+engine.LOG_STEPS = 1  # trainings here have few steps
 HERE = repository()
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
 
@@ -89,14 +90,6 @@ def use_root(patch, folder):
         if not (folder / name).exists():
             (folder / name).symlink_to(HERE / name)
     patch.setenv("LIGHTDET_ROOT", str(folder))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def every_step_in_the_log():
-    """Trainings here have few steps. (Processes that a test starts have their own ten.)"""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "LOG_STEPS", 1)
-        yield
 
 
 @pytest.fixture(scope="session")

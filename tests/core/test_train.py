@@ -237,7 +237,7 @@ def test_gradient_norm_is_logged_before_clipping(here):
         folder = fit(tiny(epochs=1, grad_clip=clip), here.with_name(str(clip)))
         with (folder / "log.csv").open() as file:
             norms[clip] = [float(row["grad_norm"]) for row in csv.DictReader(file)]
-    assert norms[0.0][0] == norms[1e-3][0] > 1
+    assert norms[0.0][0] == norms[1e-3][0] > 0.1  # far above the clip
 
 
 def test_the_average_is_what_is_written(here, monkeypatch):
