@@ -21,17 +21,22 @@ def load_design(path: Path | None = None) -> dict:
     """design.yaml: `rule`, `seeds` by tier, `assumed`, `claims` and `controls`.
 
     Raises:
-        UserError: a comparison that cannot be read, or is for a tier without seeds; a claim that
-            no tier tests, without a reason.
+        UserError: not YAML; a comparison that cannot be read, predicts something else than up or
+            down, or is for a tier without seeds; neither comparison nor reason.
     """
     path = path or root() / "design.yaml"
-    design = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        design = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
     for name, entry in {**design["claims"], **design["controls"]}.items():
         if "contrast" in entry:
             weights_of(entry["contrast"])
             entry.setdefault("tiers", list(design["seeds"]))
         elif "reason" not in entry:
             raise UserError(f"{path}: {name}: give it a contrast, or the reason why it has none")
+        if entry.get("predicts", "up") not in ("up", "down"):
+            raise UserError(f"{path}: {name}: predicts {entry['predicts']!r}: write up or down")
         if unknown := set(entry.get("tiers", [])) - set(design["seeds"]):
             raise UserError(f"{path}: {name}: no seeds for tier {', '.join(sorted(unknown))}")
     return design

@@ -73,6 +73,7 @@ def test_printed_steps_are_those_of_the_paper():
     ("entry", "problem"),
     [
         ({}, "one: give it a contrast, or the reason"),
+        ({"contrast": "a - b", "predicts": "more"}, "one: predicts 'more': write up or down"),
         ({"contrast": "a + a"}, "'a \\+ a': write runs"),
         ({"contrast": "a - b", "tiers": ["coco", "demo"]}, "one: no seeds for tier coco$"),
     ],
@@ -80,6 +81,9 @@ def test_printed_steps_are_those_of_the_paper():
 def test_mistakes_in_the_design_are_named(tmp_path, entry, problem):
     with pytest.raises(UserError, match=problem):
         written(tmp_path, one=entry)
+    (tmp_path / "design.yaml").write_text("claims: {")
+    with pytest.raises(UserError, match=r"design\.yaml: not YAML"):
+        claims.load_design(tmp_path / "design.yaml")
 
 
 def test_tiers_compare_what_they_are_for_and_other_profiles_everything(tmp_path):
