@@ -199,7 +199,7 @@ def test_seed_table_holds_what_may_be_compared(as_trained):
         "+silu": "trained on other images",
     }
     assert tables.seed_table("demo", ["+never"]).empty
-    assert len(tables.seed_table("demo")) == 3  # of the experiments of params.yaml
+    assert len(tables.seed_table("demo")) == 4  # of the experiments of params.yaml
 
 
 def test_settings_of_now_are_those_of_a_run_with_its_classes():
