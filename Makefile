@@ -35,7 +35,8 @@ repro: setup  ## run the pipeline side by side, or STAGES of it; PROFILE=demo, b
 	@[ -e .git ] || dvc config --quiet --local core.no_scm true  # a zip download
 	@case $(PROFILE) in coco) python -m lightdet_tools plan --profile coco;; esac
 	python -m lightdet_tools repro --profile $(PROFILE) $(STAGES)
-	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; \
+	@[ -n "$(STAGES)" ] || { echo; cat results/$(PROFILE)/tables/table2.md; echo; \
+	  ! [ -e .git ] || python -m lightdet_tools compare --profile $(PROFILE); \
 	  echo; echo "Tables, figures and executed notebooks: results/$(PROFILE)/; weights: runs/$(PROFILE)/"; }
 
 seeds: repro  ## train SEEDS="1 2" of every run besides, then update tables and figures

@@ -242,6 +242,15 @@ def accuracy(
 
 
 @app.command(**MEASURE)
+def compare(profile: OneProfile) -> None:
+    """Are the runs here those of the last commit, but for the spread?"""
+    load_config("c0", profile)
+    from lightdet_tools.report.compare import report
+
+    report(profile, told)
+
+
+@app.command(**MEASURE)
 def verdicts() -> None:
     """Write what all tiers say of the paper's claims (design.yaml)."""
     from lightdet_tools.report.claims import of_all_tiers, write_verdicts
