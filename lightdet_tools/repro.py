@@ -130,7 +130,7 @@ def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
     try:
         repo = Repo()
         graph = repo.index.graph  # from a stage to those that it needs
-        planned = plan_repro(graph, collect_stages(repo, stages or ["dvc.yaml"]))
+        planned = plan_repro(graph, collect_stages(repo, stages) if stages else None)
     except DvcException:
         return [], lambda job: True
     by_name = {stage.addressing: stage for stage in planned}

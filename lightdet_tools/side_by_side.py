@@ -156,12 +156,13 @@ def conduct(
             _hand_on(stops or [signal.SIGINT], work.running.values())
             for one in work.running.values():
                 one.process.wait()
-    if stops:
-        left = len(jobs) - len(work.done)
+    left = len(jobs) - len(work.done)
+    if stops and left:
         raise KeyboardInterrupt(f"stopped, {left} left; run the same command to continue")
     if work.failed:
         rest = {job.name: "not begun, for it needs what failed" for job in work.waiting}
-        told = [f"  {name}: {reason}" for name, reason in (work.failed | rest).items()]
+        why = work.failed | rest
+        told = [f"  {job.name}: {why[job.name]}" for job in jobs if job.name in why]
         raise UserError("\n".join([f"{len(work.failed)} of {len(jobs)} failed:", *told]))
 
 
