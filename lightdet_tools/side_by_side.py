@@ -26,7 +26,7 @@ import psutil
 from lightdet_core.config import Config, UserError, root, train_command
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # torch asks MKL first
-MEMORY = 3e9  # bytes that one process may need
+MEMORY = 3e9  # bytes of a process: 2.2 GB for 8 images of 208 px, 2.6 GB for a notebook's kernel
 RUN = re.compile(r"[^\s:]+-s\d+(:| of )|Running stage ")  # begins a line that says whose it is
 LOOK = 0.2  # seconds between two looks at whether a signal came
 KEPT = 50  # lines of a process, of which one says why it failed
@@ -99,7 +99,7 @@ def train_all(configs: list[Config], tell: Callable[[str], None]) -> None:
         command = [sys.executable, "-m", "lightdet_tools", *words]
         jobs.append(Job(config.run_name, command, frozenset(listed & set(needed.values()))))
     at_once = min(len(jobs), slots())
-    tell(f"{len(jobs)} runs, {at_once} at a time")
+    tell(f"runs: {len(jobs)}, {at_once} at a time")
     conduct(jobs, at_once, tell)
 
 

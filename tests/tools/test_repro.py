@@ -218,7 +218,7 @@ def test_stages_that_do_not_need_each_other_run_at_the_same_time(pipeline):
     assert lines[:2] == ["begin a", "end a"] and lines[6:] == ["begin d", "end d"]
     assert sorted(lines[2:4]) == ["begin b", "begin c"]
     assert yaml.safe_load((pipeline / "dvc.lock").read_text())["stages"].keys() == set("abcd")
-    assert told[0] == "4 stages are due or need one that is, 2 at a time"
+    assert told[0] == "stages that are due or need one that is: 4, 2 at a time"
     begun = [line for line in told if line.startswith("Running stage")]
     assert sorted(begun) == [f"Running stage '{name}':" for name in "abcd"]
     assert told[-2:] == [NOTHING[0], "[5 of 5 done] dvc repro"]
