@@ -89,7 +89,7 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
             at_once = 1
             if jobs:
                 at_once = slots()
-                tell(f"{len(jobs)} stages are due or need one that is, {at_once} at a time")
+                tell(f"stages that are due or need one that is: {len(jobs)}, {at_once} at a time")
             names = frozenset(job.name for job in jobs)
             last = Job("dvc repro", [*DVC, "repro", *stages], names, one_thread=False)
             conduct([*jobs, last], at_once, tell, worth_telling, is_due)
@@ -130,7 +130,7 @@ def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
     try:
         repo = Repo()
         graph = repo.index.graph  # from a stage to those that it needs
-        planned = plan_repro(graph, collect_stages(repo, stages or ["dvc.yaml"]))
+        planned = plan_repro(graph, collect_stages(repo, stages) if stages else None)
     except DvcException:
         return [], lambda job: True
     by_name = {stage.addressing: stage for stage in planned}

@@ -26,7 +26,7 @@ import psutil
 from lightdet_core.config import Config, UserError, root, train_command
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # torch asks MKL first
-MEMORY = 3e9  # bytes that one process may need
+MEMORY = 3e9  # bytes of a process: 2.2 GB for 8 images of 208 px, 2.6 GB for a notebook's kernel
 RUN = re.compile(r"[^\s:]+-s\d+(:| of )|Running stage ")  # begins a line that says whose it is
 LOOK = 0.2  # seconds between two looks at whether a signal came
 KEPT = 50  # lines of a process, of which one says why it failed
@@ -99,7 +99,7 @@ def train_all(configs: list[Config], tell: Callable[[str], None]) -> None:
         command = [sys.executable, "-m", "lightdet_tools", *words]
         jobs.append(Job(config.run_name, command, frozenset(listed & set(needed.values()))))
     at_once = min(len(jobs), slots())
-    tell(f"{len(jobs)} runs, {at_once} at a time")
+    tell(f"runs: {len(jobs)}, {at_once} at a time")
     conduct(jobs, at_once, tell)
 
 
@@ -156,12 +156,13 @@ def conduct(
             _hand_on(stops or [signal.SIGINT], work.running.values())
             for one in work.running.values():
                 one.process.wait()
-    if stops:
-        left = len(jobs) - len(work.done)
+    left = len(jobs) - len(work.done)
+    if stops and left:
         raise KeyboardInterrupt(f"stopped, {left} left; run the same command to continue")
     if work.failed:
         rest = {job.name: "not begun, for it needs what failed" for job in work.waiting}
-        told = [f"  {name}: {reason}" for name, reason in (work.failed | rest).items()]
+        why = work.failed | rest
+        told = [f"  {job.name}: {why[job.name]}" for job in jobs if job.name in why]
         raise UserError("\n".join([f"{len(work.failed)} of {len(jobs)} failed:", *told]))
 
 

@@ -56,7 +56,7 @@ def used_files(stage: dict) -> set[str]:
 
 def code_of(stage: dict) -> set[str]:
     """What a stage depends on: rooms, the core, or those files of it that are not the method."""
-    files = used_files(stage)
+    files = used_files(stage) - {"lightdet_tools/side_by_side.py"}  # for several runs, not for one
     core = {file for file in files if file.startswith("lightdet_core/")}
     small = all(place(module_of(file)) in ("config", "machinery") for file in core)
     tools = {file if file.count("/") == 1 else str(Path(file).parent) for file in files - core}
