@@ -2,14 +2,13 @@
 is run by a test or by .ci/smoke; and its links and those of its neighbours lead somewhere."""
 
 import io
-import json
 import re
 import subprocess
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from conftest import teach
+from conftest import read, teach
 from PIL import Image
 
 from lightdet_core.config import root
@@ -98,18 +97,13 @@ def test_deviations_name_tests_that_exist():
     assert [f"{file}::{name}" for file, name in named if f"def {name}" not in files[file]] == []
 
 
-def number(text):
-    return float(text.replace("−", "-"))
-
-
 def test_the_groups_are_those_of_the_table():
     table = committed("table2").set_index("experiment")
-    found = re.findall(r"(g\d) (\d+\.\d) ± (\d+\.\d)", TEXT["README.md"])
-    assert [group for group, *_ in found] == ["g1", "g2", "g3", "g4", "g5"]
-    for group, mean, spread in found:
-        row = table.loc[group]
-        assert f"{row['AP']:.1f} ± {row['AP std']:.1f}" == f"{mean} ± {spread}"
-    assert f"their teacher {table.loc['teacher', 'AP']:.1f}" in TEXT["README.md"]
+    text = re.sub(r"\s+", " ", TEXT["README.md"])
+    for run, row in table.iterrows():
+        spread = "" if pd.isna(row["AP std"]) else f" ± {row['AP std']:.1f}"
+        name = "their teacher" if run == "teacher" else run
+        assert re.search(rf"{name} {row['AP']:.1f}{spread}[, ]", text), run
     pattern = r"^\| (\w+) \| demo \|.*?\| (\d) \| ([^|]+) \| ([^|]+) \|"
     last = re.findall(pattern, TEXT["README.md"], re.M)
     for run, seeds, ap, ap50 in last:
@@ -120,42 +114,27 @@ def test_the_groups_are_those_of_the_table():
     assert len(last) == len(table)
 
 
-CLAIMS = {  # words before the number -> row of differences.csv
-    "1 to 2 (": "g2 - g1",
-    "2 to 3 (": "g3 - g2",
-    "Mish\n  ": "+mish - c0",
-    "SiLU ": "+silu - c0",
-    "LeakyReLU ": "+leakyrelu - c0",
-    "gains nothing here: ": "+prune - c0",
-    "with ReLU6, ": "silu-prune - +silu",
-    "with SiLU, ": "mish-prune - +mish",
-    "it costs: ": "prune-retrain - dense-retrain",
-    "shows nothing (": "+ld - c0",
-    "it gains ": "+ld+vlr+kd - c0",
-    "brings ": "dense-retrain - c0",
-}
+def test_the_verdicts_are_those_of_the_table():
+    table = committed("verdicts").set_index("claim")
+    head = "| claim | printed | here | verdict |\n| --- | --- | --- | --- |\n"
+    rows = TEXT["README.md"].split(head)[1].split("\n\n")[0].splitlines()
+    for row in rows:
+        claim, *cells = row.strip("| ").split(" | ")
+        assert cells == table.loc[claim, ["printed", "demo", "verdict"]].tolist()
+    assert len(rows) > 10
 
 
-def test_the_differences_are_those_of_the_table():
-    table = committed("differences").set_index("contrast")
-    text = TEXT["README.md"]
-    found = re.findall(r"[+−]\d+\.\d ± \d+\.\d", text)
-    expected = []
-    for words, contrast in CLAIMS.items():
-        row = table.loc[contrast]
-        value = f"{row['difference']:+.1f} ± {row['within']:.1f}".replace("-", "−")
-        expected.append(value)
-        assert words + value in text, (words, value)
-    assert sorted(found) == sorted(expected)  # and no number without a row
-    for name in ("+gflv2", "+smoothing", "+amp"):
-        assert table.loc[f"{name} - c0", "verdict"] == "none shown"
-    costs = [-table.loc[f"{name} - c0", "difference"] for name in ("+mosaic", "+mixup", "+cutmix")]
-    assert f"cost {min(costs):.1f} to {max(costs):.1f}" in text
-
-
-def test_the_photographs_are_those_of_the_run():
-    found = json.loads((root() / "results/minicoco/metrics/g1-s0.json").read_text())
-    words = f"g1 reaches AP {100 * found['AP']:.1f}, and {100 * found['per_class']['person']:.1f}"
+def test_eight_bits_are_those_of_the_notebook():
+    cells = read(root() / "results/demo/notebooks/09_table1.ipynb")["cells"]
+    shown = "".join(
+        text
+        for cell in cells
+        for output in cell.get("outputs", [])
+        for text in output.get("data", {}).get("text/plain", [])
+    )
+    ap = re.search(r"MiB +AP +AP50.*\nrun.*\n(g1 .*\n.*\ng5 .*\n.*)", shown)[1]
+    full, g1, fp32, g5 = (float(line.split()[-2]) for line in ap.splitlines())
+    words = f"leaves g1 at AP {g1:.1f} after {full:.1f} and takes g5 from {fp32:.1f} to {g5:.1f};"
     assert words in re.sub(r"\s+", " ", TEXT["README.md"])
 
 
