@@ -126,11 +126,10 @@ def test_the_verdicts_are_those_of_the_table():
 
 def test_eight_bits_are_those_of_the_notebook():
     cells = read(root() / "results/demo/notebooks/09_table1.ipynb")["cells"]
-    shown = "".join(
-        text
+    shown = "\n".join(
+        "".join(output.get("data", {}).get("text/plain", []))
         for cell in cells
         for output in cell.get("outputs", [])
-        for text in output.get("data", {}).get("text/plain", [])
     )
     ap = re.search(r"MiB +AP +AP50.*\nrun.*\n(g1 .*\n.*\ng5 .*\n.*)", shown)[1]
     full, g1, fp32, g5 = (float(line.split()[-2]) for line in ap.splitlines())
