@@ -205,9 +205,10 @@ class Config:
         """
         usual = Config("", "").settings
         kept = {
-            section: {k: v for k, v in values.items() if v != usual[section][k]}
-            for section, values in self.settings.items()
-            if section in SECTIONS
+            f"{section}.{key}": value
+            for section in SECTIONS
+            for key, value in self.settings[section].items()
+            if value != usual[section][key]
         }
         text = json.dumps([self.experiment, self.profile, kept], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

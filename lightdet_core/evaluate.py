@@ -71,7 +71,7 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     """
     truth = _read(coco_gt)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = _matched(truth, detections)
+        evaluation = _evaluation(truth, detections)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -104,7 +104,7 @@ def jackknife(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> list
     """
     found = []
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _matched(_read(coco_gt), detections)
+        evaluation = _evaluation(_read(coco_gt), detections)
         params = evaluation.params
         params.areaRng, params.maxDets = params.areaRng[:1], [100]  # all that AP needs
         evaluation.evaluate()
@@ -126,7 +126,7 @@ def _read(coco_gt: COCO | dict | Path | str) -> Any:
     return json.loads(Path(truth).read_text()) if isinstance(truth, (str, Path)) else truth
 
 
-def _matched(truth: Any, detections: list[dict]) -> Any:
+def _evaluation(truth: Any, detections: list[dict]) -> Any:
     """A COCOeval of detections beside the truth. (`loadRes` refuses an empty list.)"""
     results = [{**found, "iscrowd": 0, "area": None} for found in detections]
     return COCOeval(_index(truth, truth["annotations"]), _index(truth, results), "bbox")

@@ -129,8 +129,7 @@ def train(
     share_cores()
     from lightdet_core.train import train_and_publish
 
-    for config in configs:
-        train_and_publish(config)
+    train_and_publish(config)
 
 
 @app.command(**LEARN)

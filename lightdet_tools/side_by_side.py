@@ -159,7 +159,7 @@ def conduct(
     left = len(jobs) - len(work.done)
     if stops and left:
         raise KeyboardInterrupt(f"stopped, {left} left; run the same command to continue")
-    if work.failed:
+    if work.failed or work.waiting:
         rest = {job.name: "not begun, for it needs what failed" for job in work.waiting}
         why = work.failed | rest
         told = [f"  {job.name}: {why[job.name]}" for job in jobs if job.name in why]

@@ -46,7 +46,7 @@ class Pack(NamedTuple):
     hash: str  # sha256 of the annotation file
     pixels: str  # sha256 of the packed images
     path: Path
-    folder: str  # of the images, as `place_of` names it
+    folder: str = ""  # of the images, as `place_of` names it
 
 
 def coco_results(
@@ -86,7 +86,7 @@ def read_meta(path: Path) -> dict:
     except ValueError as error:
         raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
     keys = {"format", "sha256", "size", "pixels", "images", "drops", "categories"}
-    keys |= {"classes", "folder", "files", "pillow"}
+    keys |= {"classes", "folder", "files", "pillow", "skip_broken"}
     if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
         raise DataError(f"{path}: pack.json is of another format; {REPACK}")
     return meta

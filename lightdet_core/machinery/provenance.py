@@ -25,8 +25,10 @@ def provenance(
 ) -> dict:
     """The facts about a run that run.json holds, but for those that training measures."""
     source = None if config.train.init else config.model.pretrained
+    # another number of threads rounds otherwise
+    threads = "OMP_NUM_THREADS=1 " if device.type == "cpu" and torch.get_num_threads() == 1 else ""
     return {
-        "command": train_command(config.experiment, config.profile, config.seed),
+        "command": threads + train_command(config.experiment, config.profile, config.seed),
         "experiment": config.experiment,
         "profile": config.profile,
         "seed": config.seed,
@@ -45,6 +47,7 @@ def provenance(
         "train_images": len(packs["train"].images),
         "val_images": len(packs["val"].images),
         "pack_hash": packs["train"].hash,
+        "val_hash": packs["val"].hash,
     }
 
 

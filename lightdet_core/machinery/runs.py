@@ -42,21 +42,23 @@ def run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) ->
     """What a checkpoint and a finished run must agree with, 8 characters each.
 
     Settings, data, then what the weights from elsewhere (teacher, first weights) were made from, by
-    the key of their run: on another processor the same gives other bytes. Of a file without a run
-    its bytes count. Seeds that share all but the first weights may be averaged (report.run_table).
+    the key of their run: on another processor the same gives other bytes. (So a teacher that is
+    trained anew, by other code, makes no student due; delete these to train them anew, too.) Of a
+    file without a run its bytes count. Seeds that share a key may be averaged (report.run_table).
     """
     data = "".join(pack.hash + pack.pixels for pack in packs.values())
-    return config.hash[:8] + _short(data) + "".join(map(_origin, sources.values()))
+    return config.hash[:8] + short(data) + "".join(map(_origin, sources.values()))
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """8 hex digits of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _origin(weights: Path) -> str:
     """8 characters for the run that made this file, or for the file."""
     key = finished_key(weights.parent)
-    return file_hash(weights)[:8] if key == "incomplete" else _short(key)
+    return file_hash(weights)[:8] if key == "incomplete" else short(key)
 
 
 def finished_key(folder: Path) -> str:

@@ -60,6 +60,8 @@ def untrained(
     """A network with random weights and its optimizer; not fused: torch's default kernels."""
     torch.manual_seed(config.seed)
     model = LightDet(config.model).to(device, memory_format=memory).train()
+    if config.train.frozen_bn:
+        engine.freeze_batch_norm(model.backbone)
     state = engine.new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:
@@ -177,7 +179,7 @@ def compare_ways(config: Config, device: torch.device, steps: int) -> dict[str, 
     annotations, folder = split_paths(config, "train")
     pack = open_split(config, "train")
     config, (pack, _) = with_classes(config, pack), on_device(pack, device)
-    truth = read_annotations(annotations, classes=config.data.classes)
+    truth = read_annotations(annotations, True, config.data.classes)
 
     def ours(step: int) -> Batch:
         return training_batch(pack, config, config.seed, step, device)

@@ -129,7 +129,7 @@ def pack_split(config: Config, split: str, out: Path, progress: Callable[[str], 
         How many images and boxes.
     """
     annotations, folder = split_paths(config, split)
-    truth = read_annotations(annotations, classes=config.data.classes)
+    truth = read_annotations(annotations, True, config.data.classes)
     target = out / "images" / split
     target.mkdir(parents=True)
 

@@ -74,9 +74,9 @@ def build(
             pack = open_pack(out)
             same = meta.items() >= settings.items()
             if same and meta["files"] == _files(images, read_truth(pack)):
-                lost = meta["drops"].get("broken image", 0)
-                note = f"; {lost} broken ones are left out: if they are mended, delete {out}"
-                note = note if lost else ""
+                left_out = ", ".join(f"{rule}: {n}" for rule, n in meta["drops"].items() if n)
+                note = f", with --skip-broken; if what it left out is mended, delete {out}"
+                note = f"{note} ({left_out})" if meta["skip_broken"] else ""
                 _check_same(annotations, pack.categories, categories)
                 progress(f"{out.name}: {len(pack.counts)} images, packed already{note}")
                 return pack
@@ -158,6 +158,7 @@ def _write(
     packed = _packed(truth.truth, truth.image_ids[good])
     meta = {
         **settings,
+        "skip_broken": skip_broken,
         "files": _files(folder, packed),
         "pixels": pixels,
         "images": int(good.sum()),

@@ -95,10 +95,10 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     exported = open_exported(path, threads)
     find, config = exported_find(exported), exported.about["config"]
     torch.set_num_threads(1)
-    size = config["model"]["input_size"]
+    size, limits = config["model"]["input_size"], (boxes.IOU_THRESHOLD, boxes.MAX_DETECTIONS)
 
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
-        found = find(letterbox(image, size, quick=True), score_threshold, *boxes.LIMITS[1:])
+        found = find(letterbox(image, size, quick=True), score_threshold, *limits)
         height, width = image.shape[:2]
         return boxes.on_image(found, width, height, size)
 

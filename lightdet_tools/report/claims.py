@@ -7,12 +7,13 @@ import pandas as pd
 import yaml
 
 from lightdet_core.config import UserError, load_config, read_params, root
-from lightdet_tools.report.contrasts import contrasts, weights_of
+from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
 from lightdet_tools.report.tables import seed_table, write_table
 
 NOTE = """Differences in AP, percentage points, seed by seed. `within`, in a table of verdicts what
 stands after ±, is half of an interval; all {family} intervals of design.yaml hold together with
-95 %. Where one holds 0, nothing is shown. `from seeds`, `from images`: standard errors."""
+95 %. Where one holds 0, nothing is shown. `from seeds`, `from images`: standard errors. One teacher
+serves all seeds: what another would bring is in no interval."""
 REDO = """`redo` trains what a row needs, for its first profile; data come before
 (`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
@@ -29,9 +30,11 @@ def load_design(path: Path | None = None) -> dict:
         design = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
+    known = read_params()["experiments"]
     for name, entry in {**design["claims"], **design["controls"]}.items():
         if "contrast" in entry:
-            weights_of(entry["contrast"])
+            if strangers := weights_of(entry["contrast"]).keys() - known:
+                raise UserError(f"{path}: {name}: no experiment {', '.join(sorted(strangers))}")
             entry.setdefault("tiers", list(design["seeds"]))
         elif "reason" not in entry:
             raise UserError(f"{path}: {name}: give it a contrast, or the reason why it has none")
@@ -91,8 +94,7 @@ def _answer(claim: dict, differences: pd.DataFrame, planned: int) -> tuple[str, 
     if found.empty:
         return "no runs yet", "open"
     row = found.iloc[0]
-    half = "" if row["verdict"] == "unknown" else f" ± {row['within']:.2f}"
-    cell = f"{row['difference']:+.2f}{half}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
+    cell = in_words(row)
     if row["seeds"] < planned:
         return f"{cell} of {planned}", "open"
     if row["verdict"] not in ("up", "down"):
@@ -105,10 +107,10 @@ def _together(answers: list[str]) -> str:
     """The rule of design.yaml."""
     if not answers:
         return "not testable here"
+    if "open" in answers:
+        return "open"
     clear = {"supported", "contradicted"} & set(answers)
-    if len(clear) == 1:
-        return clear.pop()
-    return "open" if set(answers) == {"open"} else "not shown"
+    return clear.pop() if len(clear) == 1 else "not shown"
 
 
 def redo(design: dict, contrast: str, profile: str) -> str:

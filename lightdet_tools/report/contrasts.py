@@ -52,7 +52,7 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
         of the images) and verdict: up, down, none shown (the interval holds 0) or unknown.
     """
     starts = seeds["start"].groupby("run").first()
-    spreads = _spreads(seeds)
+    spreads = {shift: _spreads(seeds, shift) for shift in (True, False)}
     found = []
     for contrast in wanted:
         weights = weights_of(contrast)
@@ -62,8 +62,11 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
         each = each.dropna(subset="AP")
         if each.empty:
             continue
-        squares = pd.Series(weights).pow(2).groupby(starts[list(weights)]).sum() / len(each)
-        by_seeds = [(n * spreads[start][0] ** 2, spreads[start][1]) for start, n in squares.items()]
+        by_start = pd.Series(weights).groupby(starts[list(weights)])
+        by_seeds = []
+        for start, signs in by_start:  # what a seed does to all runs goes only where signs do
+            spread, freedom = spreads[signs.sum() == 0][start]
+            by_seeds.append((signs.pow(2).sum() / len(each) * spread**2, freedom))
         by_images = _from_images(each.drop(columns="AP").to_numpy(float))
         within, _ = interval([*by_seeds, *by_images], family)
         mean = each["AP"].mean()
@@ -74,6 +77,12 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
         found.append((contrast, mean, each["AP"].std(ddof=1), len(each), *errors, within, verdict))
     columns = ["contrast", "difference", "difference std", "seeds", "from seeds", "from images"]
     return pd.DataFrame(found, columns=[*columns, "within", "verdict"])
+
+
+def in_words(row: pd.Series) -> str:
+    """A row of `contrasts`: difference, half of the interval where it is known, seeds."""
+    half = "" if np.isnan(row["within"]) else f" ± {row['within']:.2f}"
+    return f"{row['difference']:+.2f}{half}, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}"
 
 
 def interval(parts: list[tuple[float, int]], family: int) -> tuple[float, float]:
@@ -118,13 +127,15 @@ def noise(seeds: pd.DataFrame, differences: pd.DataFrame) -> dict[str, float]:
         seeds: of `tables.seed_table`; the spread is that of the larger part, by start.
         differences: of `contrasts`; of their errors by the images the median.
     """
-    spread, freedom = max(_spreads(seeds).values(), key=lambda found: found[1], default=(0.0, 0))
+    spread, freedom = max(
+        _spreads(seeds, True).values(), key=lambda found: found[1], default=(0.0, 0)
+    )
     images = float(differences["from images"].median())
     return {"spread": spread, "images": images} if freedom and images >= 0 else {}
 
 
-def _spreads(seeds: pd.DataFrame) -> dict[str, tuple[float, int]]:
-    """By start: the standard deviation of what a mean per run and a shift per seed leave, and its
+def _spreads(seeds: pd.DataFrame, shift: bool) -> dict[str, tuple[float, int]]:
+    """By start: the standard deviation of what a mean per run (and a shift per seed) leave, and its
     degrees of freedom. Two experiments with the same settings in a profile are one training."""
     found = {}
     for start, own in seeds.groupby("start"):
@@ -132,7 +143,7 @@ def _spreads(seeds: pd.DataFrame) -> dict[str, tuple[float, int]]:
         rows, columns = np.nonzero(table.notna().to_numpy())
         design = np.zeros((len(rows), sum(table.shape)))
         design[np.arange(len(rows)), rows] = 1
-        design[np.arange(len(rows)), len(table) + columns] = 1
+        design[np.arange(len(rows)), len(table) + columns] = shift
         values = table.to_numpy()[rows, columns]
         freedom = len(rows) - int(np.linalg.matrix_rank(design))
         rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]

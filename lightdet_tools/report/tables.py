@@ -12,6 +12,7 @@ import yaml
 
 from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
 from lightdet_core.machinery.files import write_text
+from lightdet_core.machinery.runs import short
 from lightdet_tools.report.results import read_result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -71,9 +72,10 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
     """One row per run and seed: AP in percent, of all images and without each part of them.
 
-    Only what may be compared: seeds that `run_table` pools, of runs whose settings are those of
-    params.yaml and that saw the same training images as the first one. `attrs["left out"]` says
-    which were left out and why; runs without results just have no row.
+    Only what may be compared: seeds that `run_table` pools, of runs whose settings, and those of
+    the runs that they learn from or start with, are those of params.yaml, on the images of the
+    first one. `attrs["left out"]` says which were left out and why; runs without results just have
+    no row.
 
     Args:
         profile: whose results to read, below `results`.
@@ -92,12 +94,14 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         if not _files(results, run):
             continue
         pooled, provenance, _ = _pooled(results, run, profile)
-        images = images or provenance["pack_hash"]
         start = "ImageNet" if provenance["config"]["model"]["pretrained"] else "scratch"
+        seen = provenance["pack_hash"], provenance.get("val_hash")
         if provenance["config_hash"] != _hash_now(run, profile, provenance):
             left_out[run] = "trained with other settings than params.yaml has now"
-        elif provenance["pack_hash"] != images:
-            left_out[run] = "trained on other images"
+        elif stale := _stale_source(results, provenance, min(pooled), profile):
+            left_out[run] = f"{stale} was trained with other settings than params.yaml has now"
+        elif seen != (images := images or seen):
+            left_out[run] = "trained or evaluated on other images"
         else:
             for seed, metrics in pooled.items():
                 aps = pd.Series({"AP": metrics["AP"], **dict(enumerate(metrics["AP_without"]))})
@@ -115,12 +119,29 @@ def _hash_now(run: str, profile: str, provenance: dict) -> str:
     return load_config(run, profile).with_classes(classes).hash
 
 
+def _stale_source(results: Path, provenance: dict, seed: int, profile: str) -> str:
+    """The run whose weights a run learnt from or began with, if params.yaml now makes another of it
+    (or it is not there); "" if not."""
+    settings, key = provenance["config"], provenance["key"]
+    teacher, init = settings["distill"]["teacher"], settings["train"]["init"]
+    for run, own in ((teacher, 0), (init, seed)):
+        if not run:
+            continue
+        if not (results / "runs" / f"{run}-s{own}.json").is_file():
+            return run
+        source = _provenance(results, run, own, profile, None)
+        made = key[16:24] == short(source["key"])
+        if not made or source["config_hash"] != _hash_now(run, profile, source):
+            return run
+    return ""
+
+
 def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dict, dict[int, str]]:
     """Metrics by seed of what belongs together, the lowest seed's provenance, keys of the rest."""
     seeds = _seeds(results, run, profile)
     about = {s: _provenance(results, run, s, profile, m["config"]) for s, m in seeds.items()}
     first = about[min(seeds)]
-    pooled = {s: m for s, m in seeds.items() if _common_key(about[s]) == _common_key(first)}
+    pooled = {s: m for s, m in seeds.items() if about[s]["key"] == first["key"]}
     return pooled, first, {s: about[s]["key"] for s in seeds if s not in pooled}
 
 
@@ -148,11 +169,12 @@ def _files(results: Path, run: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -> dict:
+def _provenance(results: Path, run: str, seed: int, profile: str, config: str | None) -> dict:
+    """What run.json says; its settings must be those of the metrics, where these are asked for."""
     path, command = results / "runs" / f"{run}-s{seed}.json", train_command(run, profile, seed)
     keys = ("config", "config_hash", "input_size", "num_params", "key")
     provenance = read_result(path, keys, command)
-    if provenance["config_hash"] != config:
+    if config and provenance["config_hash"] != config:
         raise UserError(
             f"{path}: describes settings {provenance['config_hash']}, but the metrics are of "
             f"{config}; `{command}` writes both anew"
@@ -160,15 +182,9 @@ def _provenance(results: Path, run: str, seed: int, profile: str, config: str) -
     return provenance
 
 
-def _common_key(provenance: dict) -> str:
-    """Settings, data and teacher of a run; its first weights differ from seed to seed."""
-    taught = provenance["config"]["distill"]["teacher"]
-    return provenance["config_hash"] + provenance["key"][8 : 24 if taught else 16]
-
-
 TABLE_NOTE = """AP in percent, mean ± standard deviation over seeds. `printed` columns are the
 paper's own numbers: COCO val2017, its hardware. They are not comparable. `left out`: seeds that
-were trained with other settings, data or teacher than seed 0, with the key of these."""
+were trained with other settings, data or sources of weights than seed 0, with their keys."""
 
 
 def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:

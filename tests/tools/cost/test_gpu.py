@@ -155,7 +155,7 @@ def test_the_data_of_a_profile_are_those_of_the_bundle(folder):
     assert config.data.source == "folder" and config.data.pack_size == wanted.data.pack_size
     assert config.data.val_annotations == str(folder / "smoke" / "annotations" / "val.json")
     assert config.model.pretrained == str(folder / "imagenet" / "lite1.safetensors")
-    assert dataclasses.replace(config.model, pretrained=False) == wanted.model
+    assert dataclasses.replace(config.model, pretrained=True) == wanted.model
     assert config.train == wanted.train and config.distill == wanted.distill
 
 
