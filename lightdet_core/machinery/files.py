@@ -33,6 +33,11 @@ def write_json(path: Path, data: object, indent: int | None = None) -> None:
     write_text(path, json.dumps(data, indent=indent) + "\n")
 
 
+def short_hash(text: str) -> str:
+    """8 hex digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     try:

@@ -6,7 +6,6 @@ results/<profile>/, where git keeps them.
 
 import ctypes
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightdet_core.config import Config, UserError, root, train_command
-from lightdet_core.machinery.files import file_hash, replacing
+from lightdet_core.machinery.files import file_hash, replacing, short_hash
 from lightdet_core.machinery.packs import Pack
 
 
@@ -47,18 +46,13 @@ def run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) ->
     file without a run its bytes count. Seeds that share a key may be averaged (report.run_table).
     """
     data = "".join(pack.hash + pack.pixels for pack in packs.values())
-    return config.hash[:8] + short(data) + "".join(map(_origin, sources.values()))
-
-
-def short(text: str) -> str:
-    """8 hex digits of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return config.hash[:8] + short_hash(data) + "".join(map(_origin, sources.values()))
 
 
 def _origin(weights: Path) -> str:
     """8 characters for the run that made this file, or for the file."""
     key = finished_key(weights.parent)
-    return file_hash(weights)[:8] if key == "incomplete" else short(key)
+    return file_hash(weights)[:8] if key == "incomplete" else short_hash(key)
 
 
 def finished_key(folder: Path) -> str:

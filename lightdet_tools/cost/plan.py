@@ -254,7 +254,7 @@ def estimate(
         same = run.train.precision == train.precision
         as_asked = as_asked and same
         key = (run.model, run.train.precision, train.batch_size, train.optimizer)
-        key += (train.ema_decay > 0, train.frozen_bn, teacher)
+        key += (train.ema_decay > 0, teacher)
         if key not in costs:
             try:
                 costs[key] = measure(run, teacher, device)

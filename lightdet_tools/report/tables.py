@@ -11,8 +11,7 @@ import pandas as pd
 import yaml
 
 from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
-from lightdet_core.machinery.files import write_text
-from lightdet_core.machinery.runs import short
+from lightdet_core.machinery.files import short_hash, write_text
 from lightdet_tools.report.results import read_result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -130,7 +129,7 @@ def _stale_source(results: Path, provenance: dict, seed: int, profile: str) -> s
         if not (results / "runs" / f"{run}-s{own}.json").is_file():
             return run
         source = _provenance(results, run, own, profile, None)
-        made = key[16:24] == short(source["key"])
+        made = key[16:24] == short_hash(source["key"])
         if not made or source["config_hash"] != _hash_now(run, profile, source):
             return run
     return ""

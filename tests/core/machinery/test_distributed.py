@@ -161,7 +161,7 @@ def statistics(images):
     own = images[rows.start : rows.stop].clone().requires_grad_()
     y = net(own)
     (y * torch.arange(4.0) ** 2).sum().backward()
-    distributed.sum_gradients(net, average_buffers=False)
+    distributed.sum_gradients(net)
     return y.detach(), own.grad, net[0].weight.grad, dict(net.state_dict())
 
 

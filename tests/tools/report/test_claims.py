@@ -34,8 +34,8 @@ def written(folder, **entries):
 def differences(**rows):
     """Of a profile: name -> (difference, seeds, verdict), each against c0."""
     found = [
-        {"contrast": f"{name} - c0", "difference": value, "within": 1.5, "seeds": seeds,
-         "verdict": verdict}
+        {"contrast": f"{name} - c0", "difference": value, "seeds": seeds, "verdict": verdict,
+         "within": float("nan") if verdict == "unknown" else 1.5}
         for name, (value, seeds, verdict) in rows.items()
     ]  # fmt: skip
     return pd.DataFrame(found, columns=["contrast", "difference", "within", "seeds", "verdict"])

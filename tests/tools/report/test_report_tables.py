@@ -9,8 +9,7 @@ import pytest
 from conftest import use_root
 
 from lightdet_core.config import load_config, read_params, root
-from lightdet_core.machinery.files import write_json
-from lightdet_core.machinery.runs import short
+from lightdet_core.machinery.files import short_hash, write_json
 from lightdet_tools import style
 from lightdet_tools.report import figures, tables
 
@@ -203,7 +202,7 @@ def test_seed_table_holds_what_may_be_compared(as_trained):
 
 def test_students_of_another_teacher_are_left_out(as_trained):
     add_result("teacher", 0, 0.5)
-    made = short("a" * 8 + "d" * 8)  # of the teacher's key
+    made = short_hash("a" * 8 + "d" * 8)  # of the teacher's key
     add_result("g5", 0, 0.4, key="d" * 8 + made, teacher="teacher")
     assert tables.seed_table("demo", ["g5"]).attrs["left out"] == {}
     add_result("g5", 0, 0.4, key="d" * 8 + "e" * 8, teacher="teacher")
