@@ -3,7 +3,7 @@ import json
 import pytest
 from conftest import fit, teach, tiny, use_root
 
-from lightdet_core.config import UserError
+from lightdet_core.config import UserError, load_config
 from lightdet_core.machinery import runs
 
 
@@ -63,3 +63,17 @@ def test_published_files_are_those_of_the_run(tmp_path, monkeypatch):
         f"logs/{name}.csv": "log",
         f"runs/{name}.json": (folder / "run.json").read_text(),
     }
+
+
+def test_a_teacher_counts_by_what_made_it(tmp_path):
+    """Other bytes of one run are one teacher; a file without a run counts by its bytes."""
+    config, weights = load_config("g5", "demo"), tmp_path / "teacher-s0" / "weights.safetensors"
+    weights.parent.mkdir()
+
+    def key(content, made=None):
+        weights.write_bytes(content)
+        (weights.parent / "run.json").write_text(json.dumps({"key": made} if made else {}))
+        return runs.run_key(config, {}, {"distill.teacher": weights})
+
+    assert key(b"here", "a" * 16) == key(b"elsewhere", "a" * 16) != key(b"here", "b" * 16)
+    assert key(b"here") != key(b"elsewhere")
