@@ -165,7 +165,11 @@ def conductor(work):
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_reaches_each_once_and_waits_for_it(kind, group):
     """Of a terminal, which tells the whole group, or of somebody who knows this process."""
-    run = conductor(PATIENT.replace("TWICE", "False"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
+    try:
+        run = conductor(PATIENT.replace("TWICE", "False"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
     os.killpg(run.pid, kind) if group else run.send_signal(kind)
     out, _ = run.communicate(timeout=120)
     assert run.returncode == 130
