@@ -35,7 +35,7 @@ FILL, MOSAIC_FILL = 0.0, 114.0  # outside of the image: black as NanoDet has it,
 # NanoDet's old ranges (D19): what is added to the [0, 1] image, what it is multiplied by, and the
 # factor on its HSV saturation
 BRIGHTNESS, CONTRAST, SATURATION = (-0.2, 0.2), (0.6, 1.4), (0.5, 1.2)
-MIXUP_ALPHA = 1.5  # ratio ~ Beta(alpha, alpha), as in RTMDet's and GluonCV's detectors
+MIXUP_ALPHA = 1.5  # ratio ~ Beta(alpha, alpha), as in GluonCV's detectors
 
 # One uniform number per name and image, always all of them: no draw depends on data or settings.
 DRAWS = (

@@ -6,7 +6,6 @@ continues from there after any interruption. All visible GPUs take part, one pro
 (`machinery/distributed.py`); `torchrun` starts it on several machines.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import Run, learn
 from lightdet_core.evaluate import coco_metrics, detect_pack, jackknife
 from lightdet_core.machinery import distributed
-from lightdet_core.machinery.files import file_hash, write_json
+from lightdet_core.machinery.files import file_hash, short_hash, write_json
 from lightdet_core.machinery.log import log_path
 from lightdet_core.machinery.packs import (
     Pack,
@@ -102,7 +101,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         sparsity.nvidia_asp(device)  # it is needed later; say now if it is not there
     sources = sources_of(config, runs)
     key = run_key(config, packs, sources)
-    every = hashlib.sha256(repr(config).encode()).hexdigest()[:8]  # how often they meet, too
+    every = short_hash(repr(config))  # how often they meet, too
     distributed.check_agreement(
         f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",
         "torch, code, settings, data/ and runs/ must be the same on all machines; copy one's",
@@ -178,8 +177,7 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
 
 def _code_hash() -> str:
     """8 characters of the whole core: a checkpoint of other code is not used."""
-    code = "".join(map(file_hash, sorted(Path(__file__).parent.rglob("*.py"))))
-    return hashlib.sha256(code.encode()).hexdigest()[:8]
+    return short_hash("".join(map(file_hash, sorted(Path(__file__).parent.rglob("*.py")))))
 
 
 def train_and_publish(config: Config) -> None:
