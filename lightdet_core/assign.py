@@ -61,32 +61,20 @@ def atss(
 
 
 def valuable_region(
-    points: Tensor,
-    strides: Tensor,
-    level_sizes: list[int],
-    gt_boxes: Tensor,
-    gt_mask: Tensor,
-    cell_scale: float,
-    gamma: float = 0.25,
-    topk: int = 9,
+    cells: Tensor, gt_boxes: Tensor, gt_mask: Tensor, thresholds: Tensor, gamma: float
 ) -> Tensor:
     """Weights of the valuable localization region (Zheng 2022): cells around the positives.
 
     A cell belongs to an object's region if gamma x threshold <= DIoU < threshold, with the
-    threshold of `atss` and the published DIoU.
+    published DIoU.
+
+    Args:
+        cells: (P, 4), of `cell_boxes`.
+        gt_boxes, gt_mask, thresholds: (B, G, 4) and (B, G), the last of `atss` with these cells.
 
     Returns:
         (B, P): the largest IoU of the cell with an object in whose region it lies, else 0.
     """
-    _, thresholds = atss(points, strides, level_sizes, gt_boxes, gt_mask, cell_scale, topk)
-    cells = cell_boxes(points, strides, cell_scale)
-    return region_weights(cells, gt_boxes, gt_mask, thresholds, gamma)
-
-
-def region_weights(
-    cells: Tensor, gt_boxes: Tensor, gt_mask: Tensor, thresholds: Tensor, gamma: float
-) -> Tensor:
-    """`valuable_region` of cells (P, 4) whose thresholds (B, G) `atss` has found already."""
     targets, upper = gt_boxes[:, :, None], thresholds[..., None]
     distance_iou = diou(cells, targets)  # (B, G, P)
     region = (distance_iou >= gamma * upper) & (distance_iou < upper) & gt_mask[..., None]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightdet_core.assign import cell_boxes, region_weights
+from lightdet_core.assign import cell_boxes, valuable_region
 from lightdet_core.boxes import Batch, Grid, Logits
 from lightdet_core.config import DistillConfig, ModelConfig, UserError
 from lightdet_core.losses import num_positives, object_shares, positive_weight
@@ -114,8 +114,7 @@ def distillation_loss(
         loss["loss_ld"] = settings.ld_weight * localization(weight)
     if settings.vlr_weight:
         cells = cell_boxes(grid.points, grid.strides, cell_scale)
-        targets = batch.gt_boxes, batch.gt_mask
-        weight = region_weights(cells, *targets, thresholds, VLR_GAMMA)
+        weight = valuable_region(cells, batch.gt_boxes, batch.gt_mask, thresholds, VLR_GAMMA)
         loss["loss_ld_vlr"] = settings.vlr_weight * localization(weight)
     if settings.kd_weight:
         softened = student.cls, teacher.cls, share / num_positives(matched_gt), KD_TEMPERATURE
@@ -123,48 +122,31 @@ def distillation_loss(
     return loss
 
 
-def check_teacher(
-    student: ModelConfig,
-    teacher: ModelConfig,
-    categories: list[dict],
-    teacher_categories: list[dict],
-    path: Path | str,
-) -> None:
-    """Refuse a teacher whose logits are not, element by element, about the same as the student's.
+def load_teacher(
+    path: Path | str, student: ModelConfig, categories: list[dict], device: torch.device | str
+) -> LightDet:
+    """A trained network as a teacher: in eval mode, frozen, channels_last on `device`.
 
-    Backbone, widths, depth, activation and head (GFLv1, GFLv2) may differ.
+    Its logits must be, element by element, about the same as the student's. Backbone, widths,
+    depth, activation and head (GFLv1, GFLv2) may differ.
 
     Args:
-        student: settings of the run, num_classes filled in. teacher: those it was trained with.
-        categories: id and name by label, of the run's data. teacher_categories: of the teacher's.
-        path: of the teacher, for the message.
+        path: weights.safetensors of a finished run.
+        student: settings of the run, num_classes filled in.
+        categories: id and name by label, of the run's data.
 
     Raises:
-        UserError: other bins, input size (and with it other cells), or classes.
+        UserError: missing, damaged, not written by training; or other bins, input size (and with it
+            other cells), or classes.
     """
+    teacher, config, teacher_categories = load_weights(path)
+    learned = ModelConfig(**config["model"])
     for key in ("reg_max", "input_size", "num_classes"):
-        wanted, found = getattr(student, key), getattr(teacher, key)
+        wanted, found = getattr(student, key), getattr(learned, key)
         if wanted != found:
             raise UserError(
                 f"{path}: the teacher's model.{key} is {found}, the student's {wanted}; "
                 f"train a teacher with model.{key} {wanted}"
             )
     check_categories(path, teacher_categories, categories)
-
-
-def load_teacher(
-    path: Path | str, student: ModelConfig, categories: list[dict], device: torch.device | str
-) -> LightDet:
-    """A trained network as a teacher: checked, in eval mode, frozen, channels_last on `device`.
-
-    Args:
-        path: weights.safetensors of a finished run.
-        student, categories: of the run, as `check_teacher` takes them.
-        device: where the student trains.
-
-    Raises:
-        UserError: missing, damaged, not written by training, or does not fit the student.
-    """
-    teacher, config, teacher_categories = load_weights(path)
-    check_teacher(student, ModelConfig(**config["model"]), categories, teacher_categories, path)
     return teacher.requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore

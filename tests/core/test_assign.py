@@ -26,8 +26,9 @@ def test_atss_golden(golden):
 
 
 def test_valuable_region_golden(golden):
-    arguments, _ = golden_set_up(golden)
-    weights = valuable_region(*arguments, cell_scale=5)[0]
+    (points, strides, *rest), _ = golden_set_up(golden)
+    _, thresholds = atss(points, strides, *rest, cell_scale=5)
+    weights = valuable_region(cell_boxes(points, strides, 5), *rest[1:], thresholds, 0.25)[0]
     expected = golden("vlr_true_diou_scale5")[1]
     members = weights.nonzero().flatten()
     assert members.tolist() == expected["vlr_indices"]
@@ -41,13 +42,15 @@ def test_batch_and_padding_change_nothing(golden):
     low = torch.rand(3, 6, 2) * 60
     batch = torch.cat([low, low + 4 + torch.rand(3, 6, 2) * 30], -1)
     mask = torch.arange(6) < torch.tensor([6, 2, 0])[:, None]
-    together, _ = atss(points, strides, sizes, batch, mask, 5)
-    region = valuable_region(points, strides, sizes, batch, mask, 5)
+    cells = cell_boxes(points, strides, 5)
+    together, thresholds = atss(points, strides, sizes, batch, mask, 5)
+    region = valuable_region(cells, batch, mask, thresholds, 0.25)
     for i, count in enumerate((6, 2)):
         alone_mask = torch.ones(1, count, dtype=torch.bool)
-        arguments = (points, strides, sizes, batch[i : i + 1, :count], alone_mask)
-        assert torch.equal(together[i], atss(*arguments, 5)[0][0])
-        assert torch.equal(region[i], valuable_region(*arguments, 5)[0])
+        objects = batch[i : i + 1, :count], alone_mask
+        matched, own = atss(points, strides, sizes, *objects, 5)
+        assert torch.equal(together[i], matched[0])
+        assert torch.equal(region[i], valuable_region(cells, *objects, own, 0.25)[0])
     assert (together[2] == -1).all() and (region[2] == 0).all()  # no object: all background
 
 

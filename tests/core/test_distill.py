@@ -6,7 +6,7 @@ import torch
 from conftest import close, saw
 
 from lightdet_core import distill
-from lightdet_core.assign import atss, cell_boxes, region_weights, valuable_region
+from lightdet_core.assign import atss, cell_boxes, valuable_region
 from lightdet_core.boxes import Batch, Logits, level_grid
 from lightdet_core.config import DistillConfig, ModelConfig, UserError, load_config
 from lightdet_core.losses import detection_loss, object_shares, positive_weight
@@ -67,7 +67,7 @@ def released(batch: dict) -> dict[str, torch.Tensor]:
     matched, weights = batch["matched_gt"], batch["gt_weights"]
     main = positive_weight(student, matched, weights)
     cells = cell_boxes(GRID.points, GRID.strides, 5)
-    region = region_weights(cells, batch["gt_boxes"], batch["gt_mask"], batch["thresholds"], 0.25)
+    region = valuable_region(cells, batch["gt_boxes"], batch["gt_mask"], batch["thresholds"], 0.25)
     levels = (matched >= 0).split(GRID.level_sizes, 1)
     positives = torch.cat([x.sum().clamp(min=1).expand(x.shape[1]) for x in levels])
     share = object_shares(matched, weights) / positives
@@ -139,7 +139,8 @@ def test_terms_cell_by_cell(quality, mixed):
     batch = random_batch()
     batch["quality_logits"] = torch.randn(2, 189, 1) if quality else None
     batch["gt_weights"] = batch["gt_weights"] if mixed else None
-    region = valuable_region(*GRID, batch["gt_boxes"], batch["gt_mask"], 5)
+    cells = cell_boxes(GRID.points, GRID.strides, 5)
+    region = valuable_region(cells, batch["gt_boxes"], batch["gt_mask"], batch["thresholds"], 0.25)
     level_of = [level for level, size in enumerate(GRID[2]) for _ in range(size)]
     of_sides = kl(batch["box_logits"], batch["teacher_box_logits"], 10)
     of_classes = kl(batch["cls_logits"], batch["teacher_cls_logits"], 2)
@@ -271,7 +272,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_a_weight_of_zero_skips_the_term(monkeypatch):
     called = []
-    for name in ("localization_distillation", "class_distillation", "region_weights"):
+    for name in ("localization_distillation", "class_distillation", "valuable_region"):
         function = getattr(distill, name)
         monkeypatch.setattr(
             distill, name, lambda *a, f=function, n=name, **k: called.append(n) or f(*a, **k)
@@ -279,7 +280,7 @@ def test_a_weight_of_zero_skips_the_term(monkeypatch):
     off = {"ld_weight": 0.0, "vlr_weight": 0.0, "kd_weight": 0.0}
     for weight, term, functions in (
         ("ld_weight", "loss_ld", ["localization_distillation"]),
-        ("vlr_weight", "loss_ld_vlr", ["region_weights", "localization_distillation"]),
+        ("vlr_weight", "loss_ld_vlr", ["valuable_region", "localization_distillation"]),
         ("kd_weight", "loss_kd", ["class_distillation"]),
     ):
         called.clear()
@@ -305,12 +306,12 @@ CATEGORIES = [{"id": 1, "name": "car"}, {"id": 4, "name": "bus"}]
         ({}, CATEGORIES[:1], r"label 1 .* None there, but \(4, 'bus'\)"),
     ],
 )
-def test_teachers_that_do_not_fit(changes, categories, message):
+def test_teachers_that_do_not_fit(monkeypatch, changes, categories, message):
     student = ModelConfig(reg_max=7, input_size=64, num_classes=2)
-    teacher = dataclasses.replace(student, **changes)
-    with pytest.raises(distill.UserError, match=message) as error:
-        distill.check_teacher(student, teacher, CATEGORIES, categories, "runs/big/w.safetensors")
-    assert isinstance(error.value, UserError)
+    settings = {"model": dataclasses.asdict(dataclasses.replace(student, **changes))}
+    monkeypatch.setattr(distill, "load_weights", lambda _: (None, settings, categories))
+    with pytest.raises(UserError, match=message) as error:
+        distill.load_teacher("runs/big/w.safetensors", student, CATEGORIES, "cpu")
     assert "runs/big/w.safetensors" in str(error.value)
     assert ("take weights" if "label" in message else "train a teacher") in str(error.value)
 
