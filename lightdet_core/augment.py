@@ -68,11 +68,6 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     return max(1, num_images // batch_size)
 
 
-def epoch_indices(num_images: int, seed: int, epoch: int) -> Tensor:
-    """The order of the images in one epoch: a permutation (num_images,) of 0..num_images-1."""
-    return torch.randperm(num_images, generator=_generator(seed, 0, epoch))
-
-
 def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Tensor:
     """The images (B,) of a step counted over all epochs.
 
@@ -85,7 +80,7 @@ def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Ten
     if num_images < 1 or batch_size < 1:
         raise ValueError(f"{num_images} images in batches of {batch_size}: both must be at least 1")
     epoch, batch = divmod(step, steps_per_epoch(num_images, batch_size))
-    order = epoch_indices(num_images, seed, epoch)
+    order = torch.randperm(num_images, generator=_generator(seed, 0, epoch))
     return order[(batch * batch_size + torch.arange(batch_size)) % num_images]
 
 

@@ -213,9 +213,9 @@ class Config:
         text = json.dumps([self.experiment, self.profile, kept], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def with_classes(self, number: int) -> "Config":
-        """The same with `model.num_classes` as given."""
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, num_classes=number))
+    def with_model(self, **settings: Any) -> "Config":
+        """The same with other settings of `model`."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, **settings))
 
     @property
     def run_name(self) -> str:

@@ -27,7 +27,7 @@ from lightdet_core.machinery import checkpoint, distributed
 from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.precision import forward
-from lightdet_core.model import LightDet, build, from_scratch
+from lightdet_core.model import LightDet, build
 
 Weights = dict[str, Tensor]  # by their names
 LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
@@ -277,7 +277,7 @@ def begin(run: Run) -> tuple[State, int]:
     found = checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
     resumed = distributed.from_first(found)
     # a resumed run takes every tensor from its checkpoint
-    model = build(from_scratch(config) if resumed or init else config)
+    model = build(config.with_model(pretrained=False) if resumed or init else config)
     if init and not resumed:
         try:
             model.load_state_dict(init)

@@ -58,20 +58,28 @@ def detect_pack(
     return [found for turn in turns for results in turn for found in results]
 
 
-def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> dict:
+def coco_metrics(
+    coco_gt: COCO | dict | Path | str, detections: list[dict], leave_out: bool = False
+) -> dict:
     """The COCO numbers of a list of detections.
 
     Args:
         coco_gt: ground truth: a `COCO` object, its dict, or the path of the json file.
         detections: COCO results (image_id, category_id, bbox xywh, score); may be empty.
+        leave_out: whether AP_without is wanted, too, see `_jackknife`.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR100 in 0..1 and per_class {name: AP}; -1 where the
         ground truth has no such object.
     """
-    truth = _read(coco_gt)
+    truth: Any = coco_gt.dataset if isinstance(coco_gt, COCO) else coco_gt
+    truth = json.loads(Path(truth).read_text()) if isinstance(truth, (str, Path)) else truth
+    results = [{**found, "iscrowd": 0, "area": None} for found in detections]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = _evaluation(truth, detections)
+        # (`loadRes` refuses an empty list)
+        evaluation: Any = COCOeval(
+            _index(truth, truth["annotations"]), _index(truth, results), "bbox"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -81,55 +89,42 @@ def coco_metrics(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> d
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     names = {category["id"]: category["name"] for category in truth["categories"]}
     metrics["per_class"] = {
-        names[category_id]: float(ap[ap > -1].mean()) if (ap > -1).any() else -1.0
-        for category_id, ap in zip(
-            evaluation.params.catIds, np.moveaxis(precision, 2, 0), strict=True
-        )
+        names[category_id]: _mean(precision[:, :, place])
+        for place, category_id in enumerate(evaluation.params.catIds)
     }
+    if leave_out:
+        metrics["AP_without"] = _jackknife(evaluation)
     return metrics
 
 
-def jackknife(coco_gt: COCO | dict | Path | str, detections: list[dict]) -> list[float]:
+def _mean(precision: np.ndarray) -> float:
+    """AP; -1 where there is no object."""
+    there = precision[precision > -1]
+    return float(there.mean()) if there.size else -1.0
+
+
+def _jackknife(evaluation: Any) -> list[float]:
     """AP without each of 20 parts of the images: how much it depends on them.
 
     The images are dealt out in turn, by rising id, the same for every network
-    (a delete-a-group jackknife; `report.contrasts` makes intervals of it).
-
-    Args:
-        coco_gt, detections: as in `coco_metrics`.
+    (a delete-a-group jackknife; `report.contrasts` makes intervals of it). Their matches stay.
 
     Returns:
         AP in 0..1 per part left out; of fewer than 20 images each is a part. A class that has all
         its objects in it is then missing from the mean; -1 where no object is left.
     """
-    found = []
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _evaluation(_read(coco_gt), detections)
-        params = evaluation.params
-        params.areaRng, params.maxDets = params.areaRng[:1], [100]  # all that AP needs
-        evaluation.evaluate()
-        # class by class, the images of each; `accumulate` would take imgIds for places in it
-        matches, images = evaluation.evalImgs, len(params.imgIds)
-        for part in range(min(PARTS, images)):
-            evaluation.evalImgs = [
-                None if i % images % PARTS == part else match for i, match in enumerate(matches)
-            ]
+    params, found = evaluation.params, []
+    params.areaRng, params.maxDets = params.areaRng[:1], [100]  # all that AP needs
+    # by class and size, the images of each; `accumulate` would take imgIds for places in it
+    matches, images = evaluation.evalImgs, len(params.imgIds)
+    for part in range(min(PARTS, images)):
+        evaluation.evalImgs = [
+            None if i % images % PARTS == part else match for i, match in enumerate(matches)
+        ]
+        with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
-            precision = evaluation.eval["precision"]
-            there = precision[precision > -1]
-            found.append(float(there.mean()) if there.size else -1.0)
+        found.append(_mean(evaluation.eval["precision"]))
     return found
-
-
-def _read(coco_gt: COCO | dict | Path | str) -> Any:
-    truth: Any = coco_gt.dataset if isinstance(coco_gt, COCO) else coco_gt
-    return json.loads(Path(truth).read_text()) if isinstance(truth, (str, Path)) else truth
-
-
-def _evaluation(truth: Any, detections: list[dict]) -> Any:
-    """A COCOeval of detections beside the truth. (`loadRes` refuses an empty list.)"""
-    results = [{**found, "iscrowd": 0, "area": None} for found in detections]
-    return COCOeval(_index(truth, truth["annotations"]), _index(truth, results), "bbox")
 
 
 def _index(truth: Any, boxes: list[dict]) -> COCO:

@@ -4,7 +4,6 @@ Tensor legend: B images · P cells of all levels (3,549 at 416) · C classes · 
 bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -258,11 +257,6 @@ def build(config: Config) -> LightDet:
         found = load_imagenet(config.model.backbone, pretrained, net.state_dict())
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
-
-
-def from_scratch(config: Config) -> Config:
-    """The settings without the ImageNet weights, for when others are loaded anyway."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
 
 
 def save_weights(

@@ -21,7 +21,7 @@ from lightdet_core import activations, distill, sparsity
 from lightdet_core.augment import check_sizes
 from lightdet_core.config import Config, UserError, root
 from lightdet_core.engine import Run, learn
-from lightdet_core.evaluate import coco_metrics, detect_pack, jackknife
+from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, short_hash, write_json
 from lightdet_core.machinery.log import log_path
@@ -43,7 +43,7 @@ from lightdet_core.machinery.runs import (
     run_key,
     sources_of,
 )
-from lightdet_core.model import LightDet, build, from_scratch, load_weights, save_weights
+from lightdet_core.model import LightDet, build, load_weights, save_weights
 
 
 def fit(
@@ -135,23 +135,24 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
     config, device, progress = run.config, run.device, run.progress
     truth = read_truth(packs["val"])
 
-    def evaluate(weights: dict[str, Tensor]) -> tuple[LightDet, list[dict], dict]:
-        model = build(from_scratch(config))
+    def evaluate(
+        weights: dict[str, Tensor], final: bool = False
+    ) -> tuple[LightDet, list[dict], dict]:
+        model = build(config.with_model(pretrained=False))
         model.load_state_dict(weights)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")
         detections = detect_pack(model, packs["val"], device)
-        found = coco_metrics(truth, detections) if distributed.rank() == 0 else None
+        found = coco_metrics(truth, detections, final) if distributed.rank() == 0 else None
         return model, detections, distributed.from_first(found)
 
     with exact():
         state, facts = learn(run, lambda weights: evaluate(weights)[2])
-        model, detections, metrics = evaluate(state)
+        model, detections, metrics = evaluate(state, final=True)
         if distributed.rank():
             return
         images = torch.from_numpy(np.array(packs["val"].images[:16])).to(device).permute(0, 3, 1, 2)
         layers = activations.report(model, images.float())
-    metrics["AP_without"] = jackknife(truth, detections)
     facts["activations"] = rounded(activations.summary(layers))
 
     unfinished = folder.with_name(f".{folder.name}.partial")

@@ -199,7 +199,7 @@ def small_run(size, **changes):
     config = load_config("g5", "smoke", seed=4)
     settings = {"backbone": "lite0", "input_size": size, "num_classes": 3, "channels": 16}
     settings |= {"stacked_convs": 1, "reg_max": 7} | changes
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **settings))
+    return config.with_model(**settings)
 
 
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 7, "name": "zebra"}, {"id": 9, "name": "ü"}]

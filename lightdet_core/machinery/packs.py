@@ -183,4 +183,4 @@ def with_classes(config: Config, pack: Pack) -> Config:
             f"{config.profile}: model.num_classes is {wanted}, but the annotations have {found} "
             f"categories; set it to {found} or null"
         )
-    return config.with_classes(found)
+    return config.with_model(num_classes=found)

@@ -1,6 +1,7 @@
 """What a result needs to be believed: command, settings, commit, machine and versions."""
 
 import dataclasses
+import json
 import os
 import platform
 import re
@@ -76,8 +77,4 @@ def git_state() -> dict:
 
 def rounded(value: Any) -> Any:
     """Floats of nested dicts and lists to six digits, so that the file says what was measured."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
+    return json.loads(json.dumps(value), parse_float=lambda text: round(float(text), 6))

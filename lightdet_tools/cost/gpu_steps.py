@@ -87,9 +87,7 @@ def config_of(folder: Path, run: str, profile: str, seed: int, params: dict) -> 
     """The settings of one run, from ImageNet by the weights in the bundle."""
     config = load_config(run, profile, seed, params)
     weights = folder / "imagenet" / f"{config.model.backbone}.safetensors"
-    return dataclasses.replace(
-        config, model=dataclasses.replace(config.model, pretrained=str(weights))
-    )
+    return config.with_model(pretrained=str(weights))
 
 
 # ---------------------------------------------------------------------------------------- checks
@@ -282,7 +280,7 @@ def images_per_second(config: Config, pack: Pack, job: Job, way: Way) -> dict:
     state, teacher = untrained(config, device), None
     if config.distill.teacher:
         settings = configs_of(job, (config.distill.teacher,))[config.profile][0]
-        teacher = LightDet(settings.with_classes(config.model.num_classes).model)
+        teacher = LightDet(settings.with_model(num_classes=config.model.num_classes).model)
         teacher = teacher.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     with torch.backends.cudnn.flags(enabled=True, benchmark=way.tuned, allow_tf32=way.tf32):
         if way.compiled:

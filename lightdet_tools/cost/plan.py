@@ -197,7 +197,7 @@ def as_measured(config: Config, classes: int, device: torch.device) -> Config:
     if device.type == "cpu" and not (train.precision == "bf16" and cpu_computes_in("bf16")):
         train = dataclasses.replace(train, precision="fp32")
     return dataclasses.replace(
-        config.with_classes(config.model.num_classes or classes), train=train
+        config.with_model(num_classes=config.model.num_classes or classes), train=train
     )
 
 

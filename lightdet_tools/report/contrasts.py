@@ -12,7 +12,7 @@ import pandas as pd
 from lightdet_core.config import UserError
 
 CONFIDENCE = 0.95  # that all intervals of a design hold the true difference
-PARTS = 20  # of the images, as `evaluate.jackknife` leaves them out
+PARTS = 20  # of the images, as `evaluate.coco_metrics` leaves them out
 FOUND = 0.8416  # normal quantile of 80 %: in so many of all repeats it would be found
 
 

@@ -82,7 +82,7 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 
     Returns:
         Index run, seed; columns start (ImageNet or scratch), AP, then 0, 1, …: `AP_without` of
-        `evaluate.jackknife`, NaN where no object is left.
+        `evaluate.coco_metrics`, NaN where no object is left.
 
     Raises:
         UserError: unreadable results.
@@ -115,7 +115,7 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 def _hash_now(run: str, profile: str, provenance: dict) -> str:
     """The hash of a run's settings as params.yaml has them, with the classes that it found."""
     classes = provenance["config"]["model"].get("num_classes")
-    return load_config(run, profile).with_classes(classes).hash
+    return load_config(run, profile).with_model(num_classes=classes).hash
 
 
 def _stale_source(results: Path, provenance: dict, seed: int, profile: str) -> str:

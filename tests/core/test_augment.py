@@ -11,7 +11,7 @@ import torch
 from conftest import STILL, make_pack, painted, same
 
 from lightdet_core import augment
-from lightdet_core.augment import batch_indices, epoch_indices, training_batch
+from lightdet_core.augment import batch_indices, training_batch
 from lightdet_core.config import AugmentConfig, UserError
 
 
@@ -44,6 +44,10 @@ def expected_draws(seed, step, batch_size):
 
 
 # Sampling
+
+
+def epoch_indices(num_images, seed, epoch):
+    return batch_indices(num_images, num_images, seed, epoch)
 
 
 def test_epoch_is_a_permutation_that_differs_between_epochs_and_seeds():

@@ -17,7 +17,6 @@ from lightdet_core.config import (
     read_params,
     root,
 )
-from lightdet_core.model import from_scratch
 
 PARAMS = read_params()
 PROFILES = profiles(PARAMS)
@@ -95,7 +94,7 @@ def test_groups_from_scratch_are_the_groups_but_for_their_start(profile):
     for run in ("g3", "g5"):
         usual, scratch = (load_config(name, profile) for name in (run, f"{run}-scratch"))
         assert usual.model.pretrained is True
-        assert from_scratch(usual).model == scratch.model
+        assert usual.with_model(pretrained=False).model == scratch.model
         quiet = dataclasses.replace(usual.train, evaluate_epochs=scratch.train.evaluate_epochs)
         assert (quiet, usual.sparsity, usual.distill) == (
             scratch.train, scratch.sparsity, scratch.distill

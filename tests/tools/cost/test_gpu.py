@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 def compared(device, here):
     config = tiny(model={"num_classes": 7, "head": "gflv2", "activation": "silu"})
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, drop_path=0.0))
+    config = config.with_model(drop_path=0.0)
     pack = open_pack(pack_path(config, "train"))
     return gpu_steps.compare_devices(config, pack, device)
 
