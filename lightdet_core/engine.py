@@ -394,17 +394,13 @@ def restore(tensors: dict[str, Tensor], state: State) -> None:
         part, name = key.split(".", 1)
         parts[part][name] = tensor
     state.model.load_state_dict(parts["model"])
-    slots: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    parameters = list(state.model.parameters())
     for name, tensor in parts["optimizer"].items():
         index, slot = name.split(".", 1)
-        slots[int(index)][slot] = tensor
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    for parameter, values in state.optimizer.state.items():
-        for slot, tensor in values.items():
-            # the fused optimizers pair raw memory: the layout must be the parameter's
-            if tensor.shape == parameter.shape:
-                values[slot] = torch.empty_like(parameter).copy_(tensor)
+        parameter = parameters[int(index)]
+        # the fused optimizers pair raw memory: the layout must be the parameter's
+        layout = parameter if tensor.shape == parameter.shape else tensor.to(parameter.device)
+        state.optimizer.state[parameter][slot] = torch.empty_like(layout).copy_(tensor)
     if state.average is not None:
         for key, tensor in parts["average"].items():
             state.average[key].copy_(tensor)

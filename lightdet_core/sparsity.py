@@ -16,7 +16,6 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lightdet_core.config import UserError
 
@@ -105,9 +104,7 @@ def _paired(
     return [(tensors[name], mask) for name, mask in masks.items()]
 
 
-def attach(
-    optimizer: torch.optim.Optimizer, model: nn.Module, masks: Mapping[str, Tensor]
-) -> list[RemovableHandle]:
+def attach(optimizer: torch.optim.Optimizer, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Keep the zeros in training, in ASP's order: gradient x mask, the step, weight x mask.
 
     Without the second product, momentum from before the pruning would revive weights. Both are
@@ -115,14 +112,11 @@ def attach(
     the update by itself, is told to before they run. (A closure's gradients come too late to be
     masked; the weights still are.) The model is on its device already, its masks applied.
 
-    Returns:
-        Handles; `remove()` on each ends it.
-
     Raises:
         UserError: a mask has no parameter of its name and shape.
     """
     if not masks:
-        return []
+        return
     pairs = _paired(dict(model.named_parameters()), masks)
     weights = [weight for weight, _ in pairs]
     # numbers are three times as fast as bools, and foreach is quick where type and layout agree
@@ -139,10 +133,8 @@ def attach(
         torch._foreach_mul_(weights, factors)
         torch._foreach_add_(weights, 0.0)  # -0.0 becomes +0.0: zeros that are equal compress best
 
-    return [
-        optimizer.register_step_pre_hook(mask_gradients),
-        optimizer.register_step_post_hook(mask_weights),
-    ]
+    optimizer.register_step_pre_hook(mask_gradients)
+    optimizer.register_step_post_hook(mask_weights)
 
 
 def check_2to4(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -24,7 +24,6 @@ from lightdet_core.engine import Run, learn
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, short_hash, write_json
-from lightdet_core.machinery.log import log_path
 from lightdet_core.machinery.packs import (
     Pack,
     check_categories,
@@ -39,7 +38,6 @@ from lightdet_core.machinery.runs import (
     finished_key,
     keep_memory,
     move_aside,
-    publish,
     run_key,
     sources_of,
 )
@@ -161,7 +159,7 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
     save_weights(unfinished / "weights.safetensors", state, config, packs["train"].categories)
     write_json(unfinished / "metrics.json", {"config": config.hash, **rounded(metrics)}, indent=2)
     (unfinished / "detections.json").write_text(json.dumps(detections))
-    shutil.copy(log_path(run.checkpoint), unfinished / "log.csv")
+    shutil.copy(run.checkpoint.with_suffix(".csv"), unfinished / "log.csv")
     about = provenance(config, model, packs, device) | {"processes": distributed.count()}
     write_json(unfinished / "run.json", about | facts | {"key": key}, indent=2)
     if folder.exists():
@@ -179,15 +177,3 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
 def _code_hash() -> str:
     """8 characters of the whole core: a checkpoint of other code is not used."""
     return short_hash("".join(map(file_hash, sorted(Path(__file__).parent.rglob("*.py")))))
-
-
-def train_and_publish(config: Config) -> None:
-    """The command `lightdet train`: `fit`, on several machines if `torchrun` has started it.
-
-    What may go into git (settings, metrics, log) is copied to `results/<profile>`.
-    """
-    with distributed.joined(distributed.best_device()):
-        folder = fit(config, progress=partial(print, flush=True))
-        if distributed.rank() == 0:
-            publish(folder, config)
-            print(f"to use it: lightdet detect {folder}/weights.safetensors IMAGE --out found")

@@ -127,9 +127,15 @@ def train(
     (config,) = configs
     begin(f"{config.run_name} of {config.profile}")
     share_cores()
-    from lightdet_core.train import train_and_publish
+    from lightdet_core.machinery import distributed
+    from lightdet_core.machinery.runs import publish
+    from lightdet_core.train import fit
 
-    train_and_publish(config)
+    with distributed.joined(distributed.best_device()):  # several machines if by `torchrun`
+        folder = fit(config, progress=told)
+        if distributed.rank() == 0:
+            publish(folder, config)
+            told(f"to use it: lightdet detect {folder}/weights.safetensors IMAGE --out found")
 
 
 @app.command(**LEARN)

@@ -133,23 +133,8 @@ def rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def orientation(path: Path) -> tuple[int, tuple[int, int]]:
-    """EXIF's orientation of a picture, 1 where there is none, and its stored width and height.
-
-    Raises:
-        DataError: no picture that can be opened.
-    """
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            if image.format == "PNG" and "exif" not in image.info:
-                return 1, image.size  # behind its pixels, which would be decoded, nobody writes it
-            turn, size = _turn(image), image.size
-            return turn, size[::-1] if image.format == "TIFF" and turn >= 5 else size
-    except Exception as error:
-        raise DataError(f"{path}: unreadable image: {error}") from None
-
-
-def _turn(image: Image.Image) -> int:
+def exif_turn(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where there is none."""
     try:
         turn = image.getexif().get(0x0112)
     except Exception:  # parsers of metadata raise as many kinds as decoders
@@ -159,7 +144,7 @@ def _turn(image: Image.Image) -> int:
 
 def upright(image: Image.Image, stated: tuple = ()) -> Image.Image:
     """The image as EXIF turns it, unless only its stored orientation has the stated (W, H)."""
-    turn = _turn(image)
+    turn = exif_turn(image)
     image.load()
     turned = image.format == "TIFF"  # by Pillow
     swaps = turn >= 5

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from lightdet_core.config import UserError
@@ -26,11 +27,6 @@ BUSY = (
 )
 
 
-def log_path(checkpoint: Path) -> Path:
-    """log.csv of the run that a checkpoint belongs to."""
-    return checkpoint.with_suffix(".csv")
-
-
 @dataclass
 class Log:
     """The log of one run, which begins at a step or goes on there."""
@@ -45,10 +41,11 @@ class Log:
 
     def __post_init__(self) -> None:
         self.columns = COLUMNS + (DISTILL_COLUMNS if self.taught else ())
+        self.path = self.checkpoint.with_suffix(".csv")
         self.accuracy_path = self.checkpoint.with_suffix(".evaluations.csv")
         self.writes = distributed.rank() == 0
         if self.writes:
-            _begin(log_path(self.checkpoint), self.columns, self.start)
+            _begin(self.path, self.columns, self.start)
             _begin(self.accuracy_path, ACCURACY_COLUMNS, self.start)
         self.began = self.shown = time.monotonic()
         self.told, self.fastest = self.start, 0.0  # step of the last line; images per second
@@ -59,7 +56,7 @@ class Log:
     def row(self, values: list) -> None:
         """One row of log.csv, in the order of `columns`."""
         if self.writes:
-            _append(log_path(self.checkpoint), values)
+            _append(self.path, values)
 
     def accuracy(self, step: int, pruned: bool, evaluate: Callable[[], dict]) -> None:
         """Notes the accuracy after a step; the time that it takes does not count."""
@@ -92,7 +89,7 @@ class Log:
         self.fastest = max(self.fastest, recent)
         self.shown, self.told, rate = now, done, self.rate(done)
         terms = " ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
-        left = _clock((self.steps - done) * self.images / rate)
+        left = timedelta(seconds=int((self.steps - done) * self.images / rate))
         self.say(
             f"step {done}/{self.steps}  epoch {epoch}  lr {values['lr']:.2e}  "
             f"loss {values['loss']:.3f} ({terms})  {rate:.1f} images/s  {left} left{after}"
@@ -125,9 +122,3 @@ def _append(path: Path, row: list) -> None:
     with path.open("a", newline="") as file:
         values = [f"{x:.6g}" if isinstance(x, float) else x for x in row]
         csv.writer(file, lineterminator="\n").writerow(values)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -12,7 +12,7 @@ import io
 import pickle
 import socket
 import urllib.request
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import timm
@@ -139,13 +139,9 @@ def _package_file(backbone: str) -> Path | None:
     """The weights in the installed package; nothing of it is imported."""
     if backbone not in FILES:
         return None
-    try:
-        found = distribution(package(backbone))
-    except PackageNotFoundError:
-        return None
-    module = package(backbone).replace("-", "_")
+    found = find_spec(package(backbone).replace("-", "_"))
     name = f"efficientnet-{backbone}-{FILES[backbone][:8]}.pth"
-    return Path(str(found.locate_file(f"{module}/models/{name}")))
+    return Path(found.origin).parent / "models" / name if found and found.origin else None
 
 
 def _read_package(path: Path, backbone: str) -> dict[str, Tensor]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+from PIL import Image
 
 from lightdet_core.config import Config, DataError, UserError, root
 from lightdet_core.machinery.files import file_hash, split_paths, write_json
-from lightdet_core.machinery.images import letterbox, letterbox_transform, orientation, read_image
+from lightdet_core.machinery.images import exif_turn, letterbox, letterbox_transform, read_image
 from lightdet_core.machinery.packs import (
     ARRAYS,
     FORMAT,
@@ -185,15 +186,20 @@ def _turned(truth: Annotations, folder: Path) -> dict[int, str]:
     """
 
     def look(i: int) -> str:
+        path = folder / truth.file_names[i]
         try:
-            turn, size = orientation(folder / truth.file_names[i])
-        except DataError:  # said when it is decoded
+            with open(path, "rb") as file, Image.open(file) as image:
+                if image.format == "PNG" and "exif" not in image.info:
+                    return ""  # behind its pixels, which would be decoded, nobody writes it
+                turn, size = exif_turn(image), image.size
+        except Exception:  # decoders raise many kinds; said when it is decoded
             return ""
         if turn == 1:
             return ""
         if turn < 5 or size[0] == size[1]:
-            return f"{folder / truth.file_names[i]}: EXIF orientation {turn}, kept or not?"
-        return "as stored" if size == tuple(truth.sizes[i]) else ""
+            return f"{path}: EXIF orientation {turn}, kept or not?"
+        stored = size[::-1] if image.format == "TIFF" else size  # Pillow gives the turned one's
+        return "as stored" if stored == tuple(truth.sizes[i]) else ""
 
     with ThreadPoolExecutor(WORKERS) as pool:
         found = dict(enumerate(pool.map(look, range(len(truth.image_ids)))))

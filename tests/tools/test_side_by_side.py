@@ -270,7 +270,8 @@ def test_a_mistake_in_any_of_them_is_found_before_the_first_begins(asked, capsys
 
 def test_one_run_is_trained_in_this_process(asked, monkeypatch):
     found = []
-    monkeypatch.setattr("lightdet_core.train.train_and_publish", found.append)
+    monkeypatch.setattr("lightdet_core.train.fit", lambda config, progress: found.append(config))
+    monkeypatch.setattr("lightdet_core.machinery.runs.publish", lambda folder, config: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     cli.run("train", "--profile=smoke", "--experiment=g1", "--seed=3", "--experiment=g1")
     assert [config.run_name for config in found] == ["g1-s3"] and not asked
