@@ -35,7 +35,7 @@ from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
 from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
-from lightdet_core.predict import check_share
+from lightdet_core.predict import check_share, to_pixels
 from lightdet_tools.deploy.runtime import Exported, open_exported
 from lightdet_tools.style import COLORS
 
@@ -89,7 +89,7 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
         predictor = lightdet_core.load(path)
         torch.set_num_threads(threads)
         found = lambda *given: Detections(*predictor.predict(*given)[:3])  # noqa: E731
-        return Detector(_checked(found), predictor.categories, predictor.size)
+        return Detector(found, predictor.categories, predictor.size)
     if path.suffix not in (".onnx", ".param"):
         raise UserError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
     exported = open_exported(path, threads)
@@ -98,23 +98,12 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     size, limits = config["model"]["input_size"], (boxes.IOU_THRESHOLD, boxes.MAX_DETECTIONS)
 
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
-        found = find(letterbox(image, size, quick=True), score_threshold, *limits)
-        height, width = image.shape[:2]
+        check_share("score_threshold", score_threshold)
+        height, width = (pixels := to_pixels(image)).shape[:2]
+        found = find(letterbox(pixels, size, quick=True), score_threshold, *limits)
         return boxes.on_image(found, width, height, size)
 
-    return Detector(_checked(detect), exported.about["categories"], size)
-
-
-def _checked(detect: Callable[..., Detections]) -> Callable[[np.ndarray, float], Detections]:
-    """`detect` that refuses another image, or a threshold that is no share."""
-
-    def checked(image: np.ndarray, score_threshold: float) -> Detections:
-        check_share("score_threshold", score_threshold)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise UserError(f"image: {image.dtype} {image.shape}, uint8 (H, W, 3) is needed")
-        return detect(image, score_threshold)
-
-    return checked
+    return Detector(detect, exported.about["categories"], size)
 
 
 def refuse_run_folder(path: Path) -> None:
