@@ -78,6 +78,7 @@ def such(fits: Callable[[Any], bool], remedy: str) -> AfterValidator:
 LIST = Field(strict=False)  # YAML's lists become tuples; what is in them stays strict
 PAIR = such(lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1], "two numbers, 0 < low <= high")
 RISING = such(lambda numbers: [0, *numbers] == sorted({0, *numbers}), "rising epochs from 1 up")
+EIGHTS = such(lambda channels: all(n > 0 and n % 8 == 0 for n in channels), "multiples of 8")
 ONCE_EACH = such(lambda names: len({"", *map(str.strip, names)}) == len(names) + 1,
                  "names of classes, each of them once, or [] for all")  # fmt: skip
 BACKBONES = [f"lite{i}{expansion}" for expansion in ("", "-e3", "-e4") for i in range(5)]
@@ -90,6 +91,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Factors = Annotated[tuple[float, ...], LIST, PAIR]
 Epochs = Annotated[tuple[int, ...], LIST, RISING]
+Inner = Annotated[tuple[int, ...], LIST, EIGHTS]
 Names = Annotated[tuple[str, ...], LIST, ONCE_EACH]
 
 
@@ -121,6 +123,7 @@ class ModelConfig:
     pretrained: OnOrFile = True  # ImageNet weights, as in the paper; or a local file of them
     drop_path: float = Field(0.0, ge=0, le=0.9)  # stochastic depth of the backbone
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
+    inner: Inner = ()  # channels inside each block that widens; none = by the backbone's name
     tf_padding: bool = False  # of the backbone, as its weights had it; else symmetric, as NanoDet's
 
 
@@ -157,6 +160,8 @@ class TrainConfig:
     # bf16, fp16: autocast, the latter with a scaled loss; fp16-pure: Apex O3
     precision: Literal["fp32", "bf16", "fp16", "fp16-pure"] = "fp32"
     init: str = ""  # experiment whose run of the same seed gives the first weights, not the batches
+    # by which inner channels are chosen where init's blocks are wider (slim.py)
+    importance: Literal["projection", "bn", "taylor"] = "projection"
     checkpoint_steps: Count = 500  # steps between two resumable checkpoints
     evaluate_epochs: Whole = 0  # evaluate after every so many epochs and at pruning; 0 = at the end
 

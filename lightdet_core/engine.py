@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightdet_core import sparsity
+from lightdet_core import slim, sparsity
 from lightdet_core.assign import atss
-from lightdet_core.augment import on_device, steps_per_epoch, training_batches
+from lightdet_core.augment import on_device, steps_per_epoch, training_batch, training_batches
 from lightdet_core.boxes import Batch, Logits, level_grid
 from lightdet_core.config import Config, TrainConfig, UserError
 from lightdet_core.distill import distillation_loss
@@ -32,6 +32,7 @@ from lightdet_core.model import LightDet, build
 Weights = dict[str, Tensor]  # by their names
 LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
+TAYLOR_BATCHES = 32  # that say which channels matter
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
 
 
@@ -42,7 +43,7 @@ class Run(NamedTuple):
     pack: Pack  # of the images to train on
     checkpoint: Path
     teacher: LightDet | None
-    init: Weights | None  # weights to begin with, of another run
+    init: LightDet | None  # of another run, to begin with its weights
     device: torch.device
     progress: Callable[[str], None]
 
@@ -280,7 +281,7 @@ def begin(run: Run) -> tuple[State, int]:
     model = build(config.with_model(pretrained=False) if resumed or init else config)
     if init and not resumed:
         try:
-            model.load_state_dict(init)
+            model.load_state_dict(_cut_to_fit(run, init, model))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -297,6 +298,28 @@ def begin(run: Run) -> tuple[State, int]:
     if state.masks:
         _keep_pruned(state, config)
     return state, step
+
+
+def _cut_to_fit(run: Run, init: LightDet, model: LightDet) -> Weights:
+    """The first weights; where the blocks of `model` are narrower, those that matter most."""
+    state, wanted = init.state_dict(), model.state_dict()
+    if all(wanted[k].shape == v.shape for k, v in state.items() if k in wanted):
+        return state
+    config, chosen_by = run.config, run.config.train.importance
+    if chosen_by == "taylor":
+        pack, _ = on_device(run.pack, run.device)
+        init = init.to(run.device).eval()
+
+        def losses() -> Iterator[Tensor]:
+            for step in range(TAYLOR_BATCHES):
+                batch = training_batch(pack, config, config.seed, step, run.device)
+                yield total_loss(batch_loss(init.logits(batch.images), batch, config))
+
+        scores = {block: score.cpu() for block, score in slim.by_taylor(init, losses()).items()}
+    else:
+        scores = slim.by_weights(state, chosen_by == "projection")
+    run.progress(f"{config.run_name}: blocks of {config.train.init} cut by {chosen_by}")
+    return slim.narrowed({k: v.cpu() for k, v in state.items()}, wanted, scores)
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -84,12 +85,13 @@ class Backbone(nn.Module):
         drop_path: float = 0.0,
         bn_momentum: float = 0.1,
         tf_padding: bool = False,
+        inner: Sequence[int] = (),
     ):
         super().__init__()
         name, _, expansion = name.partition("-e")
         create = partial(timm.create_model, f"efficientnet_{name}", features_only=True)
-        if expansion:
-            create = partial(_narrow, name, int(expansion))
+        if expansion or inner:
+            create = partial(_narrow, name, int(expansion or 6), inner)
         net: Any = create(
             out_indices=(2, 3, 4),
             act_layer=ACTIVATIONS[activation],
@@ -109,17 +111,33 @@ class Backbone(nn.Module):
         return self.net((images - self.mean) / self.std)
 
 
-def _narrow(name: str, expansion: int, **options: Any) -> EfficientNetFeatures:
-    """EfficientNet-Lite whose blocks widen their input `expansion` times instead of six."""
+def _narrow(name: str, expansion: int, inner: Sequence[int], **options: Any) -> Any:
+    """EfficientNet-Lite with other inner channels than six times a block's input.
+
+    Args:
+        expansion: times a block's input. inner: instead of it, the channels of block after block.
+
+    Raises:
+        UserError: not as many numbers as there are blocks that widen.
+    """
     width, depth = LITE[int(name.removeprefix("lite"))]
-    # timm's notation: repeats, kernel, stride, output channels
-    stages = "r2_k3_s2_c24 r2_k5_s2_c40 r3_k3_s2_c80 r3_k5_s1_c112 r4_k5_s2_c192 r1_k3_s1_c320"
-    blocks = [["ds_r1_k3_s1_e1_c16"], *([f"ir_{stage}_e{expansion}"] for stage in stages.split())]
+    round_width = partial(round_channels, multiplier=width)
+    # kernel, stride, output channels, repeats; the last stage is always one block
+    kinds = ((3, 2, 24, 2), (5, 2, 40, 2), (3, 2, 80, 3), (5, 1, 112, 3), (5, 2, 192, 4))
+    stages = [(*kind, math.ceil(repeats * depth)) for *kind, repeats in kinds] + [(3, 1, 320, 1)]
+    number = sum(repeats for *_, repeats in stages)
+    if inner and len(inner) != number:
+        raise UserError(f"model.inner: {len(inner)} numbers, but {name} has {number} blocks")
+    left, fed, decoded = iter(inner), round_width(16), [["ds_r1_k3_s1_e1_c16"]]
+    for kernel, stride, channels, repeats in stages:
+        stage = []
+        for _ in range(repeats):
+            factor = next(left) / fed if inner else expansion
+            stage.append(f"ir_r1_k{kernel}_s{stride}_e{factor}_c{channels}")
+            stride, fed = 1, round_width(channels)
+        decoded.append(stage)
     return EfficientNetFeatures(
-        decode_arch_def(blocks, depth, fix_first_last=True),
-        fix_stem=True,
-        round_chs_fn=partial(round_channels, multiplier=width),
-        **options,
+        decode_arch_def(decoded), fix_stem=True, round_chs_fn=round_width, **options
     )
 
 
@@ -212,7 +230,7 @@ class LightDet(DetectionNetwork):
     def __init__(self, config: ModelConfig):
         super().__init__()
         settings = config.activation, config.drop_path, config.bn_momentum, config.tf_padding
-        self.backbone = Backbone(config.backbone, *settings)
+        self.backbone = Backbone(config.backbone, *settings, config.inner)
         self.neck = PAN(self.backbone.channels, config.channels)
         self.head = GFLHead(config)
 

@@ -118,9 +118,8 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         if config.train.precision == "fp16-pure":
             teacher = teacher.half()
     if source := sources.get("train.init"):
-        network, _, learned = load_weights(source)
+        init, _, learned = load_weights(source)
         check_categories(source, learned, packs["train"].categories)
-        init = network.state_dict()
     run = Run(config, packs["train"], checkpoint, teacher, init, device, progress)
     with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
         _train_and_write(run, packs, folder, key)

