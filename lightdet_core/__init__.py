@@ -2,6 +2,7 @@
 
 config      params.yaml -> settings
 boxes       cells, distances, overlaps, decoding, NMS; Grid, Logits, Batch
+slim        narrower blocks, out of wide ones
 model       backbone, PAN, GFL head; weights files
 activations dead channels, flat slopes
 assign      ATSS, valuable region

@@ -227,7 +227,7 @@ class Config:
         return f"{self.experiment}-s{self.seed}"
 
 
-LISTS = ("runs", "taught", "ladder", "controls", "seeds")  # of params.yaml
+LISTS = ("runs", "taught", "ladder", "slim", "controls", "seeds")  # of params.yaml
 WORDS = ("about", "against")  # of an experiment: what is in figures, and the run it is compared to
 SECTIONS: dict[str, Any] = {
     f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)

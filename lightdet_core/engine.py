@@ -305,21 +305,34 @@ def _cut_to_fit(run: Run, init: LightDet, model: LightDet) -> Weights:
     state, wanted = init.state_dict(), model.state_dict()
     if all(wanted[k].shape == v.shape for k, v in state.items() if k in wanted):
         return state
-    config, chosen_by = run.config, run.config.train.importance
-    if chosen_by == "taylor":
-        pack, _ = on_device(run.pack, run.device)
-        init = init.to(run.device).eval()
+    scores = channel_scores(init, run.config, run.pack, run.device)
+    train = run.config.train
+    run.progress(f"{run.config.run_name}: blocks of {train.init} cut by {train.importance}")
+    return slim.narrowed(state, wanted, scores)
 
-        def losses() -> Iterator[Tensor]:
-            for step in range(TAYLOR_BATCHES):
-                batch = training_batch(pack, config, config.seed, step, run.device)
-                yield total_loss(batch_loss(init.logits(batch.images), batch, config))
 
-        scores = {block: score.cpu() for block, score in slim.by_taylor(init, losses()).items()}
-    else:
-        scores = slim.by_weights(state, chosen_by == "projection")
-    run.progress(f"{config.run_name}: blocks of {config.train.init} cut by {chosen_by}")
-    return slim.narrowed({k: v.cpu() for k, v in state.items()}, wanted, scores)
+def channel_scores(
+    network: LightDet, config: Config, pack: Pack, device: torch.device
+) -> dict[str, Tensor]:
+    """How much each block's inner channels matter, by `train.importance`: block -> (I,).
+
+    Taylor's looks at the losses of `TAYLOR_BATCHES` batches of the pack. The network, which is in
+    eval mode, comes back on the CPU.
+    """
+    chosen_by = config.train.importance
+    if chosen_by != "taylor":
+        return slim.by_weights(network.state_dict(), chosen_by == "projection")
+    pack, _ = on_device(pack, device)
+    network.to(device)
+
+    def losses() -> Iterator[Tensor]:
+        for step in range(TAYLOR_BATCHES):
+            batch = training_batch(pack, config, config.seed, step, device)
+            yield total_loss(batch_loss(network.logits(batch.images), batch, config))
+
+    scores = {block: score.cpu() for block, score in slim.by_taylor(network, losses()).items()}
+    network.cpu()
+    return scores
 
 
 def freeze_batch_norm(module: nn.Module) -> None:

@@ -20,7 +20,7 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
-from lightdet_core import boxes
+from lightdet_core import boxes, slim
 from lightdet_core.boxes import DetectionNetwork, Detections, Logits
 from lightdet_core.config import Config, ModelConfig, UserError
 from lightdet_core.machinery.precision import forward
@@ -272,7 +272,8 @@ def build(config: Config) -> LightDet:
     model = LightDet(config.model)
     if pretrained := config.model.pretrained:
         net = model.backbone.net
-        found = load_imagenet(config.model.backbone, pretrained, net.state_dict())
+        wanted = net.state_dict()
+        found = load_imagenet(config.model.backbone, pretrained, wanted, slim.by_projection)
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
 

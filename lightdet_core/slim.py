@@ -79,3 +79,8 @@ def narrowed(
             if name.startswith(parts) and value.ndim:  # no counter
                 state[name] = value[keep]
     return state
+
+
+def by_projection(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`narrowed`, by the weights."""
+    return narrowed(state, wanted, by_weights(state))

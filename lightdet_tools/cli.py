@@ -195,6 +195,18 @@ def export(
     print("\n".join(export.summary(report)))
 
 
+@app.command(**USE)
+def slim(
+    weights: Annotated[Path, typer.Argument(help="weights.safetensors of a run")],
+    expansion: Annotated[int, option("the multiply-adds that blocks so wide inside would take")],
+) -> None:
+    """Say how wide each block should be inside."""
+    begin(f"reading {weights}")
+    from lightdet_tools.deploy.widths import report
+
+    print("\n".join(report(weights, expansion)))
+
+
 @app.command(**MEASURE)
 def plan(
     profile: Profile = None,

@@ -11,6 +11,7 @@ import io
 import pickle
 import socket
 import urllib.request
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightdet_core import slim
 from lightdet_core.config import UserError, root
 
+Weights = dict[str, Tensor]  # by their names
+Cut = Callable[[Weights, Weights], Weights]
 VERSION = "0.1.0"
 FILES = {  # backbone: sha256 of the one file of weights in its package, whose name begins the same
     "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -33,7 +35,7 @@ FILES = {  # backbone: sha256 of the one file of weights in its package, whose n
 
 
 def load_imagenet(
-    backbone: str, source: bool | str, wanted: dict[str, Tensor]
+    backbone: str, source: bool | str, wanted: dict[str, Tensor], cut: Cut = lambda state, _: state
 ) -> dict[str, Tensor]:
     """ImageNet weights that fit a backbone.
 
@@ -41,6 +43,7 @@ def load_imagenet(
         backbone: lite0 .. lite4; lite1-e4 and the like take the most important channels of lite1.
         source: True: the installed package, else timm's hub; or a local .safetensors file.
         wanted: the backbone's own state dict, for its names and shapes.
+        cut: makes weights of the file those of blocks that are narrower, as in `wanted`.
 
     Returns:
         A tensor for every name in `wanted`, but for counters that the source lacks.
@@ -53,7 +56,7 @@ def load_imagenet(
     missing = [key for key in wanted if key not in state and "num_batches" not in key]
     state = {key: state[key] for key in wanted if key in state}
     if not missing:
-        state = slim.narrowed(state, wanted, slim.by_weights(state))
+        state = cut(state, wanted)
     wrong = [key for key in state if state[key].shape != wanted[key].shape]
     if missing or wrong:
         raise UserError(

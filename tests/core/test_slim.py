@@ -81,7 +81,7 @@ def test_a_trained_network_begins_a_narrow_one(here, by):
     """With the channels that the criterion puts first; everything outside of blocks is the same."""
     config = tiny(init="g2", importance=by, model={"backbone": "lite0-e3"})
     torch.manual_seed(1)
-    wide, said = LightDet(tiny().model), []
+    wide, said = LightDet(tiny().model).eval(), []
     with torch.no_grad():  # as if trained: fresh batch norms are all alike
         for block in slim.blocks(names := dict(wide.named_parameters())):
             nn.init.uniform_(names[f"{block}bn2.weight"])
@@ -92,7 +92,7 @@ def test_a_trained_network_begins_a_narrow_one(here, by):
     if by == "taylor":
         batches = (training_batch(pack, config, 0, step, CPU) for step in range(32))
         losses = (engine.batch_loss(wide.logits(b.images), b, config) for b in batches)
-        scores = slim.by_taylor(wide.eval(), map(engine.total_loss, losses))
+        scores = slim.by_taylor(wide, map(engine.total_loss, losses))
     else:
         scores = slim.by_weights(wide.state_dict(), by == "projection")
     before, block = wide.state_dict(), "backbone.net.blocks.3.1."

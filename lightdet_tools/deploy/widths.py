@@ -1,0 +1,102 @@
+"""How wide each block of a smaller network should be inside: layer by layer, under one budget."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightdet_core.config import UserError, load_config
+from lightdet_core.engine import channel_scores
+from lightdet_core.machinery.packs import check_categories, open_split, with_classes
+from lightdet_core.model import LightDet, load_weights
+from lightdet_core.slim import LAST, blocks
+
+STEP = 8  # channels: what vector units like
+
+
+def channel_costs(model: LightDet, size: int) -> dict[str, float]:
+    """Multiply-adds that one inner channel of a block takes in a pass: block -> number.
+
+    Args:
+        size: px of the square input.
+    """
+    names = blocks(model.state_dict())
+    costs = dict.fromkeys(names, 0.0)
+
+    def count(name: str, layer: nn.Conv2d, out: Tensor) -> None:
+        owner = next((block for block in names if name.startswith(block)), None)
+        if owner:
+            inner = model.get_submodule(owner + LAST.removesuffix(".weight")).in_channels
+            costs[owner] += layer.weight.numel() * out.shape[-2] * out.shape[-1] / inner
+
+    hooks = [
+        layer.register_forward_hook(lambda layer, _, out, name=name: count(name, layer, out))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return costs
+
+
+def by_layer(
+    scores: Mapping[str, Tensor], costs: Mapping[str, float], budget: float
+) -> dict[str, int]:
+    """Inner channels of each block, a multiple of 8: those that matter most for what they cost.
+
+    Eight by eight, the best of each block first, as long as they fit into the budget; each block
+    keeps eight.
+
+    Args:
+        scores: block -> (I,), comparable between blocks: Taylor's.
+        costs: block -> of one channel. budget: of all, in the same unit.
+    """
+    widths = dict.fromkeys(scores, STEP)
+    left = budget - sum(STEP * costs[block] for block in scores)
+    groups = [
+        (float(group.sum()) / costs[block], block)
+        for block, score in scores.items()
+        for group in score.sort(descending=True).values[STEP:].split(STEP)
+        if len(group) == STEP
+    ]
+    for _, block in sorted(groups, reverse=True):
+        if STEP * costs[block] <= left:
+            widths[block] += STEP
+            left -= STEP * costs[block]
+    return widths
+
+
+def report(weights: Path, expansion: int) -> list[str]:
+    """The setting for a run that begins with these weights, and what it costs.
+
+    Args:
+        weights: of a run whose data are packed.
+        expansion: the budget: what blocks so many times as wide inside as their input take.
+
+    Raises:
+        UserError: no such run or packs, or blocks that are no wider than that.
+    """
+    model, about, categories = load_weights(weights)
+    config = load_config(about["experiment"], about["profile"], about["seed"])
+    pack = open_split(config, "train")
+    check_categories(weights, categories, pack.categories)
+    config = with_classes(config, pack)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, importance="taylor")
+    )
+    state, costs = model.state_dict(), channel_costs(model, config.model.input_size)
+    wide = {block: state[block + LAST].shape[1] for block in costs}
+    uniform = {b: expansion * state[f"{b}conv_pw.weight"].shape[1] for b in costs}
+    if any(uniform[block] >= wide[block] for block in costs):
+        raise UserError(f"--expansion {expansion}: {weights} is not wider; take a smaller number")
+    scores = channel_scores(model, config, pack, torch.device("cpu"))
+    widths = by_layer(scores, costs, sum(uniform[b] * costs[b] for b in costs))
+    lines = ["multiply-adds inside the blocks, millions:"]
+    for name, chosen in (("now", wide), ("uniform", uniform), ("by layer", widths)):
+        lines.append(f"  {name:9} {sum(n * costs[b] for b, n in chosen.items()) / 1e6:8.1f}")
+    return [*lines, "for `model:` of an experiment with this run as train.init:",
+            f"  inner: {list(widths.values())}"]  # fmt: skip

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from conftest import count_macs, network, teach, tiny
+
+from lightdet_core.config import UserError
+from lightdet_core.slim import LAST
+from lightdet_tools.deploy import widths
+
+
+def test_costs_are_those_of_the_convolutions_of_a_block():
+    wide, narrow = network("c0"), network("+e3")
+    macs = [count_macs(net, torch.zeros(1, 3, 64, 64))[0] for net in (wide, narrow)]
+    costs, state = widths.channel_costs(wide, 64), wide.state_dict()
+    gone = sum(cost * state[block + LAST].shape[1] / 2 for block, cost in costs.items())
+    assert macs[0] - macs[1] == gone
+
+
+def test_widths_follow_what_channels_bring_for_what_they_cost():
+    scores = {"a": torch.arange(24.0), "b": torch.full((16,), 9.0), "c": torch.zeros(20)}
+    costs = {"a": 2.0, "b": 1.0, "c": 1.0}
+    # eight each take 32; the next eight of a bring 92 for 16, those of b 72 for 8, of a 28 for 16
+    assert widths.by_layer(scores, costs, 32) == {"a": 8, "b": 8, "c": 8}
+    assert widths.by_layer(scores, costs, 40) == {"a": 8, "b": 16, "c": 8}
+    assert widths.by_layer(scores, costs, 56) == {"a": 16, "b": 16, "c": 8}
+    assert widths.by_layer(scores, costs, 1e9) == {"a": 24, "b": 16, "c": 16}  # whole groups only
+
+
+def test_report_names_the_setting(here, monkeypatch):
+    monkeypatch.setattr(widths, "load_config", lambda *_: tiny())
+    teach(here, "g2")
+    weights = here / "g2-s0" / "weights.safetensors"
+    *_, title, setting = widths.report(weights, 3)
+    assert title == "for `model:` of an experiment with this run as train.init:"
+    found = eval(setting.removeprefix("  inner: "))
+    assert len(found) == 15 and all(n % 8 == 0 and n >= 8 for n in found)
+    with pytest.raises(UserError, match=r"--expansion 6: .* take a smaller number"):
+        widths.report(weights, 6)
