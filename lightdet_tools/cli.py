@@ -284,10 +284,18 @@ def benchmark(
     input_size: Annotated[int | None, option("pixels", show_default="the experiment's")] = None,
     steps: int = 20,
     compare: Annotated[bool, option("whole steps, against the usual way", "--compare")] = False,
+    side_by_side: Annotated[
+        bool, option("trainings at a time against one, as they are set", "--side-by-side")
+    ] = False,
 ) -> None:
     """Where the time of a training step goes."""
     config = load_config(experiment, profile)
     begin(f"timing steps of {experiment}")
+    if side_by_side:
+        from lightdet_tools.cost.throughput import write_throughput
+
+        print(f"written to {write_throughput(config, 20, told).relative_to(root())}")
+        return
     from lightdet_tools.cost.benchmark import write_times
 
     path = write_times(config, batch_size, input_size, steps, compare, told)

@@ -48,7 +48,9 @@ def test_the_design_names_what_is_trained_and_where():
     assert len(set(everything)) == len(everything)
     runs = {run for contrast in everything for run in weights_of(contrast)}
     assert runs <= set(params["experiments"])
-    trained = {*all_runs(params), *params["ladder"], *params["slim"]} - {"teacher"}  # it only teaches
+    trained = {*all_runs(params), *params["ladder"], *params["slim"]} - {
+        "teacher"
+    }  # it only teaches
     assert trained <= runs
     of_tiers = {c for tier in found["seeds"] for c in claims.comparisons(found, tier)}
     assert set(everything) - of_tiers == {"+o3 - c0"}
