@@ -229,6 +229,7 @@ def latency(
     seconds: Annotated[float, option("per system, runtime and part")] = 0.7,
     threads: int = min(2, os.cpu_count() or 1),
     out: Annotated[Path | None, option("", show_default="results/speed/latency.json")] = None,
+    profile: Annotated[str, option("whose input sizes; not coco: our networks alone")] = "coco",
 ) -> None:
     """Time every system of Table 1 on this machine.
 
@@ -237,7 +238,7 @@ def latency(
     begin("timing")
     from lightdet_tools.table1.latency import write_table
 
-    print(f"written to {write_table(systems, runtimes, seconds, threads, out, told)}")
+    print(f"written to {write_table(systems, runtimes, seconds, threads, out, told, profile)}")
 
 
 @app.command(**MEASURE)

@@ -37,7 +37,7 @@ from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
 from lightdet_core.predict import check_share, to_pixels
 from lightdet_tools.deploy.runtime import Exported, open_exported
-from lightdet_tools.style import COLORS
+from lightdet_tools.style import COLORS, place_labels
 
 PICTURES = (
     ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
@@ -261,18 +261,18 @@ def draw(image: np.ndarray, found: Detections, names: list[str]) -> Image.Image:
     picture = Image.fromarray(image)
     pen, side = ImageDraw.Draw(picture), max(picture.size)
     line, font = max(2, side // 300), ImageFont.load_default(max(11, side // 45))
-    corners = found.boxes.round().int()
-    rows = zip(corners.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    for (x0, y0, x1, y1), score, label in reversed(list(rows)):  # the best on top
-        color = COLORS[(label + 1) % len(COLORS)]  # with the first as in `draw.FOUND`
+    texts = [f"{names[c]} {s:.2f}" for c, s in zip(found.labels, found.scores, strict=True)]
+    colors = [COLORS[(c + 1) % len(COLORS)] for c in found.labels.tolist()]  # as in `draw.FOUND`
+    corners = found.boxes.round().int().tolist()
+    for (x0, y0, x1, y1), color in reversed(list(zip(corners, colors, strict=True))):
         x1, y1 = max(x0, x1 - 1), max(y0, y1 - 1)  # the last pixel, no longer an edge
         pen.rectangle((x0, y0, x1, y1), outline="white", width=line + 1)  # a rim, as in `draw`
         pen.rectangle((x0, y0, x1, y1), outline=color, width=line)
-        text = f"{names[label]} {score:.2f}"
-        width, height = (math.ceil(value) + 2 for value in pen.textbbox((0, 0), text, font)[2:])
-        left = max(0, min(x0, picture.width - width))
-        top = y0 - height if y0 >= height else y0
-        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=color)
+    sizes = [[math.ceil(x) + 2 for x in pen.textbbox((0, 0), text, font)[2:]] for text in texts]
+    places = place_labels(np.array(corners), np.array(sizes), (0, 0, *picture.size))
+    for text, color, place in reversed(list(zip(texts, colors, places, strict=True))):
+        left, top, right, bottom = place.round().tolist()
+        pen.rectangle((left, top, right - 1, bottom - 1), fill=color)
         pen.text((left + 1, top + 1), text, "white", font)
     return picture
 

@@ -10,19 +10,24 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 from torch import Tensor
 
 from lightdet_core.boxes import STRIDES, Batch, Detections, decode, level_grid
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.model import LightDet
-from lightdet_tools.style import COLORS, use_style
+from lightdet_tools.style import COLORS, WIDTH, place_labels, use_style
 
 TRUTH, FOUND = COLORS[2], COLORS[1]
 SIDES = ("left", "top", "right", "bottom")
 LEVEL_COLORS = dict(zip(STRIDES, (COLORS[5], COLORS[4], COLORS[3]), strict=True))
 LEVEL_MARKERS = dict(zip(STRIDES, "os^", strict=True))  # colours alone may not be told apart
+LABEL_PAD = 0.8  # points
 
 
 def notebook_style() -> None:
@@ -33,11 +38,11 @@ def notebook_style() -> None:
     set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "optimize": True})
 
 
-def sheet(count: int, columns: int, width: float = 11.0, ratio: float = 1.0) -> np.ndarray:
+def sheet(count: int, columns: int, width: float = WIDTH, ratio: float = 1.0) -> np.ndarray:
     """Axes (count,) for images, row by row; `width` in inches, `ratio` = height / width of one."""
     rows = -(-count // columns)
     side = width / columns
-    _, axes = plt.subplots(rows, columns, figsize=(width, rows * (side * ratio + 0.25)))
+    _, axes = plt.subplots(rows, columns, figsize=(width, rows * (side * ratio + 0.22)))
     axes = np.atleast_1d(axes).ravel()
     for axis in axes:
         axis.axis("off")
@@ -51,7 +56,7 @@ def image(axis: plt.Axes, pixels: Tensor | np.ndarray, title: str = "") -> None:
         pixels = pixels.transpose(1, 2, 0)
     height, width = pixels.shape[:2]
     axis.imshow(pixels.clip(0, 255).astype(np.uint8), extent=(0, width, height, 0))
-    axis.set_title(title, fontsize=10, parse_math=False)
+    axis.set_title(title, fontsize=9, parse_math=False)
     axis.axis("off")
 
 
@@ -62,15 +67,66 @@ def boxes(
     color: str = TRUTH,
     style: str = "-",
 ) -> None:
-    """Outlines of boxes (N, 4); `texts` holds one line for each, or nothing; long ones are cut."""
+    """Outlines of boxes (N, 4); `texts` holds one name for each, or nothing; long ones are cut."""
     for x0, y0, x1, y1 in np.asarray(xyxy).reshape(-1, 4).tolist():
         for edge, width in (("white", 2.6), (color, 1.5)):  # the rim shows on any background
             outline = {"edgecolor": edge, "linewidth": width, "linestyle": style, "fill": False}
             axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, **outline))
-    label = {"facecolor": color, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-    look = {"fontsize": 7, "color": "white", "va": "bottom", "bbox": label, "clip_on": True}
-    for (x0, y0, *_), text in zip(np.asarray(xyxy).reshape(-1, 4).tolist(), texts, strict=False):
-        axis.text(x0, y0, short(text), parse_math=False, **look)
+    if len(texts):
+        labels = next((a for a in axis.artists if isinstance(a, Labels)), None)
+        labels = labels or axis.add_artist(Labels())
+        for box, text in zip(np.asarray(xyxy).reshape(-1, 4), texts, strict=True):
+            labels.add(box, short(text), color)
+
+
+class Labels(Artist):
+    """The names of boxes in one pair of axes: whenever these are drawn, it finds places for them.
+
+    How much room there is is known only then. Where a label does not touch its box, a line leads
+    to it.
+    """
+
+    zorder = 2.9  # before the texts, which have 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_in_layout(False)  # labels lie inside the axes
+        self.named: list[tuple[np.ndarray, Text]] = []
+
+    def add(self, box: np.ndarray, words: str, color: str) -> None:
+        """A label for `box`, xyxy in data coordinates."""
+        shape = {"facecolor": color, "edgecolor": "none", "pad": LABEL_PAD, "alpha": 0.85}
+        text = self.axes.text(
+            0, 0, words, fontsize=8, color="white", va="bottom", bbox=shape,
+            parse_math=False, clip_on=True,
+        )  # fmt: skip
+        text.set_in_layout(False)
+        self.named.append((np.asarray(box, float), text))
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Move the labels to their places, in pixels of the renderer; draw lines to far ones."""
+        pad, down = renderer.points_to_pixels(LABEL_PAD), np.array([1, -1])
+        for _, text in self.named:  # large pictures have large labels
+            text.set_fontsize(8 if self.axes.bbox.width < renderer.points_to_pixels(250) else 10)
+        extents = [text.get_window_extent(renderer) for _, text in self.named]
+        corners = np.array([box.reshape(2, 2) for box, _ in self.named])
+        corners = self.axes.transData.transform(corners.reshape(-1, 2)) * down
+        boxes = np.sort(corners.reshape(-1, 2, 2), 1).reshape(-1, 4)
+        view = self.axes.bbox
+        frame = (view.x0, -view.y1, view.x1, -view.y0)
+        sizes = np.array([(e.width, e.height) for e in extents]) + 2 * pad
+        to_data = self.axes.transData.inverted().transform
+        for spot, box, (_, text) in zip(
+            place_labels(boxes, sizes, frame), boxes, self.named, strict=True
+        ):
+            text.set_position(to_data((spot[0] + pad, -spot[3] + pad)))
+            ends = np.stack([box.reshape(2, 2).mean(0).clip(spot[:2], spot[2:])] * 2)
+            ends[1] = ends[0].clip(box[:2], box[2:])
+            if np.abs(ends[0] - ends[1]).max() > 1:
+                line = Line2D(*(ends * down).T, color=text.get_bbox_patch().get_facecolor())
+                line.set(linewidth=renderer.points_to_pixels(1.2) * 72 / self.figure.dpi)
+                line.set_figure(self.figure)
+                line.draw(renderer)
 
 
 def short(text: str, most: int = 30) -> str:
@@ -130,7 +186,7 @@ def compare(
 ) -> None:
     """A sheet of the objects (above) and the detections above a score (below), B columns."""
     count = len(truth.images)
-    axes = sheet(2 * count, columns=count, width=min(11.0, 3.7 * count))
+    axes = sheet(2 * count, columns=count, width=min(WIDTH, WIDTH / 3 * count))
     batch(axes, truth, names)
     for number, (axis, pixels, one) in enumerate(
         zip(axes[count:], truth.images, found, strict=True)
@@ -140,7 +196,7 @@ def compare(
         image(axis, pixels, f"detections: {int(keep.sum())}")
         boxes(axis, one.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
         title = titles[number] if titles else f"objects: {int(truth.gt_mask[number].sum())}"
-        axes[number].set_title(title, fontsize=10)
+        axes[number].set_title(title, fontsize=9)
 
 
 def grid(axis: plt.Axes, size: tuple[int, int], stride: int, color: str) -> None:
@@ -189,7 +245,7 @@ def distributions(
 def from_image_to_boxes(
     model: LightDet, pixels: Tensor, names: list[str], score_threshold: float = 0.3
 ) -> Figure:
-    """What a detector does in four pictures: image, scores of cells, edges of one cell, boxes.
+    """What a detector does: image, scores of cells, edges of one cell, and, large, the boxes.
 
     Args:
         pixels: (3, H, W), RGB on the 0..255 scale.
@@ -200,10 +256,13 @@ def from_image_to_boxes(
     scores = model.scores_and_boxes(cls_logits, box_logits, (height, width))[0][0].amax(-1)
     (found,) = model.detect(pixels[None], score_threshold)
     best = int(scores.argmax())
-    axes = sheet(4, columns=4, width=12, ratio=height / width)
+    large = 0.7 * WIDTH * height / width
+    figure = plt.figure(figsize=(WIDTH, large + 0.5))
+    layout = figure.subplot_mosaic([["1", "4"], ["2", "4"], ["3", "4"]], width_ratios=(1, 3.3))
+    axes = [layout[number] for number in "1234"]
     image(axes[0], pixels, f"1  an image, {width} x {height} px")
 
-    image(axes[1], pixels, f"2  {len(points):,} cells give class scores")
+    image(axes[1], pixels, f"2  scores of {len(points):,} cells")
     heat = torch.zeros(1, 1, height, width)
     for level, stride in zip(scores.split(level_sizes), STRIDES, strict=True):
         rows = level.view(1, 1, -(-height // stride), -(-width // stride))
@@ -212,7 +271,7 @@ def from_image_to_boxes(
     extent = (0, width, height, 0)
     axes[1].imshow(heat[0, 0], cmap="inferno", vmin=0, vmax=1, alpha=0.75, extent=extent)
 
-    image(axes[2], pixels, "3  and places four edges, with doubt")
+    image(axes[2], pixels, "3  four edges, with doubt")
     edges = box_logits[0, best].softmax(-1)
     box = decode(box_logits[0], points, strides)[best]
     (x, y), stride = points[best].tolist(), float(strides[best])
@@ -230,7 +289,9 @@ def from_image_to_boxes(
     axes[2].plot(x, y, "o", color=FOUND, markeredgecolor="white")
     axes[2].set(xlim=(0, width), ylim=(height, 0))
 
-    image(axes[3], pixels, f"4  boxes that score above {score_threshold}")
+    image(axes[3], pixels, f"4  the boxes that score above {score_threshold}")
     scored = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
     boxes(axes[3], found.boxes, [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
-    return axes[0].figure
+    for axis in axes[:3]:
+        axis.title.set_fontsize(8)
+    return figure

@@ -1,6 +1,7 @@
 """How fast the systems of Table 1 are on this machine: one protocol for all of them.
 
     lightdet latency
+    lightdet latency --profile demo    # our networks alone, at the sizes that the demo has
 
 Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are loaded
 first; then every one has its turn, again and again (`timing.interleaved`). So a slow minute of
@@ -13,7 +14,7 @@ NanoDet's look at the threshold first, `detect.exported_find`), in one thread wh
 not torch's. Weights are random, batch norm is measured on drawn scenes, class logits of ours and
 NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES pairs of cell and
 class through.
-Written to results/speed/latency.json after every group.
+Written to results/speed/latency.json (with a profile: <profile>.json) after every group.
 """
 
 import copy
@@ -22,6 +23,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -68,21 +70,24 @@ class System(NamedTuple):
     wanted: list[Tensor]  # what `model` gives for it
 
 
-def systems(names: list[str] | None = None) -> list[System]:
+def systems(names: list[str] | None = None, profile: str = "coco") -> list[System]:
     """The comparators of Table 1 and our networks, with random weights.
 
     Args:
-        names: of COMPARATORS and of experiments; None takes all comparators and OURS.
+        names: of COMPARATORS and of experiments; None takes OURS and, for `coco`, all comparators.
+        profile: whose input sizes ours have. They have 80 classes in any.
     """
     found = []
-    for name in names or [*comparators.COMPARATORS, *OURS]:
+    others = comparators.COMPARATORS if profile == "coco" else ()
+    for name in names or [*others, *OURS]:
         torch.manual_seed(0)
         if name in comparators.COMPARATORS:
             about = comparators.COMPARATORS[name]
             title, size, printed = about.title, about.size, about.printed
             model = settle(comparators.build(name), size)
         else:
-            config = load_config(name, "coco").model
+            size = load_config(name, profile).model.input_size
+            config = replace(load_config(name, "coco").model, input_size=size)
             title, size, printed = f"LightDet {name}", config.input_size, ""
             model = settle(LightDet(config).eval(), size)
         canvas = letterbox(draw_scene(0, 0)[0], size)
@@ -304,11 +309,12 @@ def measure(
     threads: int,
     progress: Callable[[str], None] = print,
     keep: Callable[[dict], None] = lambda found: None,
+    profile: str = "coco",
 ) -> dict:
     """Times of all systems in all runtimes.
 
     Args:
-        names: of `systems`.
+        names, profile: of `systems`.
         runtimes: of RUNTIMES.
         keep: is given what is there after each group of runtimes.
 
@@ -318,7 +324,7 @@ def measure(
     """
     torch.set_num_threads(threads)
     progress("building the networks")
-    chosen = systems(names)
+    chosen = systems(names, profile)
     found = {
         "systems": [
             {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
@@ -385,11 +391,12 @@ def write_table(
     threads: int,
     out: Path | None,
     progress: Callable[[str], None] = print,
+    profile: str = "coco",
 ) -> Path:
     """`measure` into a file, with what it was measured with.
 
     Args:
-        out: None is results/speed/latency.json.
+        out: None is results/speed/latency.json for `coco`, <profile>.json for another.
 
     Raises:
         UserError: impossible values.
@@ -404,7 +411,8 @@ def write_table(
         )
     if (systems or runtimes) and not out:
         raise UserError("a part of the table does not replace the whole: add --out FILE")
-    out = out or root() / "results" / "speed" / "latency.json"
+    name = "latency" if profile == "coco" else profile
+    out = out or root() / "results" / "speed" / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     usable = [name for name in RUNTIMES if "cuda" not in name or torch.cuda.is_available()]
     start = time.monotonic()
@@ -413,6 +421,7 @@ def write_table(
         progress(f"{time.monotonic() - start:5.0f} s  {line}")
 
     options = [f"--seconds {seconds:g} --threads {threads}"]
+    options += [f"--profile {profile}"] if profile != "coco" else []
     options += [f"--systems {name}" for name in systems or ()]
     options += [f"--runtimes {name!r}" for name in runtimes or ()]
     device = best_device()
@@ -429,5 +438,5 @@ def write_table(
         write_json(out, about | {"took_s": round(time.monotonic() - start)} | found, indent=1)
 
     keep({"systems": [], "latency": [], "not_possible": []})  # it can be written, then
-    measure(systems, runtimes or usable, seconds, threads, timed, keep)
+    measure(systems, runtimes or usable, seconds, threads, timed, keep, profile)
     return out

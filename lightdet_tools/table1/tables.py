@@ -5,19 +5,24 @@ results/official/*.json of `comparators`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from lightdet_core.config import UserError, root
+from lightdet_core.config import UserError, load_config, root
+from lightdet_core.model import LightDet
+from lightdet_tools.report.figures import ACTIVATIONS
 from lightdet_tools.report.results import read_result
-from lightdet_tools.style import COLORS, PRINTED_COLOR
+from lightdet_tools.report.words import words_of_run
+from lightdet_tools.style import COLORS, PRINTED_COLOR, WIDTH, label_points, use_style
+from lightdet_tools.table1.comparators import count
 
-LINE = 0.058  # height of a line of labels, as a share of the axes
 AUDIT_NOTE = (
     "No row but the last was measured by the paper's authors: accuracies come from other papers at "
     "other sizes and test sets, speeds from other people's hardware. Certainty: `read` in the "
@@ -134,115 +139,149 @@ def accuracies() -> dict[str, dict]:
 
 def plot_printed(paper: dict) -> Figure:
     """Fig. 1 from the numbers of Table 1: AP over FPS, both as printed."""
-    figure, axis = plt.subplots(figsize=(8, 4.6))
-    points = []
-    for row in paper["table1"].values():
-        x, y = row["printed"]["FPS"], row["printed"]["AP"]
-        ours = row["model"] == "Proposed"
-        axis.scatter(x, y, s=70, marker="s", color=COLORS[1] if ours else PRINTED_COLOR)
-        hardware = "" if ours else f" ({row['speed']['hardware']})"
-        points.append((x, y, row["model"] + hardware))
-    _label(axis, points)
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
+    rows = pd.DataFrame(
+        [
+            {**row["printed"], "model": row["model"], "on": row["speed"]["hardware"]}
+            for row in paper["table1"].values()
+        ]
+    )
+    ours = rows["model"] == "Proposed"
+    for chosen, color, label in (
+        (ours, COLORS[1], "the paper's network"),
+        (~ours, PRINTED_COLOR, "others (hardware)"),
+    ):
+        look = {"s": 60, "marker": "s", "color": color, "label": label}
+        axis.scatter(rows["FPS"][chosen], rows["AP"][chosen], **look)
+    axis.margins(0.15)
     axis.set(xlabel="FPS as printed, each on other hardware", ylabel="AP as printed, percent")
     axis.set_title("printed: nothing here was measured by us")
+    axis.legend(loc="lower left")
+    label_points(axis, rows["FPS"], rows["AP"], rows["model"].where(
+        ours, rows["model"] + " (" + rows["on"] + ")"))  # fmt: skip
     return figure
 
 
-def _label(axis: plt.Axes, points: Iterable[tuple[float, float, str]]) -> None:
-    """Names of points (x, y, name) in a column right of the axes, with a thin line to each point.
-
-    Placed in shares of the axes, so that it can be done before the figure is laid out.
-    """
-    axis.margins(0.1)
-    axis.autoscale_view()
-    points = sorted(points, key=lambda point: (point[1], -point[0]))
-    heights, floor, ceiling = [], 0.0, 1.0
-    for _, y, _ in points:
-        heights.append(max(axis.transLimits.transform((0, y))[1], floor))
-        floor = heights[-1] + LINE
-    for row in reversed(range(len(points))):
-        heights[row] = min(heights[row], ceiling)
-        ceiling = heights[row] - LINE
-    for (x, y, name), height in zip(points, heights, strict=True):
-        axis.annotate(
-            name, (x, y), (1.04, height), textcoords="axes fraction", va="center", fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": PRINTED_COLOR, "linewidth": 0.6},
-        )  # fmt: skip
+def opening() -> Figure:
+    """The style, and `plot_measured` of results/speed/latency.json."""
+    use_style()
+    return plot_measured(read_latency(root() / "results" / "speed" / "latency.json"))
 
 
 def plot_measured(found: dict) -> Figure:
     """All systems by their measured time, nothing printed in it."""
     speed = speed_table(found)
     speed = speed[(speed["part"] == "network") & (speed["runtime"] == speed["base"])]
-    order = speed.groupby("title")["median_ms"].min().sort_values(ascending=False).index
-    place = {title: row for row, title in enumerate(order)}
-    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.32 * len(order)))
+    order = speed.groupby("system")["median_ms"].min().sort_values(ascending=False).index
+    place = {key: row for row, key in enumerate(order)}
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.4 + 0.29 * len(order)))
     markers = zip(speed["runtime"].unique(), "os^Dv", COLORS, strict=False)
     for runtime, marker, color in markers:
         rows = speed[speed["runtime"] == runtime]
-        y, x = rows["title"].map(place), rows["median_ms"]
+        y, x = rows["system"].map(place), rows["median_ms"]
         bars = [x - rows["p10_ms"], rows["p90_ms"] - x]
         axis.errorbar(x, y, xerr=bars, fmt="none", ecolor=color, capsize=2, linewidth=1)
-        axis.scatter(x, y, marker=marker, color=color, s=36, label=runtime, zorder=3)
-    axis.set_yticks(range(len(order)), order)
-    axis.set(xscale="log", xlabel=f"ms of the network alone, batch 1, {found['threads']} threads")
-    axis.set_title("measured in one run on one machine; bar: middle 80 %")
+        axis.scatter(x, y, marker=marker, color=color, s=30, label=runtime, zorder=3)
+    axis.set_yticks(range(len(order)), [title_of(found, key) for key in order])
+    for key, label in zip(order, axis.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if is_ours(found, key) else "normal")
+    threads = f"{found['threads']} threads"
+    axis.set(xscale="log", xlabel=f"ms of the network alone at its size, batch 1, {threads}")
+    ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+             if speed["p10_ms"].min() / 1.5 < t < speed["p90_ms"].max() * 1.5]  # fmt: skip
+    axis.set_xticks(ticks, ticks)
+    axis.minorticks_off()
+    axis.set_title("measured in one run on one machine; bar: middle 80 %; bold: our networks")
     axis.legend(loc="upper right")
     return figure
 
 
-def variants_table(runs: pd.DataFrame, found: dict, int8: Mapping[str, float]) -> pd.DataFrame:
-    """Our variants: accuracy on a profile, and time at the paper's size on this machine.
+def is_ours(found: dict, key: str) -> bool:
+    """Whether a system of `read_latency` is one of our experiments."""
+    return any(s["key"] == key and s["title"].startswith("LightDet") for s in found["systems"])
+
+
+def title_of(found: dict, key: str) -> str:
+    """A system of `read_latency` in words, with its input size."""
+    (system,) = (system for system in found["systems"] if system["key"] == key)
+    words = f"LightDet, {words_of_run(key)}" if is_ours(found, key) else system["title"]
+    return f"{words}, {system['size']} px"
+
+
+def cost(run: str, profile: str) -> dict[str, float]:
+    """Input size of a run in pixels, and the multiply-adds of one image in it (GMAC)."""
+    model = load_config(run, profile).model
+    blank = replace(model, pretrained=False, num_classes=model.num_classes or 80)
+    return {"input, px": model.input_size, "GMAC": count(LightDet(blank), model.input_size)["gmac"]}
+
+
+def variants_table(
+    runs: pd.DataFrame, found: dict, int8: Mapping[str, float], own: dict | None
+) -> pd.DataFrame:
+    """Our variants: AP of a profile, and arithmetic and time at the input size that it has there.
 
     Args:
-        runs: of `report.run_table`.
-        found: of `read_latency`.
+        runs: of `report.run_table`, of one profile.
+        found: of `read_latency`: the ratios at the paper's size.
         int8: AP in percent of quantized files, by experiment; of seed 0.
+        own: of `read_latency`: times at the profile's sizes; None where nobody measured any.
     """
-    speed = speed_table(found)
-    speed = speed[speed["part"] == "network"]
+    profile = runs["profile"].iloc[0]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
     for experiment, ap in int8.items():
         table.loc[len(table)] = {"experiment": f"{experiment} int8", "seeds": 1, "AP": ap}
-    sizes = {system["key"]: system["size"] for system in found["systems"]}
-    table["timed at"] = table["experiment"].str.removesuffix(" int8").map(sizes).astype("Int64")
-    for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
-        times = speed[speed["runtime"] == runtime].set_index("system")
-        small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
-        times = pd.concat([times, small.rename(index="{} int8".format)])
-        table[f"{runtime}, ms"] = table["experiment"].map(times["median_ms"])
-        table[f"{runtime} ratio"] = table["experiment"].map(times["ratio"])
+    names = table["experiment"].str.removesuffix(" int8")
+    table.insert(1, "in words", names.map(words_of_run))
+    costs = pd.DataFrame([cost(run, profile) for run in names], index=table.index)
+    table = table.join(costs)
+    for where, columns in ((own, {"median_ms": "ms"}), (found, {"ratio": "ratio at the paper's"})):
+        speed = speed_table(where) if where else pd.DataFrame(columns=["part", "runtime"])
+        speed = speed[speed["part"] == "network"]
+        for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
+            times = speed[speed["runtime"] == runtime].set_index("system")
+            small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
+            times = pd.concat([times, small.rename(index="{} int8".format)])
+            for column, name in columns.items():
+                title = f"{runtime}, ms" if name == "ms" else f"{runtime} {name} size"
+                table[title] = table["experiment"].map(times[column])
     return table.astype({"parameters": "Int64"})
 
 
-def plot_variants(table: pd.DataFrame, found: dict) -> Figure:
-    """Accuracy against latency of our own variants, one panel per runtime.
+def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
+    """AP against arithmetic, and against time where it was measured, all at one input size.
 
     Args:
-        table: of `variants_table`.
-        found: latency at the paper's sizes, with 80 classes, on this machine.
+        table: of `variants_table`, of `profile`.
     """
-    speed = speed_table(found)
-    speed = speed[(speed["part"] == "network") & (speed["system"] == found["reference"])]
-    reference = speed.set_index("runtime")["median_ms"]
-    names = {system["key"]: f"{system['title']}@{system['size']}" for system in found["systems"]}
-    runtimes = [c.removesuffix(", ms") for c in table if c.endswith(", ms")]
+    costs = {"GMAC": "arithmetic of an image, GMAC"}
+    costs |= {c: f"time in {c}" for c in table if c.endswith(", ms")}
     figure, axes = plt.subplots(
-        1, max(len(runtimes), 1), figsize=(11, 4.6), sharey=True, squeeze=False
+        len(costs), 1, figsize=(WIDTH, 0.8 + 3.2 * len(costs)), squeeze=False
     )
-    for axis, runtime in zip(axes[0], runtimes, strict=False):
-        shown = table[table[f"{runtime}, ms"].notna()]
-        times = shown[f"{runtime}, ms"]
-        if runtime in reference.index:
-            axis.axvline(reference[runtime], color=PRINTED_COLOR, linestyle=":")
-            axis.annotate(
-                f" {names[found['reference']]}", (reference[runtime], 0.98), fontsize=9, va="top",
-                xycoords=("data", "axes fraction"), color=PRINTED_COLOR,
+    names = table["experiment"].str.removesuffix(" int8")
+    kinds = [load_config(run, profile).model.activation for run in names]
+    colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
+                      strict=True))  # fmt: skip
+    small = table["experiment"].str.endswith(" int8")
+    shown = {kind: colors[kind] for kind in colors if kind in kinds}
+    words = table["in words"] + small.map({True: ", int8", False: ""})
+    labels = (
+        words + ", " + table["input, px"].astype(str) + " px (" + table["seeds"].astype(str) + ")"
+    )
+    for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
+        for row in table.index[table[column].notna()]:
+            axis.errorbar(
+                table[column][row], table["AP"][row], yerr=table["AP std"][row], capsize=3,
+                fmt="D" if small[row] else "o", color=colors[kinds[table.index.get_loc(row)]],
             )  # fmt: skip
-        axis.errorbar(times, shown["AP"], yerr=shown["AP std"], fmt="o", capsize=3)
-        parts = shown["experiment"], shown["timed at"], shown["seeds"]
-        labels = [f"{name}@{size} ({seeds})" for name, size, seeds in zip(*parts, strict=True)]
-        _label(axis, zip(times, shown["AP"], labels, strict=True))
-        axis.set(title=runtime, xlabel=f"ms at the size after @, {found['threads']} threads")
-    axes[0][0].set_ylabel("AP of this profile (seeds), bar = ± 1 std")
+        axis.margins(0.18)
+        axis.set(xlabel=title, ylabel="AP, percent")
+        there = table[column].notna()
+        label_points(axis, table[column][there], table["AP"][there], labels[there])
+    marks = [Line2D([], [], color=c, marker="o", linestyle="", label=ACTIVATIONS[k])
+             for k, c in shown.items()]  # fmt: skip
+    if small.any():
+        marks.append(Line2D([], [], color="black", marker="D", linestyle="", label="in 8 bits"))
+    figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
+    axes[0, 0].set_title(f"AP and cost at one input size: profile {profile} (seeds), bar: ± 1 std")
     return figure
