@@ -40,7 +40,7 @@ FIGURES = {  # the first one that a profile has stands on the first page
     "losses": "The training losses of the runs",
     "table1_measured": "The systems of the paper's Table 1, timed on one machine in one run",
     "table1_printed": "The paper's Table 1 as printed: other hardware, other test sets",
-    "variants": "Variants of the network: AP against the time of one image",
+    "variants": "Variants of the network: AP against what one image costs, at one input size",
 }
 # of Table 2; a phone shows the first few without scrolling
 COLUMNS = ("experiment", "AP", "AP50", "seeds", "input size", "backbone", "activation", "head")

@@ -22,7 +22,7 @@ def use_style() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (WIDTH, 3.4),
-            "figure.dpi": 144,
+            "figure.dpi": 120,
             "figure.constrained_layout.use": True,
             "savefig.dpi": 160,
             "svg.hashsalt": "lightdet",  # ids in the svg are random without it

@@ -11,7 +11,7 @@ import pytest
 from conftest import read, teach
 from PIL import Image
 
-from lightdet_core.config import root
+from lightdet_core.config import read_params, root
 
 PAGES = ["README.md", "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md"]
 PAGES += ["results/README.md", "data/README.md", "data/weights/README.md"]
@@ -112,6 +112,11 @@ def test_the_groups_are_those_of_the_table():
             spread = "" if pd.isna(row[f"{name} std"]) else f" ± {row[f'{name} std']:.2f}"
             assert cell == f"{row[name]:.2f}{spread}" and int(seeds) == row["seeds"]
     assert len(last) == len(table)
+
+
+def test_the_run_that_opens_the_first_chapter_is_the_best():
+    table = committed("table2").set_index("experiment")
+    assert read_params()["show"] == table["AP"].idxmax()
 
 
 def test_the_verdicts_are_those_of_the_table():

@@ -35,7 +35,7 @@ def notebook_style() -> None:
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     use_style()
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "optimize": True})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 82, "optimize": True})
 
 
 def sheet(count: int, columns: int, width: float = WIDTH, ratio: float = 1.0) -> np.ndarray:

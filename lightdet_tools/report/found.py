@@ -38,3 +38,17 @@ def found_objects(
         found[row] = match.any(1)
         alarms[row] = (~match.any(0)).sum()
     return found, alarms
+
+
+def clearest(found: Tensor, false_alarms: Tensor, gt_mask: Tensor) -> int:
+    """The image with the fewest errors, and of those the one with most objects found.
+
+    Of images with at least three objects, where there are any: an empty one has no errors.
+
+    Args:
+        found, gt_mask: (B, G) bool. false_alarms: (B,) long.
+    """
+    errors = (gt_mask & ~found).sum(1) + false_alarms
+    few = (gt_mask.sum(1) < 3) if (gt_mask.sum(1) >= 3).any() else torch.zeros_like(errors)
+    most = gt_mask.shape[1] + 1
+    return int((found.sum(1) - most * errors - most**3 * few.long()).argmax())

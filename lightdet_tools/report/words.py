@@ -2,8 +2,10 @@
 
 import re
 
+import pandas as pd
+
 from lightdet_core.config import read_params
-from lightdet_tools.report.contrasts import weights_of
+from lightdet_tools.report.contrasts import in_words, weights_of
 
 GROUPS = {  # what a group of Table 2 has that the one before has not
     "g1": "Lite0, ReLU6",
@@ -40,3 +42,20 @@ def words_of_contrast(contrast: str) -> str:
     if "about" in changes and runs[1] == changes.get("against", "c0"):
         return " ".join(changes["about"].split())
     return f"{words_of_run(runs[0])} against {words_of_run(runs[1])}"
+
+
+SAYS = {
+    "up": "a gain",
+    "down": "a loss",
+    "none shown": "none shown, for the interval holds zero",
+    "unknown": "without an interval, so that nothing is shown",
+}
+
+
+def sentences(differences: pd.DataFrame) -> str:
+    """What each row of `contrasts` says, a line each; one line where there is none."""
+    lines = [
+        f"{words_of_contrast(row['contrast'])}: AP {in_words(row)}: {SAYS[row['verdict']]}."
+        for _, row in differences.iterrows()
+    ]
+    return "\n".join(lines) or "no such runs yet: `make ladder` trains them."

@@ -153,7 +153,7 @@ def plot_printed(paper: dict) -> Figure:
     ):
         look = {"s": 60, "marker": "s", "color": color, "label": label}
         axis.scatter(rows["FPS"][chosen], rows["AP"][chosen], **look)
-    axis.margins(0.15)
+    axis.margins(0.2)
     axis.set(xlabel="FPS as printed, each on other hardware", ylabel="AP as printed, percent")
     axis.set_title("printed: nothing here was measured by us")
     axis.legend(loc="lower left")
@@ -182,7 +182,7 @@ def plot_measured(found: dict) -> Figure:
         bars = [x - rows["p10_ms"], rows["p90_ms"] - x]
         axis.errorbar(x, y, xerr=bars, fmt="none", ecolor=color, capsize=2, linewidth=1)
         axis.scatter(x, y, marker=marker, color=color, s=30, label=runtime, zorder=3)
-    axis.set_yticks(range(len(order)), [title_of(found, key) for key in order])
+    axis.set_yticks(range(len(order)), [title_of(found, key) for key in order], fontsize=9)
     for key, label in zip(order, axis.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if is_ours(found, key) else "normal")
     threads = f"{found['threads']} threads"
@@ -191,7 +191,7 @@ def plot_measured(found: dict) -> Figure:
              if speed["p10_ms"].min() / 1.5 < t < speed["p90_ms"].max() * 1.5]  # fmt: skip
     axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
-    axis.set_title("measured in one run on one machine; bar: middle 80 %; bold: our networks")
+    axis.set_title("measured in one run; bar: middle 80 %; bold: ours")
     axis.legend(loc="upper right")
     return figure
 

@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 from lightdet_core.boxes import Batch, Detections
 from lightdet_core.machinery.packs import Pack
 from lightdet_tools.notebooks import draw
+from lightdet_tools.style import WIDTH
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,22 @@ def test_scene_names_objects_and_dashes_crowds(pack):
     assert not axes[1].patches and not axes[1].texts
 
 
+def test_labels_lie_in_the_image_and_apart_whatever_is_drawn_later():
+    axis = draw.sheet(1, 1, width=3)[0]
+    draw.image(axis, np.zeros((50, 50, 3)))
+    draw.boxes(axis, [[0, 0, 30, 30], [2, 1, 30, 30], [-9, 20, 10, 30]], ["one", "two", "three"])
+    draw.boxes(axis, [[0, 0, 30, 30], [45, 45, 50, 50]], ["of another colour", "four"], draw.FOUND)
+    for title in ("", "a title,\nwhich leaves less room"):
+        axis.set_title(title)
+        axis.figure.canvas.draw()
+        extents = [text.get_window_extent() for text in axis.texts]
+        assert len(extents) == 5 and len([a for a in axis.artists if a.zorder < 3]) == 1
+        for number, extent in enumerate(extents):
+            assert axis.bbox.x0 <= extent.x0 and extent.x1 <= axis.bbox.x1
+            assert axis.bbox.y0 <= extent.y0 and extent.y1 <= axis.bbox.y1
+            assert not any(extent.overlaps(other) for other in extents[:number])
+
+
 def test_compare_shows_truth_above_and_what_passes_the_threshold_below(pack):
     truth = draw.plain_batch(pack, [0, 1])
     found = Detections(torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 4]]), torch.tensor([0.9, 0.4]),
@@ -167,6 +184,6 @@ def test_long_names_lose_their_middle():
 
 def test_one_image_is_compared_on_a_sheet_of_its_own_width(pack):
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
-    for rows, width in (([0], 3.7), ([0, 1, 0, 1, 0], 11)):
+    for rows, width in (([0], WIDTH / 3), ([0, 1, 0, 1, 0], WIDTH)):
         draw.compare(draw.plain_batch(pack, rows), [nothing] * len(rows), ["cat", "dog"], 0.4)
         assert plt.gcf().get_figwidth() == pytest.approx(width)

@@ -229,7 +229,7 @@ def test_figure_of_contrasts_fills_what_differs():
     filled, hollow = axis.collections[-2:]
     assert filled.get_offsets().tolist() == [[2.0, 0.0]]
     assert hollow.get_offsets().tolist() == [[0.1, 1.0]]
-    assert [t.get_text() for t in axis.get_yticklabels()] == ["+a (3)", "+b (1)"]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["+a\xa0(3)", "+b\xa0(1)"]
 
 
 def overview(experiments, printed, contrasts):
@@ -247,7 +247,7 @@ def test_overview_keeps_printed_and_measured_apart_and_says_the_ladder_in_words(
         ["g1", "g9", "teacher"], [24.7, 1.0, math.nan], ["g9 - g1", "+wide - c0", "+silu - c0"]
     )
     assert printed == measured == ["g1  Lite0, ReLU6", "g9  "]
-    assert ladder == ["SiLU instead of ReLU6 (3)"]  # the other is no change of one thing
+    assert ladder == ["SiLU instead of ReLU6\xa0(3)"]  # the other is no change of one thing
     assert len(overview(["g1"], [24.7], ["g2 - g1"])) == 2  # no ladder, no panel
     assert overview(["c0"], [math.nan], []) == [[], []]
 

@@ -85,3 +85,10 @@ def test_other_outputs_are_refused():
         latency._check_same([wanted[0] + 0.2], wanted, 0.05)
     with pytest.raises(UserError, match=r"an output is \(1, 50\), torch's \(1, 50, 3\)"):
         latency._check_same([wanted[0][..., 0]], wanted, 0.05)
+
+
+def test_a_profile_times_our_networks_at_its_own_sizes():
+    small, paper = (latency.systems(["g1"], profile)[0] for profile in ("demo", "coco"))
+    assert (small.size, paper.size) == (128, 320)
+    assert small.canvas.shape == (128, 128, 3)
+    assert [x.shape[-1] for x in small.wanted] == [x.shape[-1] for x in paper.wanted]  # 80 classes

@@ -87,21 +87,37 @@ def test_figures_show_every_point(found):
     points = [c for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     assert sorted(x for p in points for x in p.get_offsets()[:, 0]) == [10, 20, 30, 300]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["SSD300", "YOLOv4-tiny", "LightDet g5"]
+    assert labels == ["SSD300, 416 px", "YOLOv4-tiny, 416 px", "LightDet, group 5, 416 px"]
     accuracy = pd.DataFrame(
-        {"experiment": ["g5", "g9"], "AP": [30.0, 1.0], "AP std": [1.0, 1.0], "seeds": [3, 3],
+        {"experiment": ["g5", "+silu"], "AP": [30.0, 1.0], "AP std": [1.0, 1.0], "seeds": [3, 3],
          "profile": ["demo", "demo"]}
     )  # fmt: skip
     accuracy["parameters"] = 1
-    table = tables.variants_table(accuracy, found, {"g5": 29.5})
+    table = tables.variants_table(accuracy, found, {"g5": 29.5}, found)
     assert table["onnxruntime, ms"].tolist()[0] == 10 and np.isnan(table["ncnn, ms"].tolist()[1])
     small = table.iloc[-1]
     assert (small["experiment"], small["AP"], small["onnxruntime, ms"]) == ("g5 int8", 29.5, 5)
-    assert table["onnxruntime ratio"].tolist()[0] == 0.5
-    figure = tables.plot_variants(table, found)
-    assert [axis.get_title() for axis in figure.axes] == ["onnxruntime", "ncnn"]
-    assert [t.get_text() for t in figure.axes[1].texts] == ["g5@416 (3)"]
+    assert table["onnxruntime ratio at the paper's size"].tolist()[0] == 0.5
+    assert table["in words"].tolist() == ["group 5", "SiLU", "group 5"]
+    assert table["input, px"].tolist() == [160, 160, 160]  # where its AP is from
+    figure = tables.plot_variants(table, "demo")
+    costs = [axis.get_xlabel() for axis in figure.axes]
+    assert costs == ["arithmetic of an image, GMAC", "time in onnxruntime, ms", "time in ncnn, ms"]
+    named = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert named[0] == ["group 5, 160 px (3)", "SiLU, 160 px (3)", "group 5, int8, 160 px (1)"]
+    assert named[2] == ["group 5, 160 px (3)"]
+    marks = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert marks == ["SiLU", "in 8 bits"]
+    untimed = tables.variants_table(accuracy, found, {}, None)
+    assert len(tables.plot_variants(untimed, "demo").axes) == 1  # arithmetic is known without
     plt.close("all")
+
+
+def test_the_cost_of_a_run_is_that_at_its_input_size():
+    small, large = tables.cost("c0", "demo"), tables.cost("c0", "coco")
+    assert (small["input, px"], large["input, px"]) == (160, 416)
+    assert large["GMAC"] == pytest.approx(1.933, abs=0.001)  # of 80 classes, not of the demo's 7
+    assert small["GMAC"] / large["GMAC"] == pytest.approx((160 / 416) ** 2, rel=0.1)
 
 
 def test_missing_measurements_are_an_error(tmp_path):
