@@ -14,6 +14,7 @@ from lightdet_core import activations, sparsity, train
 from lightdet_core.boxes import STRIDES
 from lightdet_core.config import load_config, root
 from lightdet_core.machinery.packs import open_pack, pack_path
+from lightdet_core.machinery.runs import publish
 from lightdet_core.model import ACTIVATIONS, load_weights
 from lightdet_tools.notebooks import draw
 from lightdet_tools.report.figures import ACTIVATIONS as NAMES
@@ -47,7 +48,7 @@ def trained(profile: str, experiment: str, seed: int) -> Path:
     """The folder of a run, which is trained first unless it is there, and its `detector`."""
     config = load_config(experiment, profile, seed)
     folder = train.fit(config)
-    train.publish(folder, config)
+    publish(folder, config)
     detector(profile, experiment, seed=seed)
     return folder
 
