@@ -1,4 +1,4 @@
-"""Sphinx: a profile's results, the deviations and the docstrings -> pages that need no network.
+"""Sphinx: a profile's results, the guides and the docstrings -> pages that need no network.
 
     make site PROFILE=demo
 
@@ -41,6 +41,13 @@ FIGURES = {  # the first one that a profile has stands on the first page
     "table1_measured": "The systems of the paper's Table 1, timed on one machine in one run",
     "table1_printed": "The paper's Table 1 as printed: other hardware, other test sets",
     "variants": "Variants of the network: AP against what one image costs, at one input size",
+}
+PAGES = {  # files elsewhere that are pages of the site, too
+    "DEVIATIONS.md": "deviations",
+    "FULL_SCALE.md": "full_scale",
+    "CONTRIBUTING.md": "contributing",
+    "data/README.md": "data",
+    "findings/README.md": "findings",
 }
 # of Table 2; a phone shows the first few without scrolling
 COLUMNS = ("experiment", "AP", "AP50", "seeds", "input size", "backbone", "activation", "head")
@@ -115,10 +122,14 @@ def links(text: str, stems: list[str]) -> str:
             same = [s for s in stems if s.split("_")[0] == path.stem.split("_")[0]]
             stem = path.stem if path.stem in same else min(same, default=None)
             return f"[{label}]({stem}.ipynb{anchor.lower()})" if stem else label
-        if path.name == "DEVIATIONS.md":
-            row = f"#{label.lower()}" if re.fullmatch(r"D\d+", label) else anchor.lower()
-            return f"[{label}](deviations.md{row})"
         file = "/".join(part for part in path.parts if part != "..")
+        if file in PAGES:
+            row = f"#{label.lower()}" if re.fullmatch(r"D\d+", label) else anchor.lower()
+            return f"[{label}]({PAGES[file]}.md{row})"
+        if (ROOT / "docs" / path.name).is_file() and file in (path.name, f"docs/{path.name}"):
+            return f"[{label}]({path.name}{anchor.lower()})"
+        if path.suffix == ".md" and (RESULTS / "tables" / path.name) == ROOT / file:
+            return f"[{label}](tables.md#{path.stem})"
         if file.endswith(".py") and (ROOT / file).is_file():
             source = (ROOT / file).read_text(encoding="utf-8")
             names = re.findall(r"^(?:class|def) ([A-Za-z]\w+)", source, re.MULTILINE)
@@ -188,9 +199,10 @@ def collect(folder: Path) -> None:
             r"\*\*Question\.\*\*\s*(.+?)(?:\n\n|\Z)", notebook.cells[0].source, re.S
         )
         questions.append(f"- [](./{stem}.ipynb)  \n  {question[1] if question else ''}")
-    text = links((ROOT / "DEVIATIONS.md").read_text(encoding="utf-8"), stems)
-    text = re.sub(r"^\| (D\d+) \|", r"| [\1]{#\1} |", text, flags=re.MULTILINE)
-    (folder / "deviations.md").write_text(text, encoding="utf-8")
+    for path, page in PAGES.items():
+        text = links((ROOT / path).read_text(encoding="utf-8"), stems)
+        text = re.sub(r"^\| (D\d+) \|", r"| [\1]{#\1} |", text, flags=re.MULTILINE)
+        (folder / f"{page}.md").write_text(text, encoding="utf-8")
 
     packages, api = modules(), []
     (folder / "api").mkdir()
@@ -223,7 +235,7 @@ def collect(folder: Path) -> None:
         "api": "\n".join(api),
     }
     for path in (ROOT / "docs").glob("*.md"):
-        text = path.read_text(encoding="utf-8")
+        text = links(path.read_text(encoding="utf-8"), stems)
         text = re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], text)
         (folder / path.name).write_text(text, encoding="utf-8")
 

@@ -207,6 +207,18 @@ def slim(
     print("\n".join(report(weights, expansion)))
 
 
+@app.command(**USE)
+def card(
+    runs: Annotated[list[Path], typer.Argument(help="run folders, such as runs/demo/g5-s0")],
+    out: Annotated[Path, option("a new folder")],
+) -> None:
+    """Copy weights for a release, with model cards and checksums."""
+    begin("reading weights")
+    from lightdet_tools.report.card import write_release
+
+    print("wrote", *write_release(runs, out))
+
+
 @app.command(**MEASURE)
 def plan(
     profile: Profile = None,
@@ -275,6 +287,15 @@ def verdicts() -> None:
 
     write_verdicts(of_all_tiers(), root() / "results" / "verdicts.md")
     print("wrote results/verdicts.md")
+
+
+@app.command(**BUILD)
+def readme() -> None:
+    """Renew the numbers in README and the guides, from results/."""
+    from lightdet_tools.report.readme import renew
+
+    changed = [path.relative_to(root()).as_posix() for path in renew()]
+    print(f"renewed {', '.join(changed) or 'nothing: all numbers are those of results/'}")
 
 
 @app.command(**MEASURE)

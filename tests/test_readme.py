@@ -1,5 +1,5 @@
-"""What README claims: its numbers are those of the committed results, every command that it shows
-is run by a test or by .ci/smoke; and its links and those of its neighbours lead somewhere."""
+"""What README and the guides claim: their numbers are those of the committed results, every command
+that they show is run by a test or by .ci/smoke; and their links, and others', lead somewhere."""
 
 import io
 import re
@@ -8,12 +8,17 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from conftest import read, teach
+import torch
+from conftest import read, teach, tiny
 from PIL import Image
 
-from lightdet_core.config import read_params, root
+from lightdet_core.config import root
+from lightdet_core.model import build
+from lightdet_tools.report import readme
+from lightdet_tools.report.tables import load_paper
 
-PAGES = ["README.md", "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md"]
+GUIDES = [path.relative_to(root()).as_posix() for path in readme.pages()]
+PAGES = [*GUIDES, "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md", "findings/README.md"]
 PAGES += ["results/README.md", "data/README.md", "data/weights/README.md"]
 TEXT = {page: (root() / page).read_text() for page in PAGES}
 # A command -> the line of .ci/smoke, .ci/run that runs it in small, or the test that does.
@@ -56,20 +61,31 @@ COMMANDS = {
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":
     "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
     "make controls PROFILE=coco": ".ci/smoke: make controls PROFILE=smoke",
+    "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
+    "make gpu": ".ci/run: make --no-print-directory gpu",
+    "lightdet compare --profile demo": "Makefile: lightdet_tools compare --profile $(PROFILE)",
+    "lightdet verdicts": 'tests/tools/report/test_claims.py: cli.main(["verdicts"])',
+    "git checkout HEAD -- results dvc.lock":
+    ".ci/smoke: git checkout --quiet HEAD -- params.yaml dvc.lock results",
+    "lightdet detect runs/custom/g3-s0/weights.safetensors photos --out found":
+    ".ci/smoke: python -m lightdet_tools detect runs/smoke/g5-s0/weights.safetensors",
+    "lightdet card runs/demo/g1-s0 runs/demo/g5-s0 --out release":
+    ".ci/smoke: python -m lightdet_tools card runs/smoke/g1-s0 runs/smoke/g5-s0 --out release",
 }  # fmt: skip
 
 
-def shown():
-    """The commands in README's bash blocks, without their comments."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", TEXT["README.md"], re.S | re.M)
-    return [re.sub(r"\s+#.*", "", line) for line in "".join(blocks).splitlines()]
+def blocks(language):
+    """The blocks of README and the guides in a language."""
+    pattern = rf"^```{language}\n(.*?)^```"
+    return [block for page in GUIDES for block in re.findall(pattern, TEXT[page], re.S | re.M)]
 
 
-def committed(table):
-    """A table of the demo as git has it: one's own run on another machine gives other numbers."""
-    path = f"results/demo/tables/{table}.csv"
+def committed(name):
+    """A table of results/ as git has it: one's own run on another machine gives other numbers."""
+    path = f"results/{name}.csv"
     found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=root(), capture_output=True)
-    return pd.read_csv(io.BytesIO(found.stdout or (root() / path).read_bytes()))
+    content = found.stdout or (root() / path).read_bytes()
+    return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -84,7 +100,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_command_is_run_somewhere():
-    assert sorted(set(shown())) == sorted(COMMANDS)
+    shown = {re.sub(r"\s+#.*", "", line) for block in blocks("bash") for line in block.splitlines()}
+    assert shown == set(COMMANDS)
     for command, where in COMMANDS.items():
         path, line = where.split(": ", 1)
         text = re.sub(r"(\\\n|\s)\s*", " ", (root() / path).read_text())
@@ -97,36 +114,36 @@ def test_deviations_name_tests_that_exist():
     assert [f"{file}::{name}" for file, name in named if f"def {name}" not in files[file]] == []
 
 
-def test_the_groups_are_those_of_the_table():
-    table = committed("table2").set_index("experiment")
-    text = re.sub(r"\s+", " ", TEXT["README.md"])
-    for run, row in table.iterrows():
-        spread = "" if pd.isna(row["AP std"]) else f" ± {row['AP std']:.1f}"
-        name = "their teacher" if run == "teacher" else run
-        assert re.search(rf"{name} {row['AP']:.1f}{spread}[, ]", text), run
-    pattern = r"^\| (\w+) \| demo \|.*?\| (\d) \| ([^|]+) \| ([^|]+) \|"
-    last = re.findall(pattern, TEXT["README.md"], re.M)
-    for run, seeds, ap, ap50 in last:
-        row = table.loc[run]
-        for name, cell in (("AP", ap), ("AP50", ap50)):
-            spread = "" if pd.isna(row[f"{name} std"]) else f" ± {row[f'{name} std']:.2f}"
-            assert cell == f"{row[name]:.2f}{spread}" and int(seeds) == row["seeds"]
-    assert len(last) == len(table)
+@pytest.fixture(scope="module")
+def parts():
+    return readme.parts(committed)
 
 
-def test_the_run_that_opens_the_first_chapter_is_the_best():
-    table = committed("table2").set_index("experiment")
-    assert read_params()["show"] == table["AP"].idxmax()
+@pytest.mark.parametrize("page", GUIDES)
+def test_numbers_between_markers_are_those_of_the_tables(page, parts):
+    """`lightdet readme` renews them."""
+    assert readme.renewed(TEXT[page], parts) == TEXT[page]
+    assert not re.search(r"^ *<!-- begin: [^>]+-->.", TEXT[page], re.M)  # no Markdown in that line
 
 
-def test_the_verdicts_are_those_of_the_table():
-    table = committed("verdicts").set_index("claim")
-    head = "| claim | printed | here | verdict |\n| --- | --- | --- | --- |\n"
-    rows = TEXT["README.md"].split(head)[1].split("\n\n")[0].splitlines()
-    for row in rows:
-        claim, *cells = row.strip("| ").split(" | ")
-        assert cells == table.loc[claim, ["printed", "demo", "verdict"]].tolist()
-    assert len(rows) > 10
+def test_readme_is_short_and_shows_every_group():
+    assert len(TEXT["README.md"].splitlines()) <= 120
+    rows = re.findall(
+        r"^\| (g\d) \| .+ \| ([\d.]+) \| <!-- begin: AP (g\d) -->", TEXT["README.md"], re.M
+    )
+    printed = {run: row["printed"]["AP"] for run, row in load_paper()["table2"].items()}
+    assert [(run, float(ap), run) for run, ap, _ in rows] == [(*x, x[0]) for x in printed.items()]
+    assert [run for run, _, _ in rows] == [named for _, _, named in rows]
+
+
+def test_messages_in_the_questions_are_those_of_the_code():
+    files = [x for package in ("core", "tools") for x in root().glob(f"lightdet_{package}/**/*.py")]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in files))
+    heads = re.findall(r"^## (.*`.*)", TEXT["docs/faq.md"], re.M)
+    messages = [text for head in heads for text in re.findall(r"`([a-z][^`]+ [^`]+)`", head)]
+    assert len(messages) > 4
+    for message in messages:
+        assert re.search(re.sub(r"\b(nan|N)\b", r"\\{[^}]+\\}", message), code), message
 
 
 def test_eight_bits_are_those_of_the_notebook():
@@ -139,24 +156,20 @@ def test_eight_bits_are_those_of_the_notebook():
     ap = re.search(r"MiB +AP +AP50.*\nrun.*\n(g1 .*\n.*\ng5 .*\n.*)", shown)[1]
     full, g1, fp32, g5 = (float(line.split()[-2]) for line in ap.splitlines())
     words = f"leaves g1 at AP {g1:.1f} after {full:.1f} and takes g5 from {fp32:.1f} to {g5:.1f};"
-    assert words in re.sub(r"\s+", " ", TEXT["README.md"])
+    assert words in re.sub(r"\s+", " ", TEXT["docs/deploy.md"])
 
 
-def test_the_times_are_those_of_the_table():
-    table = committed("table1").set_index("model").loc["LightDet g5"]
-    ratios = [table[f"{runtime} ratio"] for runtime in ("onnxruntime", "ncnn", "torch")]
-    words = "takes {:.2f} of YOLOv4-tiny's time in ONNX Runtime, {:.2f} in ncnn, {:.2f} in torch"
-    assert words.format(*ratios) in re.sub(r"\s+", " ", TEXT["README.md"])
-
-
-def test_what_it_shows_in_python_runs(tmp_path, monkeypatch):
+def test_what_they_show_in_python_runs(tmp_path, monkeypatch):
     teach(tmp_path / "runs/demo", "g5")
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "photos/1.jpg")
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in re.findall(r"^```python\n(.*?)^```", TEXT["README.md"], re.S | re.M):
+    for block in blocks("python"):
         exec(block, names)
-    assert len(names["found"].boxes) == len(names["found"].names)
+    assert len(names["found"].boxes) == len(names["boxes"]) == len(names["found"].names)
     assert {"loss_qfl", "loss_giou", "loss_dfl"} <= set(names["terms"])
     assert all(p.grad is not None for p in names["network"].head.towers.parameters())
+    own = tiny(model={"pretrained": str(tmp_path / "backbone.safetensors"), "num_classes": 3})
+    taken = build(own).backbone.state_dict()
+    assert all(torch.equal(taken[k], names["state"][f"backbone.{k}"]) for k in taken)

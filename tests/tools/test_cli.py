@@ -13,7 +13,7 @@ from lightdet_tools import cli
 
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
 COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
-COMMANDS += ["site", "repro", "profile", "verdicts", *GROUPS]
+COMMANDS += ["site", "repro", "profile", "verdicts", "card", "readme", *GROUPS]
 NO_ONNX = ModuleNotFoundError(name="onnx")
 
 

@@ -1,0 +1,125 @@
+"""Numbers in README and the guides that stand in tables, renewed between markers.
+
+    <!-- begin: AP g1 -->49.4 ± 1.5<!-- end -->
+
+The words around them are written by hand. (A line must not begin with a marker that has text behind
+it: Markdown takes such a line for HTML.)
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from lightdet_core.config import UserError, root
+from lightdet_core.machinery.files import write_text
+from lightdet_tools.report.claims import load_design
+
+# README's table; results/verdicts.md has all claims
+CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "gflv2")
+CLAIMS += ("prune-silu", "prune-relu6", "ld", "ld-vlr-kd")
+VERDICTS = ("supported", "contradicted", "not shown", "open", "not testable here")
+LAST = ("experiment", "profile", "backbone", "input size", "seeds", "AP", "AP50")  # of make repro
+TIMES = "{} in ONNX Runtime, {} in ncnn, {} in torch"  # of YOLOv4-tiny's
+PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """README and the guides of the site."""
+    return [root() / "README.md", *sorted((root() / "docs").glob("*.md"))]
+
+
+def renewed(text: str, parts: dict[str, str]) -> str:
+    """The text with each marked part as `parts` has it.
+
+    Raises:
+        UserError: a part that is not among them.
+    """
+
+    def put(match: re.Match) -> str:
+        begin, name, _, end = match.groups()
+        if name not in parts:
+            raise UserError(f"<!-- begin: {name} -->: choose one of {', '.join(parts)}")
+        return begin + parts[name] + end
+
+    return PART.sub(put, text)
+
+
+def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
+    """Every part by its name.
+
+    Args:
+        read: a table below `results`, by its path without .csv, all cells as text.
+
+    Returns:
+        `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts,
+        `times`; and on lines of their own `claims` and `last lines` (of `make repro`).
+    """
+    groups, found, speed = (
+        read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
+    )
+    known = load_design()
+    tiers = [t for t in known["seeds"] if set(found[t]) - {"", "no runs yet"}]
+    rows = {key: found[found["claim"] == known["claims"][key]["claim"]] for key in known["claims"]}
+    if missing := [key for key, row in rows.items() if len(row) != 1]:
+        raise UserError(f"verdicts: no row of {', '.join(missing)}; `lightdet verdicts` writes it")
+    claims = {key: row.iloc[0] for key, row in rows.items()}
+    ours = speed.set_index("model").loc["LightDet g5"]
+    ratios = [ours[f"{runtime} ratio"] for runtime in ("onnxruntime", "ncnn", "torch")]
+    counts = {name: (found["verdict"] == name).sum() for name in VERDICTS}
+    return {
+        **{f"AP {row['experiment']}": _spread(row, "AP", 1) for _, row in groups.iterrows()},
+        **{key: _answer(row, tiers) for key, row in claims.items()},
+        "tally": ", ".join(f"{count} {name}" for name, count in counts.items() if count),
+        "times": TIMES.format(*ratios),
+        "claims": _claims([claims[key] for key in CLAIMS], tiers),
+        "last lines": _last_lines(groups),
+    }
+
+
+def _spread(row: pd.Series, metric: str, digits: int) -> str:
+    """Mean ± standard deviation, this only where there are seeds for it."""
+    values = [row[metric], row[f"{metric} std"]]
+    return " ± ".join(f"{float(value):.{digits}f}" for value in values if value)
+
+
+def _answer(row: pd.Series, tiers: list[str]) -> str:
+    """A claim's verdict, and its difference on each profile that has runs."""
+    shown = [f"{tier} {row[tier]}" for tier in tiers if row[tier] not in ("", "no runs yet")]
+    return f"{row['verdict']} ({'; '.join(shown)})" if shown else row["verdict"]
+
+
+def _claims(rows: list[pd.Series], tiers: list[str]) -> str:
+    columns = ["claim", "printed", *tiers, "verdict"]
+    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _last_lines(groups: pd.DataFrame) -> str:
+    """Table 2 as the terminal shows it, cut to what fits a page."""
+    lines = [list(LAST)]
+    for _, row in groups.iterrows():
+        lines.append([*row[list(LAST[:-2])], *(_spread(row, name, 2) for name in LAST[-2:])])
+    shown = (f"| {' | '.join([*cells[:4], '…', *cells[4:]])} | …\n" for cells in lines)
+    end = "Tables, figures and executed notebooks: results/demo/; weights: runs/demo/"
+    return f"\n```\n{''.join(shown)}\n{end}\n```\n"
+
+
+def table_of(name: str) -> pd.DataFrame:
+    """A table below results/ as `parts` takes it; `UserError` where it is missing."""
+    path = root() / "results" / f"{name}.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; `make repro` and `lightdet verdicts` write the tables")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def renew() -> list[Path]:
+    """Renew the pages from results/; returns those that have changed."""
+    current, changed = parts(table_of), []
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        if (new := renewed(text, current)) != text:
+            write_text(path, new)
+            changed.append(path)
+    return changed

@@ -1,0 +1,107 @@
+"""Numbers between markers are those of the tables; the words around them stay."""
+
+import pandas as pd
+import pytest
+from conftest import use_root
+
+from lightdet_core.config import UserError
+from lightdet_tools import cli
+from lightdet_tools.report import readme
+from lightdet_tools.report.claims import load_design
+
+GROUPS = pd.DataFrame(
+    {
+        "experiment": ["g1", "teacher"],
+        "profile": "demo",
+        "backbone": ["lite0", "lite2"],
+        "input size": ["128", "160"],
+        "seeds": ["2", "1"],
+        "AP": ["49.39", "57.93"],
+        "AP std": ["1.52", ""],
+        "AP50": ["81.57", "84.78"],
+        "AP50 std": ["1.94", ""],
+    }
+)
+TIMES = pd.DataFrame(
+    {
+        "model": ["YOLOv4-tiny", "LightDet g5"],
+        **{f"{runtime} ratio": ["1.00", ratio] for runtime, ratio in
+           {"torch": "1.63", "onnxruntime": "1.02", "ncnn": "1.64"}.items()},
+    }
+)  # fmt: skip
+
+
+def verdicts():
+    """Nothing has run but two claims on the demo."""
+    claims = load_design()["claims"].values()
+    rows = [{"claim": c["claim"], "printed": "", "demo": "no runs yet", "bccd": "", "minicoco": "",
+             "verdict": "open"} for c in claims]  # fmt: skip
+    table = pd.DataFrame(rows).set_index("claim")
+    known = load_design()["claims"]
+    table.loc[known["group-2"]["claim"]] = ["+2.65", "+3.18 ± 8.11, 2 seeds of 3", "", "", "open"]
+    table.loc[known["ld"]["claim"]] = ["+0.98", "+2.00 ± 1.00, 3 seeds", "", "", "supported"]
+    return table.reset_index()
+
+
+@pytest.fixture
+def tables():
+    found = {"demo/tables/table2": GROUPS, "demo/tables/table1": TIMES, "verdicts": verdicts()}
+    return found.copy()
+
+
+def test_parts_are_cells_of_the_tables(tables):
+    parts = readme.parts(tables.__getitem__)
+    assert (parts["AP g1"], parts["AP teacher"]) == ("49.4 ± 1.5", "57.9")
+    assert parts["group-2"] == "open (demo +3.18 ± 8.11, 2 seeds of 3)"
+    assert (parts["ld"], parts["gflv2"]) == ("supported (demo +2.00 ± 1.00, 3 seeds)", "open")
+    assert parts["tally"] == f"1 supported, {len(verdicts()) - 1} open"
+    assert parts["times"] == "1.02 in ONNX Runtime, 1.64 in ncnn, 1.63 in torch"
+    assert (
+        "\n| g1 | demo | lite0 | 128 | … | 2 | 49.39 ± 1.52 | 81.57 ± 1.94 | …\n"
+        in (parts["last lines"])
+    )
+    head, _, *rows = parts["claims"].strip().splitlines()
+    assert head == "| claim | printed | demo | verdict |"  # no other profile has runs
+    assert len(rows) == len(readme.CLAIMS)
+    assert rows[0].endswith(" | +2.65 | +3.18 ± 8.11, 2 seeds of 3 | open |")
+
+
+def test_a_profile_with_runs_has_a_column(tables):
+    tables["verdicts"].loc[0, "bccd"] = "-1.00 ± 2.00, 3 seeds"
+    parts = readme.parts(tables.__getitem__)
+    assert parts["claims"].startswith("\n| claim | printed | demo | bccd | verdict |\n")
+    assert parts["group-2"].endswith("2 seeds of 3; bccd -1.00 ± 2.00, 3 seeds)")
+
+
+def test_a_claim_without_a_row_is_an_error(tables):
+    tables["verdicts"] = tables["verdicts"].iloc[1:]
+    with pytest.raises(UserError, match="no row of group-2; `lightdet verdicts`"):
+        readme.parts(tables.__getitem__)
+
+
+def test_only_what_is_between_markers_changes():
+    text = "a <!-- begin: x -->old<!-- end --> b\n<!-- begin: y -->\n| 1 |\n<!-- end -->\n49.4\n"
+    new = readme.renewed(text, {"x": "new", "y": "\n| 2 |\n"})
+    assert new == text.replace("old", "new").replace("| 1 |", "| 2 |")
+    with pytest.raises(UserError, match="begin: y -->: choose one of x"):
+        readme.renewed(text, {"x": "new"})
+
+
+def test_the_command_renews_the_pages(tables, tmp_path, monkeypatch, capsys):
+    use_root(monkeypatch, tmp_path)
+    with pytest.raises(SystemExit):
+        cli.main(["readme"])
+    assert "table2.csv: not found; `make repro`" in capsys.readouterr().err
+    for name, table in tables.items():
+        path = tmp_path / f"results/{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(path, index=False)
+    (tmp_path / "docs").mkdir()
+    pages = [tmp_path / "README.md", tmp_path / "docs/a.md", tmp_path / "docs/b.md"]
+    for page, name in zip(pages, ("AP g1", "tally", None), strict=True):
+        page.write_text(f"it is <!-- begin: {name} --><!-- end -->\n" if name else "words\n")
+    cli.main(["readme"])
+    assert capsys.readouterr().out == "renewed README.md, docs/a.md\n"
+    assert pages[0].read_text() == "it is <!-- begin: AP g1 -->49.4 ± 1.5<!-- end -->\n"
+    cli.main(["readme"])
+    assert "renewed nothing" in capsys.readouterr().out
