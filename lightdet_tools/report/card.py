@@ -6,7 +6,7 @@ lightdet card runs/demo/g5-s0 --out release
 import hashlib
 from pathlib import Path
 
-from lightdet_core.config import UserError, root
+from lightdet_core.config import UserError, root, train_command
 from lightdet_core.model import load_weights
 from lightdet_tools.report.results import read_result
 from lightdet_tools.report.tables import METRICS
@@ -47,7 +47,7 @@ another one ends elsewhere.
 {command}
 ```
 
-Commit {commit}{dirty}, {steps:,} steps in {train_seconds:,.0f} s on {hardware}; {versions}.
+Commit {commit}, {steps:,} steps in {train_seconds:,.0f} s on {hardware}; {versions}.
 On another processor the same command gives other last digits.
 
 ## Limits
@@ -100,10 +100,10 @@ def _release(run: Path) -> tuple[str, bytes, str]:
     path = run / "weights.safetensors"
     _, config, categories = load_weights(path)
     profile, made = config["profile"], f"{config['experiment']}-s{config['seed']}"
-    again = f"lightdet train --experiment {config['experiment']} --profile {profile}"
+    again = train_command(config["experiment"], profile, config["seed"])
     about = read_result(run / "run.json", FACTS, again)
     metrics = read_result(run / "metrics.json", ("config", *METRICS, "per_class"), again)
-    if not metrics["config"] == about["config_hash"] or about["config"]["model"] != config["model"]:
+    if metrics["config"] != about["config_hash"] or about["config"]["model"] != config["model"]:
         raise UserError(f"{run}: weights, metrics.json and run.json are of different trainings")
     data = root() / "data" / profile / "manifest.json"
     manifest = read_result(data, ("licence", "splits"), f"lightdet data --profile {profile}")
@@ -122,7 +122,7 @@ def _release(run: Path) -> tuple[str, bytes, str]:
         "start": _start(about),
         "accuracy": _table({name: metrics[name] for name in METRICS}),
         "per_class": _table(metrics["per_class"]),
-        "dirty": ", from which code or settings differed" if about["dirty"] else "",
+        "commit": _commit(about),
         "versions": ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     }
     return name, weights, CARD.format(**facts)
@@ -134,6 +134,12 @@ def _network(about: dict) -> str:
     words += f"{model['input_size']} px, {about['num_params']:,} parameters"
     pruned = about.get("pruned_layers")
     return f"{words}, 2:4 zeros in {pruned} layers" if pruned else words
+
+
+def _commit(about: dict) -> str:
+    if not about["commit"]:
+        return "unknown (no git checkout)"
+    return about["commit"] + (", from which code or settings differed" if about["dirty"] else "")
 
 
 def _start(about: dict) -> str:
