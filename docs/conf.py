@@ -138,7 +138,7 @@ def links(text: str, stems: list[str]) -> str:
             return f"[{label}](page:{page}.html{f'#{name}' if name in names else ''})"
         return label
 
-    return re.sub(r"\[([^\[\]]+)\]\(([\w./+-]+\.\w+)(#[\w.-]+)?\)", moved, text)
+    return re.sub(r"\[([^\[\]]+)\]\(([\w./+%-]+\.\w+)(#[\w.-]+)?\)", moved, text)
 
 
 def table(path: Path, columns: tuple[str, ...] = ()) -> str:

@@ -188,6 +188,7 @@ def test_search_works_from_the_disk(browser, site):
         ("[table](../results/demo/tables/table1.md)", "[table](tables.md#table1)"),
         ("[table](../results/bccd/tables/table1.md)", "table"),
         ("[settings](../../../params.yaml)", "settings"),
+        ("[times](compare-%2Bamp.json)", "times"),
         ("[paper](https://example.org/a.html)", "[paper](https://example.org/a.html)"),
     ],
 )  # fmt: skip
