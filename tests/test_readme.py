@@ -60,9 +60,9 @@ COMMANDS = {
     "make repro PROFILE=coco": "tests/tools/data/test_sources.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":
     "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
-    "make controls PROFILE=coco": ".ci/smoke: make controls PROFILE=smoke",
+    "make controls PROFILE=coco": "Makefile: $(call train,read_params()['controls'],0)",
     "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
-    "make gpu": ".ci/run: make --no-print-directory gpu",
+    "make gpu": "tests/tools/cost/test_gpu_bundle.py: gpu_bundle.bundle(tmp_path",
     "lightdet compare --profile demo": "Makefile: lightdet_tools compare --profile $(PROFILE)",
     "lightdet verdicts": 'tests/tools/report/test_claims.py: cli.main(["verdicts"])',
     "git checkout HEAD -- results dvc.lock":
