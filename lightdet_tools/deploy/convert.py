@@ -17,6 +17,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from lightdet_core.config import UserError
+from lightdet_tools.deploy.ncnn_files import fold_hardswish
 from lightdet_tools.deploy.runtime import first_line
 
 OPSET = 17
@@ -158,7 +159,7 @@ def convert_ncnn(
                 cwd=clutter, capture_output=True, text=True,
             )  # fmt: skip
             try:
-                param = Path(clutter, "net.ncnn.param").read_text()
+                param = fold_hardswish(Path(clutter, "net.ncnn.param").read_text())
                 weights = Path(clutter, "net.ncnn.bin").read_bytes()
                 Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
             except FileNotFoundError:

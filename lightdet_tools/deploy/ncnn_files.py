@@ -1,6 +1,7 @@
 """ncnn's files, read without ncnn: the layers of a .param with their weights from the .bin."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from lightdet_core.config import UserError
 
 MAGIC = "7767517"  # first line of every .param file
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+HARDSWISH = 6  # number of that activation in a convolution's parameter 9; SiLU (Swish) has none
 FLOAT32, FLOAT16 = 0, 0x01306B47  # how a weight is stored, said before it; a bias is bare float32
 
 
@@ -70,6 +72,36 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
             f"{bin_path}: {len(data)} bytes, but the layers of {param_path} have {start}"
         )
     return layers
+
+
+def fold_hardswish(param: str) -> str:
+    """The text of a .param with each Hard-Swish inside of the convolution before it.
+
+    pnnx folds the other activations that ncnn's convolution knows, but leaves this one a layer of
+    its own. The .bin stays as it is. What follows another layer, an activation, or a convolution
+    whose output is needed elsewhere, stays a layer.
+    """
+    magic, _, *lines = param.splitlines()
+    layers = [_layer(line) for line in lines]
+    uses = Counter(name for layer in layers for name in layer.inputs)
+    makers = {name: row for row, layer in enumerate(layers) for name in layer.outputs}
+    folded = set()
+    for row, swish in enumerate(layers):
+        if swish.kind != "HardSwish":
+            continue
+        (source,), numbers = swish.inputs, [swish.params.get(0, 0.2), swish.params.get(1, 0.5)]
+        place = makers[source]
+        before = layers[place]
+        if before.kind in CONVOLUTIONS and uses[source] == 1 and not before.params.get(9):
+            kind, name, *counts = lines[place].split()[:4]
+            own = lines[place].split()[6:]
+            words = [*counts, *before.inputs, *swish.outputs, *own, f"9={HARDSWISH}"]
+            words.append(f"-23310=2,{','.join(map(str, numbers))}")
+            lines[place] = f"{kind:<24} {name:<24} {' '.join(words)}"
+            folded.add(row)
+    left = [line for row, line in enumerate(lines) if row not in folded]
+    blobs = len(makers) - len(folded)
+    return "\n".join([magic, f"{len(left)} {blobs}", *left]) + "\n"
 
 
 def _bytes(path: Path) -> bytes:

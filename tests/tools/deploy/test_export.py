@@ -19,8 +19,9 @@ from lightdet_core.machinery.packs import read_truth
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools import cli
 from lightdet_tools.data.pack import build
-from lightdet_tools.deploy import convert, detect, export, graph
+from lightdet_tools.deploy import convert, detect, export, graph, runtime
 from lightdet_tools.deploy.export import deployable
+from lightdet_tools.deploy.ncnn_files import read_ncnn
 from lightdet_tools.deploy.runtime import KEY, open_exported
 
 SIZE = 80  # 10, 5 and 3 cells per side: the neck cuts and fills up
@@ -260,6 +261,26 @@ def test_ncnn_in_half_precision(net, tmp_path):
     stored = export.stored_weights(tmp_path / "x.param")
     assert all(torch.equal(w, w.half().float()) for w in stored.values())
     assert export.check_pattern(net.state_dict(), stored) == all_layers(net)
+
+
+def test_no_activation_but_silu_is_a_layer_of_its_own_in_ncnn(tmp_path):
+    """pnnx folds them, `fold_hardswish` the one that it leaves; SiLU has no number in ncnn."""
+    images = export.example_images(SIZE)[:1]
+    for activation, name in (("hswish", "HardSwish"), ("mish", "Mish"), ("silu", "Swish")):
+        net = network(activation=activation, head="gflv1")
+        module = deployable(net, SIZE, mish=nn.Mish)
+        ((param, values),) = convert.convert_ncnn(module, planes(images), ("fp32",)).values()
+        path = tmp_path / f"{activation}.param"
+        path.write_text(param)
+        path.with_suffix(".bin").write_bytes(values)
+        layers = read_ncnn(path, path.with_suffix(".bin"))
+        assert any(layer.kind == name for layer in layers) == (activation == "silu")
+        blobs = sum(len(layer.outputs) for layer in layers)
+        assert param.splitlines()[1] == f"{len(layers)} {blobs}"
+        run = runtime.ncnn_network(path, 2, threads=1)
+        wanted = export.expected(net, images, decoded=False)
+        for a, b in zip(run(runtime.ncnn_pixels(images[0])), wanted, strict=True):
+            np.testing.assert_allclose(a, b[0], atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------- checks

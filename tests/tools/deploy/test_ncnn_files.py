@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ncnn_networks import run_ncnn, three_convs, write_ncnn
 
 from lightdet_core.config import UserError
-from lightdet_tools.deploy.ncnn_files import read_ncnn
+from lightdet_tools.deploy.ncnn_files import fold_hardswish, read_ncnn
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -87,3 +87,60 @@ def test_damaged_files_are_named(tmp_path):
             read_ncnn(param, weights)
     with pytest.raises(UserError, match=r"none\.param: cannot be read .*No such file"):
         read_ncnn(tmp_path / "none.param", weights)
+
+
+HEAD = "7767517\n{}\nInput in0 0 1 in0\n"
+
+
+def test_hardswish_goes_into_the_convolution_before_it():
+    """With its two numbers, or ncnn's where it has none; layers and blobs are counted anew."""
+    text = HEAD.format("6 6") + (
+        "Convolution a 1 1 in0 1 0=4 1=1 5=1 6=12\nHardSwish s 1 1 1 2 0=0.166666672 1=0.5\n"
+        "ConvolutionDepthWise b 1 1 2 3 0=4 1=3 5=0 6=36 7=4\nHardSwish t 1 1 3 4\n"
+        "Pooling p 1 1 4 out0 0=1\n"
+    )
+    magic, counts, *layers = fold_hardswish(text).splitlines()
+    assert (magic, counts) == ("7767517", "4 4")
+    assert [" ".join(layer.split()) for layer in layers] == [
+        "Input in0 0 1 in0",
+        "Convolution a 1 1 in0 2 0=4 1=1 5=1 6=12 9=6 -23310=2,0.166666672,0.5",
+        "ConvolutionDepthWise b 1 1 2 4 0=4 1=3 5=0 6=36 7=4 9=6 -23310=2,0.2,0.5",
+        "Pooling p 1 1 4 out0 0=1",
+    ]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        "4 4|Pooling p 1 1 in0 1 0=1|HardSwish s 1 1 1 2 0=0.2 1=0.5|Pooling q 1 1 2 out0 0=1",
+        "3 3|Convolution c 1 1 in0 1 0=4 1=1 6=12 9=1|HardSwish s 1 1 1 out0",  # ReLU is in it
+        "5 5|Convolution c 1 1 in0 1 0=4 1=1 6=12|HardSwish s 1 1 1 2|Pooling p 1 1 1 3 0=1|"
+        "BinaryOp b 2 1 2 3 out0 0=0",  # its output is needed by itself, too
+        "3 3|Convolution c 1 1 in0 1 0=4 1=1 6=12|Swish s 1 1 1 out0",  # has no number in ncnn
+    ],
+)
+def test_what_cannot_be_folded_stays(layers):
+    counts, *lines = layers.split("|")
+    text = HEAD.format(counts) + "\n".join(lines) + "\n"
+    assert fold_hardswish(text) == text
+
+
+def test_folded_hardswish_is_the_same_in_the_ncnn_runtime(tmp_path):
+    """Dense and depthwise; numbers other than the usual ones would show."""
+    param, weights = write_ncnn(tmp_path, three_convs(), half=False)
+    _, _, image, *lines = param.read_text().splitlines()
+    layers = []
+    for i, line in enumerate(lines):
+        plain = line.split(" 9=2")[0].replace(f" x{i} x{i + 1} ", f" y{i} x{i + 1} ")
+        layers += [plain, f"HardSwish s{i} 1 1 x{i + 1} y{i + 1} 0=0.3 1=0.4"]
+    text = "\n".join(["7767517", "7 7", image.replace("x0", "y0"), *layers]) + "\n"
+    x = 4 * torch.rand(1, 9, 7) - 2
+    outputs = []
+    for form in (text, fold_hardswish(text)):
+        param.write_text(form)
+        outputs += run_ncnn(param, weights, x.numpy(), "y0", ["y3"])
+    assert [layer.kind for layer in read_ncnn(param, weights)].count("HardSwish") == 0
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-6, rtol=1e-5)
+    param.write_text(text.replace("0=0.3", "0=0.1666"))
+    (usual,) = run_ncnn(param, weights, x.numpy(), "y0", ["y3"])
+    assert (usual - outputs[0]).abs().max() > 1e-3
