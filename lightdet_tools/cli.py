@@ -155,7 +155,7 @@ def profile_(name: str) -> None:
 
 @app.command(**USE)
 def detect(
-    weights: Annotated[Path, typer.Argument(help=".safetensors, .onnx or ncnn's .param")],
+    weights: Annotated[Path, typer.Argument(help=".safetensors, .onnx, ncnn's .param, .xml")],
     images: Annotated[list[Path], typer.Argument(help="images, folders of images, or videos")],
     out: Annotated[Path, option("folder for drawings and detections.json")],
     score: Annotated[float, option("boxes above it")] = 0.3,
@@ -172,15 +172,16 @@ def detect(
 @app.command(**USE)
 def export(
     weights: Annotated[Path, typer.Argument(help="weights.safetensors of a run")],
-    form: Annotated[Literal["onnx", "ncnn"], option("of the file", "--format")],
+    form: Annotated[Literal["onnx", "ncnn", "openvino"], option("of the file", "--format")],
     out: Annotated[Path, option("folder for the files")],
     decoded: Annotated[bool, option("scores and boxes, not logits", "--decoded")] = False,
-    uint8: Annotated[bool, option("input (B, S, S, 3) uint8; ONNX only", "--uint8")] = False,
+    uint8: Annotated[bool, option("input (B, S, S, 3) uint8; not ncnn", "--uint8")] = False,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"], option("fp16: stored so; int8: computed so, ONNX only")
+        Literal["fp32", "fp16", "bf16", "int8"],
+        option("fp16: stored so; others: computed so; bf16: OpenVINO, int8: not ncnn"),
     ] = "fp32",
 ) -> None:
-    """Export a trained run to ONNX or ncnn."""
+    """Export a trained run to ONNX, ncnn or OpenVINO."""
     begin(f"exporting {weights}")
     from lightdet_tools.deploy import export
 

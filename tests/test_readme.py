@@ -50,6 +50,10 @@ COMMANDS = {
     ".ci/smoke: python -m lightdet_tools detect runs/smoke/g5-s0/weights.safetensors",
     "lightdet export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 --out exported":
     ".ci/smoke: --format onnx --uint8 --out exported",
+    "lightdet detect exported/g5-s0-openvino.xml photos --out found-openvino":
+    ".ci/smoke: python -m lightdet_tools detect exported/g5-s0-openvino.xml",
+    "lightdet export runs/demo/g5-s0/weights.safetensors --format openvino --out exported":
+    ".ci/smoke: --format openvino --out exported",
     "lightdet export runs/demo/g5-s0/weights.safetensors --format ncnn --out exported":
     ".ci/smoke: --format ncnn --out exported",
     "lightdet detect exported/g5-s0-uint8.onnx photos --out found-onnx":

@@ -1,4 +1,4 @@
-"""A torch module as ONNX or ncnn: float32, float16, int8."""
+"""A torch module as ONNX, ncnn or OpenVINO: float32, float16, int8."""
 
 import io
 import logging
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightdet_core.config import UserError
 from lightdet_tools.deploy.ncnn_files import fold_hardswish
-from lightdet_tools.deploy.runtime import first_line
+from lightdet_tools.deploy.runtime import first_line, openvino_library
 
 OPSET = 17
 HALF = ".fp16"  # what the names of weights stored in fp16 end in
@@ -135,6 +135,22 @@ def _in_full(model: onnx.ModelProto) -> list[str]:
         if not feeds or node.name.rpartition("/")[0] in mish:
             names.append(node.name)
     return names
+
+
+def convert_openvino(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """An ONNX model as OpenVINO's .xml and .bin, for one image at a time.
+
+    Weights stay as they are stored, in fp32, fp16 or int8, and metadata comes along. A free batch
+    size would make each call slower.
+    """
+    openvino = openvino_library()
+    network = openvino.Core().read_model(model.SerializeToString())
+    shape = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
+    network.reshape([1, *shape[1:]])
+    with tempfile.TemporaryDirectory() as clutter:
+        path = Path(clutter, "net.xml")
+        openvino.save_model(network, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
 def convert_ncnn(

@@ -2,11 +2,11 @@
 
     lightdet detect runs/demo/g5-s0/weights.safetensors photos --out found
 
-WEIGHTS is a run's .safetensors (in torch), or an .onnx or ncnn's .param of `export`; IMAGE is an
-image, a folder (its images and those of folders in it) or a video, which needs OpenCV. The folder
-of --out gets them with their boxes drawn, and detections.json in COCO's form. Where a file that
-would be written exists, nothing is done without --overwrite; inputs are never overwritten. What
-cannot be read is left out and named at the end, with an error. (`python -m
+WEIGHTS is a run's .safetensors (in torch), or an .onnx, ncnn's .param or OpenVINO's .xml of
+`export`; IMAGE is an image, a folder (its images and those of folders in it) or a video, which
+needs OpenCV. The folder of --out gets them with their boxes drawn, and detections.json in COCO's
+form. Where a file that would be written exists, nothing is done without --overwrite; inputs are
+never overwritten. What cannot be read is left out and named at the end, with an error. (`python -m
 lightdet_tools.deploy.detect` is the same command.)
 Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
 """
@@ -36,7 +36,7 @@ from lightdet_core.machinery.files import replacing, write_json
 from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
 from lightdet_core.predict import check_share, to_pixels
-from lightdet_tools.deploy.runtime import Exported, open_exported
+from lightdet_tools.deploy.runtime import ENTRIES, Exported, open_exported
 from lightdet_tools.style import COLORS, place_labels
 
 PICTURES = (
@@ -71,7 +71,7 @@ class Detector(NamedTuple):
 
 
 def open_detector(path: Path | str, threads: int = 1) -> Detector:
-    """A detector from a run's .safetensors, or from an exported .onnx or ncnn .param file.
+    """A detector from a run's .safetensors, or from an exported .onnx, .param or .xml file.
 
     Args:
         threads: that the network may use. They are set for all of torch, to one with exported
@@ -90,8 +90,10 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
         torch.set_num_threads(threads)
         found = lambda *given: Detections(*predictor.predict(*given)[:3])  # noqa: E731
         return Detector(found, predictor.categories, predictor.size)
-    if path.suffix not in (".onnx", ".param"):
-        raise UserError(f"{path}: weights are a .safetensors, .onnx or ncnn's .param file")
+    if path.suffix not in ENTRIES:
+        raise UserError(
+            f"{path}: weights are a .safetensors, .onnx, ncnn's .param or OpenVINO's .xml file"
+        )
     exported = open_exported(path, threads)
     find, config = exported_find(exported), exported.about["config"]
     torch.set_num_threads(1)

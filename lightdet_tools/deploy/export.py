@@ -1,4 +1,4 @@
-"""A trained run as an ONNX or ncnn file that a detector can use by itself, checked against torch.
+"""A trained run as ONNX, ncnn or OpenVINO, ready for a detector and checked against torch.
 
     lightdet export runs/demo/g5-s0/weights.safetensors --format onnx --out exported
 
@@ -10,6 +10,7 @@ host. What the host needs to know (classes, config, quality) travels with the fi
 Tensor legend: B images · P cells of all levels · C classes · R = reg_max + 1 bins · S input size.
 """
 
+import copy
 import json
 import os
 import re
@@ -32,16 +33,22 @@ from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import check_categories, open_pack, pack_path, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
-from lightdet_tools.deploy.convert import convert_ncnn, convert_onnx, quantize, store_half
+from lightdet_tools.deploy.convert import (
+    convert_ncnn,
+    convert_onnx,
+    convert_openvino,
+    quantize,
+    store_half,
+)
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
 from lightdet_tools.deploy.graph import Deployable, deployable
 from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
-from lightdet_tools.deploy.runtime import KEY, open_exported, to_floats
+from lightdet_tools.deploy.runtime import ENTRIES, KEY, open_exported, read_openvino, to_floats
 
 STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxruntime's int8 end in
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
 # of rounded activations, too, so that only the AP says what it costs
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "int8": 0.5}
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.5}
 CALIBRATION = 64  # images that int8 learns its ranges from
 
 
@@ -73,20 +80,51 @@ def to_onnx(
         UserError: the weights are missing, damaged or of another architecture.
         UserError: the folder cannot be written, or the exported network is not the same.
     """
+    if precision == "bf16":
+        raise UserError("bf16: for OpenVINO only; take fp32, fp16 or int8 for ONNX")
     job, example = _prepare(weights, folder, decoded, precision, progress, ".onnx", uint8=uint8)
-    progress("converting to ONNX")
+    models = _onnx_models(job, weights, example)
+    return _finish(job, {name: {".onnx": x.SerializeToString()} for name, x in models.items()})
+
+
+def to_openvino(
+    weights: Path | str,
+    folder: Path | str,
+    decoded: bool = False,
+    uint8: bool = False,
+    precision: str = "fp32",
+    progress: Callable[[str], object] = str,
+) -> dict:
+    """A run as OpenVINO's <run>-openvino….xml and .bin, for one image at a time.
+
+    Arguments, result and errors as in `to_onnx`, from whose network it is made; precision may also
+    be bf16, stored in fp32 and computed in bf16, which the CPU must have.
+    """
+    job, example = _prepare(weights, folder, decoded, precision, progress, ".xml", uint8=uint8)
+    models = _onnx_models(job, weights, example)
+    progress("converting to OpenVINO")
+    variants = {}
+    for name, model in models.items():
+        text, values = convert_openvino(model)
+        variants[name] = {".bin": values, ".xml": text}
+    return _finish(job, variants)
+
+
+def _onnx_models(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, onnx.ModelProto]:
+    """The network with its description, by precision: fp32, fp16 and the one that is asked for."""
+    job.progress("converting to ONNX")
     full = convert_onnx(job.module, example, list(job.module.outputs))
     models = {"fp32": full, "fp16": store_half(full)}
-    if precision == "int8":
-        progress("quantizing with training images")
+    if job.precision == "bf16":
+        models["bf16"] = copy.deepcopy(full)
+    if job.precision == "int8":
+        job.progress("quantizing with training images")
         images = calibration_images(weights, job.about["config"], job.about["categories"])
         models["int8"] = quantize(full, (job.input(image[None]) for image in images))
-    variants = {}
     for name, model in models.items():
         about = job.about | {"precision": name}
         onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
-        variants[name] = {".onnx": model.SerializeToString()}
-    return _finish(job, variants)
+    return models
 
 
 def calibration_images(
@@ -120,8 +158,8 @@ def to_ncnn(
     Arguments, result and errors as in `to_onnx`, but there is no int8; blobs are in0, out0, out1,
     … Its input is float32 RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
     """
-    if precision == "int8":
-        raise UserError("int8: for ONNX only; take fp32 or fp16 for ncnn")
+    if precision in ("int8", "bf16"):
+        raise UserError(f"{precision}: not for ncnn, which has fp32 and fp16")
     job, example = _prepare(weights, folder, decoded, precision, progress, ".param", mish=nn.Mish)
     progress("converting to ncnn, in fp32 and fp16")
     about = job.about
@@ -134,7 +172,7 @@ def to_ncnn(
 
 
 class _Job(NamedTuple):
-    """What both formats need."""
+    """What all formats need."""
 
     model: LightDet
     module: Deployable
@@ -168,7 +206,9 @@ def _prepare(
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror})") from None
     module = deployable(model, config["model"]["input_size"], decoded, **forms)
-    flags = {"decoded": decoded, "uint8": module.uint8, precision: precision != "fp32"}
+    # ncnn, too, writes a .bin
+    flags = {"openvino": suffix == ".xml", "decoded": decoded, "uint8": module.uint8}
+    flags |= {precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
     about = describe(module, config, categories)
     _refuse_other(folder / f"{name}{suffix}", about)
@@ -177,7 +217,7 @@ def _prepare(
 
 
 def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
-    """What a host must know; ONNX carries it as metadata `lightdet`, ncnn in the .json beside it.
+    """What a host must know; ONNX and OpenVINO carry it as metadata `lightdet`, ncnn in a .json.
 
     Returns:
         form (raw or decoded), input (name, dtype, layout, size in pixels), outputs (shape after B
@@ -244,7 +284,7 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
         files = [Path(aside, job.name + suffix) for suffix in contents]
         for file, content in zip(files, contents.values(), strict=True):
             file.write_bytes(content)
-        entry = Path(aside, job.name + (".param" if ".param" in contents else network))
+        entry = Path(aside, job.name + next(suffix for suffix in ENTRIES if suffix in contents))
         parity = compare(open_exported(entry).run(images), wanted, outputs, job.precision)
         pattern = check_pattern(job.model.state_dict(), stored_weights(entry))
         targets = [job.folder / file.name for file in files]
@@ -337,12 +377,16 @@ def _sparse_layers(state: dict[str, Tensor]) -> int:
 
 
 def stored_weights(path: Path) -> dict[str, Tensor]:
-    """The weights in an exported file by name: all of an .onnx, a .param's convolutions."""
+    """The weights in an exported file by name: all of ONNX, OpenVINO's and ncnn's of layers."""
     if path.suffix == ".onnx":
         return {
             re.sub(STORED, "", tensor.name): _as_float(onnx.numpy_helper.to_array(tensor))
             for tensor in onnx.load(path).graph.initializer
         }
+    if path.suffix == ".xml":
+        nodes = [x for x in read_openvino(path).get_ops() if x.get_type_name() == "Constant"]
+        named = {re.sub(STORED, "", x.get_friendly_name()): x for x in nodes}
+        return {n: _as_float(x.data) for n, x in named.items() if n.endswith(".weight")}
     layers = read_ncnn(path, path.with_suffix(".bin"))
     return {f"{x.name}.weight": x.weight for x in layers if x.kind in CONVOLUTIONS}
 
@@ -361,7 +405,7 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
     """The COCO numbers of an exported file on the val images of a run's profile.
 
     Args:
-        path: .onnx or ncnn's .param.
+        path: .onnx, ncnn's .param or OpenVINO's .xml.
         config: of the run that was exported.
     """
     pack, exported = open_pack(pack_path(config, "val")), open_exported(path, threads)
@@ -371,7 +415,7 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
 
 
 def summary(report: dict) -> list[str]:
-    """The report of `to_onnx` or `to_ncnn` in lines to read."""
+    """The report of an export in lines to read."""
     counts = report["sparsity"]
     differences = ", ".join(f"{name} {value:.2g}" for name, value in report["parity"].items())
     lines = [f"largest difference from torch: {differences}"]
@@ -396,9 +440,11 @@ def export(
     precision: str,
     progress: Callable[[str], None],
 ) -> dict:
-    """`to_onnx` or `to_ncnn`, as `form` says."""
+    """`to_onnx`, `to_openvino` or `to_ncnn`, as `form` says."""
     if form == "onnx":
         return to_onnx(weights, out, decoded, uint8, precision, progress)
+    if form == "openvino":
+        return to_openvino(weights, out, decoded, uint8, precision, progress)
     if uint8:
         raise UserError(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"

@@ -1,4 +1,4 @@
-"""The network in operations that ONNX Runtime and ncnn have, with its batch norms folded."""
+"""The network in operations that the runtimes have, with its batch norms folded."""
 
 import copy
 

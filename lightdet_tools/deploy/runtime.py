@@ -1,4 +1,4 @@
-"""Runs what `export` wrote, ONNX or ncnn, on the CPU: the file alone, without torch's network.
+"""Runs what `export` wrote, ONNX, ncnn or OpenVINO, on the CPU: without torch's network.
 
     run = open_exported("exported/g5-s0-uint8.onnx", threads=2).run
 
@@ -8,8 +8,10 @@ Tensor legend: B images · S input size.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     # elsewhere where they are used: who detects by torch need not have them
     import ncnn
     import onnxruntime
+    import openvino
 
-KEY = "lightdet"  # of the description in ONNX's metadata, as in the weights file
+ENTRIES = (".onnx", ".param", ".xml")  # the file that is opened: ONNX's, ncnn's, OpenVINO's
+KEY = "lightdet"  # of the description in ONNX's metadata, which OpenVINO takes along
 NEEDED = {"form", "input", "outputs", "quality", "categories", "config"}  # in a description
 AGAIN = "export the run again"
 
@@ -34,19 +38,21 @@ class Exported(NamedTuple):
 
 
 def open_exported(path: Path | str, threads: int = 1) -> Exported:
-    """An exported file, ready to run on the CPU; it computes in fp32.
+    """An exported file, ready to run on the CPU; it computes in fp32, or as it was exported to.
 
     Args:
-        path: .onnx, or ncnn's .param with its .bin and .json beside it.
+        path: .onnx, ncnn's .param with its .bin and .json beside it, or OpenVINO's .xml with .bin.
         threads: that it may use.
 
     Raises:
-        UserError: missing, damaged, or not written by `export`; from `run`: other images.
+        UserError: missing, damaged, not written by `export`, or in bf16, which this CPU lacks; from
+            `run`: other images.
     """
     path = Path(path)
-    if path.suffix not in (".onnx", ".param"):
-        raise UserError(f"{path}: an .onnx or ncnn's .param file is needed")
-    about, outputs_of = (_open_onnx if path.suffix == ".onnx" else _open_ncnn)(path, threads)
+    if path.suffix not in ENTRIES:
+        raise UserError(f"{path}: an .onnx, ncnn's .param or OpenVINO's .xml file is needed")
+    open_one = {".onnx": _open_onnx, ".param": _open_ncnn, ".xml": _open_openvino}[path.suffix]
+    about, outputs_of = open_one(path, threads)
     wanted = (about["input"]["size"], about["input"]["size"], 3)
     stated = [tuple(shape) for shape in about["outputs"].values()]
 
@@ -166,6 +172,74 @@ def _open_ncnn(path: Path, threads: int) -> tuple[dict, Callable]:
     return about, run
 
 
+def openvino_library() -> ModuleType:
+    """`openvino`, whose import would send statistics of use to Intel without asking.
+
+    It has a stand-in for the package that does so, which it takes where this cannot be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
+
+
+def read_openvino(path: Path) -> openvino.Model:
+    """A network from its .xml and the .bin beside it, not yet compiled.
+
+    Raises:
+        UserError: OpenVINO cannot read them.
+    """
+    core = openvino_library().Core()
+    core.set_property({"ENABLE_MMAP": False})  # the files may be replaced while it is used
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        raise UserError(f"{path}: OpenVINO cannot read it: {last_line(error)}") from None
+
+
+def openvino_network(
+    model: openvino.Model, threads: int, bf16: bool = False
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A network on the CPU, from images as it takes them to its outputs in the order of the file.
+
+    It computes in fp32, what is quantized in int8; left alone, OpenVINO would take bf16 wherever
+    the CPU has it. Its threads are not bound to cores, where they would meet those of others.
+
+    Raises:
+        UserError: bf16 on a CPU without it.
+    """
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    settings |= {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "ENABLE_CPU_PINNING": False}
+    core = openvino_library().Core()
+    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError("this CPU does not compute in bf16; take fp32")
+    compiled = core.compile_model(model, "CPU", settings)
+    return lambda images: list(compiled([np.ascontiguousarray(images)]).values())
+
+
+def _open_openvino(path: Path, threads: int) -> tuple[dict, Callable]:
+    for file in (path, path.with_suffix(".bin")):
+        if not file.is_file():
+            raise UserError(f"{file}: not found; OpenVINO needs .xml and .bin side by side")
+    model, place = read_openvino(path), ["framework", KEY]
+    known = model.has_rt_info(place)
+    about = _parse(path, model.get_rt_info(place).astype(str) if known else "null")
+    names = [name for output in model.outputs for name in output.get_names()]
+    if sorted(names) != sorted(about["outputs"]):
+        raise UserError(f"{path}: has other outputs than its description says; {AGAIN}")
+    order = [names.index(name) for name in about["outputs"]]
+    network = openvino_network(model, threads, about.get("precision") == "bf16")
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if about["input"]["dtype"] == "float32":
+            images = to_floats(images)
+        outputs = zip(*(network(image[None]) for image in images), strict=True)
+        outputs = [np.concatenate(output) for output in outputs]
+        return [outputs[place] for place in order]
+
+    return about, run
+
+
 def _parse(path: Path, text: str) -> dict:
     try:
         about = json.loads(text)
@@ -183,3 +257,8 @@ def _parse(path: Path, text: str) -> dict:
 def first_line(error: Exception) -> str:
     """What an error says, in one line of at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def last_line(error: Exception) -> str:
+    """As `first_line`, for OpenVINO's errors, which begin with lines of its own source."""
+    return first_line(RuntimeError(str(error).strip().splitlines()[-1]))

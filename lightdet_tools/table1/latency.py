@@ -54,7 +54,9 @@ QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
-LIBRARIES = ("torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn")
+LIBRARIES = (
+    "torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn", "openvino",
+)  # fmt: skip
 
 
 class System(NamedTuple):
@@ -177,9 +179,19 @@ def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_int8(system: System, threads: int, folder: Path) -> Loaded:
-    images = export.example_images(system.size)
-    model = convert.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
-    return _session(model.SerializeToString(), threads)
+    return _session(_quantized(system).SerializeToString(), threads)
+
+
+def load_openvino(system: System, threads: int, folder: Path) -> Loaded:
+    return _openvino(_onnx(system), threads, folder)
+
+
+def load_openvino_bf16(system: System, threads: int, folder: Path) -> Loaded:
+    return _openvino(_onnx(system), threads, folder, bf16=True)
+
+
+def load_openvino_int8(system: System, threads: int, folder: Path) -> Loaded:
+    return _openvino(_quantized(system), threads, folder)
 
 
 def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
@@ -212,6 +224,20 @@ def _onnx(system: System) -> object:
     return convert.convert_onnx(system.deployed, _zeros(system), names)
 
 
+def _quantized(system: System) -> object:
+    images = export.example_images(system.size)
+    return convert.quantize(_onnx(system), [runtime.to_floats(image[None]) for image in images])
+
+
+def _openvino(model: object, threads: int, folder: Path, bf16: bool = False) -> Loaded:
+    path = folder / "net.xml"
+    text, values = convert.convert_openvino(model)
+    path.write_bytes(text)
+    path.with_suffix(".bin").write_bytes(values)
+    network = runtime.openvino_network(runtime.read_openvino(path), threads, bf16)
+    return Loaded(lambda canvas: runtime.to_floats(canvas[None]), network, len(values))
+
+
 def _session(content: bytes, threads: int) -> Loaded:
     session = runtime.onnx_session(content, threads)
     prepare = lambda canvas: runtime.to_floats(canvas[None])  # noqa: E731
@@ -240,6 +266,11 @@ GROUPS = (  # timed together
         "onnxruntime int8": Runtime(load_int8, "onnxruntime", QUANTIZED, float("inf")),
     },
     {"ncnn": Runtime(load_ncnn, "ncnn")},
+    {
+        "openvino": Runtime(load_openvino, "openvino"),
+        "openvino bf16": Runtime(load_openvino_bf16, "openvino", QUANTIZED, float("inf")),
+        "openvino int8": Runtime(load_openvino_int8, "openvino", QUANTIZED, float("inf")),
+    },
     {"cuda fp16": Runtime(load_cuda, "cuda fp16", None, 1.0)},
 )
 RUNTIMES = [name for group in GROUPS for name in group]
@@ -358,7 +389,7 @@ def measure(
                         boxes = image_to_boxes(system, loaded, score_threshold(system, outputs))
                         boxes()
                     calls[name, base, system.key, "boxes"] = boxes
-                except Exception as error:  # of five libraries: no common class
+                except Exception as error:  # of six libraries: no common class
                     part = "boxes" if (name, base, system.key, "network") in calls else "network"
                     row = {"runtime": name, "system": system.title, "part": part}
                     found["not_possible"].append(row | {"reason": runtime.first_line(error)})

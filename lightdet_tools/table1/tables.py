@@ -23,6 +23,7 @@ from lightdet_tools.report.words import words_of_run
 from lightdet_tools.style import COLORS, PRINTED_COLOR, WIDTH, label_points, use_style
 from lightdet_tools.table1.comparators import count
 
+EXPORTED = ("onnxruntime", "ncnn", "openvino")  # in tables and figures, where they were timed
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 OFFICIAL_NOTE = (
     "Measured here, by our way from pixels to boxes, on the images named: a part of COCO val2017 "
@@ -109,6 +110,7 @@ def measured_table(found: dict, official: dict[str, dict]) -> pd.DataFrame:
         official: `accuracies()`: AP of official weights, each with the images that it is of.
     """
     speed = speed_table(found).set_index(["system", "runtime", "part"])
+    exported = [r for r in EXPORTED if r in speed.index.unique("runtime")]
     rows = []
     for system in found["systems"]:
         row = {
@@ -117,10 +119,10 @@ def measured_table(found: dict, official: dict[str, dict]) -> pd.DataFrame:
             "parameters": int(system["parameters"]),
             "GMAC": float(system["gmac"]),
         }
-        for runtime in ("onnxruntime", "ncnn"):
+        for runtime in exported:
             size = system["bytes"].get(runtime, float("nan"))
             row[f"{runtime} file, MiB"] = size / 2**20
-        for runtime in ("torch", "onnxruntime", "ncnn"):
+        for runtime in ("torch", *exported):
             for part in ("network", "boxes"):
                 place = (system["key"], runtime, part)
                 known = place in speed.index
@@ -272,7 +274,7 @@ def variants_table(
     for where, columns in ((own, {"median_ms": "ms"}), (found, {"ratio": "ratio at the paper's"})):
         speed = speed_table(where) if where else pd.DataFrame(columns=["part", "runtime"])
         speed = speed[speed["part"] == "network"]
-        for runtime in (r for r in ("onnxruntime", "ncnn") if r in set(speed["runtime"])):
+        for runtime in (r for r in EXPORTED if r in set(speed["runtime"])):
             times = speed[speed["runtime"] == runtime].set_index("system")
             small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
             times = pd.concat([times, small.rename(index="{} int8".format)])

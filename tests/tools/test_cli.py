@@ -74,7 +74,7 @@ def test_a_training_beside_other_work_does_not_spin(
         ("train", "Missing option '--experiment' (see lightdet train --help)"),
         ("train --sead 1", "No such option: --sead"),
         ("detect net.onnx --out x", "Missing argument 'images' (see lightdet detect --help)"),
-        ("export w --out x --format tf", "'tf' is not one of 'onnx', 'ncnn'"),
+        ("export w --out x --format tf", "'tf' is not one of 'onnx', 'ncnn', 'openvino'"),
         ("train --experiment g1 --seed x", "'--seed': Input should be a valid integer"),
         ("train --experiment g1 --profile dmo", "profile 'dmo': choose one of demo, "),
         ("train --experiment g7", "error: experiment 'g7': choose one of g1, "),

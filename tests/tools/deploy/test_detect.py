@@ -79,7 +79,7 @@ def stub(head: str) -> LightDet:
 
 def write(net, folder, kind, decoded):
     """The stub as an exported file: `export.to_onnx` and `to_ncnn` need a run of their own."""
-    uint8 = kind == "onnx-uint8"
+    uint8 = kind.endswith("-uint8")
     form = {"uint8": uint8} if kind != "ncnn" else {"mish": nn.Mish}
     module = export.deployable(net, SIZE, decoded, **form)
     about = export.describe(module, small_run(SIZE).settings, CATEGORIES)
@@ -94,6 +94,11 @@ def write(net, folder, kind, decoded):
         return folder / "x.param"
     model = export.convert_onnx(module, example, list(module.outputs))
     onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    if kind.startswith("openvino"):
+        text, values = export.convert_openvino(model)
+        (folder / "x.xml").write_bytes(text)
+        (folder / "x.bin").write_bytes(values)
+        return folder / "x.xml"
     onnx.save(model, folder / "x.onnx")
     return folder / "x.onnx"
 
@@ -110,7 +115,7 @@ def gap(net: LightDet, canvas: np.ndarray) -> float:
 
 @pytest.mark.parametrize("decoded", [False, True])
 @pytest.mark.parametrize("head", ["gflv1", "gflv2"])
-@pytest.mark.parametrize("kind", ["onnx", "onnx-uint8", "ncnn"])
+@pytest.mark.parametrize("kind", ["onnx", "onnx-uint8", "ncnn", "openvino", "openvino-uint8"])
 def test_exported_files_find_what_the_evaluation_finds(tmp_path, kind, head, decoded):
     """`LightDet.detect` on the letterboxed image, brought back to the original by `detect_pack`."""
     net, image = stub(head), picture()
@@ -181,7 +186,8 @@ def test_weights_that_cannot_be_used(weights, tmp_path):
         "none.safetensors": "no trained run there",
         "none.onnx": "not found",
         "none.param": "not found; ncnn needs .param, .bin and .json",
-        "net.pt": "weights are a .safetensors, .onnx or ncnn's .param file",
+        "none.xml": "not found; OpenVINO needs .xml and .bin",
+        "net.pt": "weights are a .safetensors, .onnx, ncnn's .param or OpenVINO's .xml file",
     }.items():
         with pytest.raises((ValueError, OSError), match=f"{name}: .*{message}"):
             open_detector(tmp_path / name)

@@ -74,6 +74,18 @@ def ncnn_export(weights, tmp_path_factory):
     return export.to_ncnn(weights, folder, decoded=True), folder
 
 
+@pytest.fixture(scope="module")
+def openvino_export(weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    return export.to_openvino(weights, folder, decoded=True, uint8=True), folder
+
+
+def openvino_file(model, folder):
+    (folder / "x.xml").write_bytes((pair := convert.convert_openvino(model))[0])
+    (folder / "x.bin").write_bytes(pair[1])
+    return folder / "x.xml"
+
+
 def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -205,6 +217,69 @@ def test_onnx_in_half_precision(net):
     for a, b, c in zip(found, module(images), exact, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
         assert np.abs(a - c).max() > 2e-4  # it makes a difference
+
+
+# ------------------------------------------------------------------------------------ OpenVINO
+
+
+def test_openvino_report(openvino_export, net):
+    report, folder = openvino_export
+    stem = "g5-s4-openvino-decoded-uint8"
+    assert names(folder) == [f"{stem}.bin", f"{stem}.xml"]
+    assert report["sparsity"] == all_layers(net)
+    assert list(report["parity"]) == ["scores", "boxes"]
+    assert report["parity"]["scores"] < 1e-5 and report["parity"]["boxes"] < 1e-3
+    assert report["sizes"]["fp32"] == os.path.getsize(folder / f"{stem}.bin")
+    assert report["sizes"]["fp16"] < 0.55 * report["sizes"]["fp32"]
+
+
+def test_openvino_needs_nothing_else(openvino_export, net):
+    _, folder = openvino_export
+    (folder / "other").mkdir()
+    for file in folder.glob("*.*"):  # anywhere, by these two
+        copy_to = folder / "other" / file.name
+        copy_to.write_bytes(file.read_bytes())
+    exported = open_exported(folder / "other/g5-s4-openvino-decoded-uint8.xml")
+    assert exported.about["categories"] == CATEGORIES and exported.about["precision"] == "fp32"
+    assert exported.about["input"]["dtype"] == "uint8"
+    images = export.example_images(SIZE)[::-1]
+    for a, b in zip(exported.run(images), export.expected(net, images.copy(), True), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_openvino_in_half_precision(net, tmp_path):
+    """Weights as rounded and stored as in ONNX; the pattern is found again."""
+    images = planes(export.example_images(SIZE)[:1])
+    half = convert.store_half(to_onnx(deployable(net, SIZE), images))
+    path = openvino_file(half, tmp_path)
+    stored = export.stored_weights(path)
+    assert all(torch.equal(w, w.half().float()) for w in stored.values())
+    assert export.check_pattern(net.state_dict(), stored) == all_layers(net)
+    found = runtime.openvino_network(runtime.read_openvino(path), 1)(images.numpy())
+    for a, b in zip(found, run_onnx(half, images), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_openvino_computes_every_convolution_in_8_bits(net, tmp_path):
+    """What it really executes, of the file that was quantized for ONNX Runtime."""
+    images = planes(export.example_images(SIZE))[:1]
+    full = to_onnx(deployable(net, SIZE), images)
+    path = openvino_file(convert.quantize(full, images[None].numpy()), tmp_path)
+    assert export.check_pattern(net.state_dict(), export.stored_weights(path)) == all_layers(net)
+    core = runtime.openvino_library().Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(runtime.read_openvino(path), "CPU", settings)
+    executed = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    precisions = [
+        info["runtimePrecision"].astype(str)
+        for info in executed
+        if info["layerType"].astype(str) == "Convolution"
+    ]
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in deployable(net, SIZE).modules())
+    assert len(precisions) == convolutions and set(precisions) <= {"u8", "i8"}
+    found = list(compiled(images.numpy()).values())
+    for a, b in zip(found, run_onnx(full, images), strict=True):
+        assert 0 < np.abs(a - b).max() < 0.2 * np.abs(b).max()
 
 
 # --------------------------------------------------------------------------------------- ncnn
@@ -451,8 +526,11 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
 
 def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
     lines = []
-    with pytest.raises(UserError, match="int8: for ONNX only"):
-        export.to_ncnn(weights, tmp_path, precision="int8")
+    for precision in ("int8", "bf16"):
+        with pytest.raises(UserError, match=f"{precision}: not for ncnn"):
+            export.to_ncnn(weights, tmp_path, precision=precision)
+    with pytest.raises(UserError, match="bf16: for OpenVINO only"):
+        export.to_onnx(weights, tmp_path, precision="bf16")
     monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
         export.to_onnx(weights, tmp_path, precision="int8", progress=lines.append)
@@ -464,13 +542,15 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     found = {}
     report = {"parity": {"x": 1e-6}, "sizes": {"fp32": 8}, "precision": "fp32", "files": ["f"]}
     report["sparsity"] = {"eligible": 3, "trained": 2, "exported": 2}
-    for name in ("to_onnx", "to_ncnn"):
+    for name in ("to_onnx", "to_ncnn", "to_openvino"):
         monkeypatch.setattr(export, name, lambda *a, name=name: found.update({name: a}) or report)
     common = ["export", str(weights), "--out", str(tmp_path)]
     cli.run(*common, "--format", "onnx", "--uint8")
     cli.run(*common, "--format", "ncnn", "--precision", "fp16", "--decoded")
+    cli.run(*common, "--format", "openvino", "--precision", "bf16")
     assert found["to_onnx"][:-1] == (weights, tmp_path, False, True, "fp32")
     assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
+    assert found["to_openvino"][:-1] == (weights, tmp_path, False, False, "bf16")
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
     with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):

@@ -1,6 +1,8 @@
 """runtime.py, on files made by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -8,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from lightdet_core.config import UserError
-from lightdet_tools.deploy.runtime import KEY, open_exported
+from lightdet_tools.deploy.convert import convert_openvino
+from lightdet_tools.deploy.runtime import KEY, open_exported, openvino_network, read_openvino
 
 SIZE = 3
 DESCRIPTION = {
@@ -19,6 +22,7 @@ DESCRIPTION = {
     "categories": [{"id": 3, "name": "ü"}],
     "config": {"seed": 4},
 }
+WEIGHTS = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
 
 
@@ -53,6 +57,14 @@ def write_ncnn(folder, **changes):
     return folder / "x.param"
 
 
+def write_openvino(folder, **changes):
+    path = folder / "x.xml"
+    text, values = convert_openvino(onnx.load(write_onnx(folder / "x.onnx", **changes)))
+    path.write_bytes(text)
+    path.with_suffix(".bin").write_bytes(values)
+    return path
+
+
 def test_onnx_gets_its_pixels_in_its_layout(tmp_path):
     """Outputs come in the order of the description."""
     exported = open_exported(write_onnx(tmp_path / "x.onnx"), threads=2)
@@ -75,6 +87,55 @@ def test_ncnn_gets_rgb_image_by_image(tmp_path):
         np.testing.assert_array_equal(same[:, 1], 3.0 * images[..., 1])
         np.testing.assert_array_equal(negative, -same)
         assert not same[:, 2].any()
+
+
+def test_openvino_gets_its_pixels_image_by_image(tmp_path):
+    """Outputs come in the order of the description; the file stands alone."""
+    exported = open_exported(write_openvino(tmp_path), threads=2)
+    assert exported.about == DESCRIPTION
+    for images in (IMAGES, IMAGES[:, ::-1]):  # also when they are not contiguous
+        same, negative = exported.run(images)
+        np.testing.assert_array_equal(same, images.transpose(0, 3, 1, 2).astype(np.float32))
+        np.testing.assert_array_equal(negative, -same)
+    about = DESCRIPTION | {"outputs": {x: [SIZE, SIZE, 3] for x in ("same", "negative")}}
+    about["input"] = DESCRIPTION["input"] | {"dtype": "uint8", "layout": "NHWC"}
+    same, _ = open_exported(write_openvino(tmp_path, dtype="uint8", about=about)).run(IMAGES[1:])
+    np.testing.assert_array_equal(same, IMAGES[1:].astype(np.float32))
+
+
+def test_openvino_sends_no_statistics():
+    """Its import would, from a package that is then loaded."""
+    code = (
+        "from lightdet_tools.deploy.runtime import openvino_library as o; o().Core(); import sys; "
+    )
+    code += "print(*(n for n, m in sys.modules.items() if m and n.startswith('openvino_tele')))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_openvino_computes_in_what_is_asked_for(tmp_path):
+    """Left alone it would take bf16, 8 bits of mantissa, wherever the CPU has it."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", 1, ["B", 64])],
+        [helper.make_tensor_value_info("y", 1, ["B", 64])],
+        [onnx.numpy_helper.from_array(WEIGHTS, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    text, values = convert_openvino(model)
+    for suffix, content in ((".xml", text), (".bin", values)):
+        (tmp_path / f"m{suffix}").write_bytes(content)
+    x = np.random.default_rng(2).normal(size=(1, 64)).astype(np.float32)
+    errors = {}
+    for bf16 in (False, True):
+        try:
+            (y,) = openvino_network(read_openvino(tmp_path / "m.xml"), 1, bf16)(x)
+        except UserError as error:
+            assert bf16 and "this CPU does not compute in bf16" in str(error)
+            return
+        errors[bf16] = np.abs(y - x @ WEIGHTS).max()
+    assert errors[False] < 1e-4 < 1e-3 < errors[True] < 1
 
 
 def test_other_images_are_refused(tmp_path):
@@ -101,7 +162,7 @@ def test_damaged_onnx_files_are_named(tmp_path):
         write_onnx(path, about=about)
         with pytest.raises(UserError, match=r"x\.onnx: has no LightDet description"):
             open_exported(path)
-    with pytest.raises(UserError, match=r"x\.pt: an \.onnx or ncnn's \.param"):
+    with pytest.raises(UserError, match=r"x\.pt: an \.onnx, ncnn's \.param or OpenVINO's \.xml"):
         open_exported(tmp_path / "x.pt")
 
 
@@ -119,6 +180,30 @@ def test_damaged_ncnn_files_are_named(tmp_path):
             open_exported(entry)
         file.write_bytes(content)
     open_exported(entry).run(IMAGES)
+
+
+def test_damaged_openvino_files_are_named(tmp_path):
+    entry = write_openvino(tmp_path)
+    for suffix in (".xml", ".bin"):
+        file = entry.with_suffix(suffix)
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(UserError, match=rf"x\{suffix}: not found; OpenVINO needs"):
+            open_exported(entry)
+        file.write_bytes(content)
+    text = entry.read_bytes()
+    for wrong in (text[: len(text) // 2], b"", b"a picture"):
+        entry.write_bytes(wrong)
+        with pytest.raises(UserError, match=r"x\.xml: OpenVINO cannot read it: \w"):
+            open_exported(entry)
+    outputs = {"same": [3, SIZE, SIZE], "other": [3, SIZE, SIZE]}
+    for about, message in (
+        (None, "has no LightDet description"),
+        ({key: value for key, value in DESCRIPTION.items() if key != "quality"}, "lacks quality"),
+        (DESCRIPTION | {"outputs": outputs}, "has other outputs than its description says"),
+    ):
+        with pytest.raises(UserError, match=rf"x\.xml: .*{message}"):
+            open_exported(write_openvino(tmp_path, about=about))
 
 
 def test_another_networks_description_is_noticed(tmp_path):

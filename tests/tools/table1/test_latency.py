@@ -45,7 +45,13 @@ def test_untrained_networks_stand_for_trained_ones(name, small_g5):
 
 
 @pytest.mark.parametrize(
-    "runtimes", [["torch", "torch bf16"], ["onnxruntime", "onnxruntime int8"], ["ncnn"]]
+    "runtimes",
+    [
+        ["torch", "torch bf16"],
+        ["onnxruntime", "onnxruntime int8"],
+        ["ncnn"],
+        ["openvino", "openvino int8"],
+    ],
 )
 def test_two_systems_in_one_run(runtimes, small_g5):
     """g5 has the quality predictor, which is left to the host."""
@@ -57,7 +63,7 @@ def test_two_systems_in_one_run(runtimes, small_g5):
         for runtime in runtimes
         for system in ("nanodet_m", "g5")
         for part in ("network", "boxes")
-        if runtime in ("torch", "onnxruntime", "ncnn") or system == "g5"
+        if runtime in ("torch", "onnxruntime", "ncnn", "openvino") or system == "g5"
     }
     assert all(r["median_ms"] > 0.1 and r["calls"] >= timing.LEAST for r in found["latency"])
     nanodet = found["systems"][0]

@@ -112,6 +112,26 @@ def test_accuracies_are_read_by_the_comparators_key(tmp_path, monkeypatch):
         tables.accuracies()
 
 
+def test_openvino_is_shown_where_it_was_timed(found):
+    before = tables.measured_table(found, {})
+    assert not [column for column in before if "openvino" in column]
+    found["latency"] += [
+        row("openvino", "yolov4_tiny", "network", 16.0),
+        row("openvino", "g5", "network", 4.0),
+        row("openvino int8", "g5", "network", 2.0),
+    ]
+    after = tables.measured_table(found, {})
+    pd.testing.assert_frame_equal(after[before.columns], before)
+    assert after.set_index("model").loc["LightDet g5", "openvino ratio"] == 0.25
+    runs = pd.DataFrame([{"experiment": "g5", "AP": 30.0, "AP std": 1.0, "seeds": 3}])
+    runs["parameters"], runs["profile"] = 1, "demo"
+    table = tables.variants_table(runs, found, {"g5": 29.5}, found)
+    assert table["openvino, ms"].tolist() == [4, 2]
+    figure = tables.plot_variants(table, "demo")
+    assert [axis.get_xlabel() for axis in figure.axes][-1] == "time in openvino, ms"
+    plt.close("all")
+
+
 def test_printed_numbers_are_all_in_the_audit():
     printed, audit = tables.printed_table(PAPER), tables.audit_table(PAPER)
     assert len(printed) == len(audit) == 8
