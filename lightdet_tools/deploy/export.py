@@ -33,13 +33,7 @@ from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import check_categories, open_pack, pack_path, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
-from lightdet_tools.deploy.convert import (
-    convert_ncnn,
-    convert_onnx,
-    convert_openvino,
-    quantize,
-    store_half,
-)
+from lightdet_tools.deploy import convert
 from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
 from lightdet_tools.deploy.graph import Deployable, deployable
 from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
@@ -105,7 +99,7 @@ def to_openvino(
     progress("converting to OpenVINO")
     variants = {}
     for name, model in models.items():
-        text, values = convert_openvino(model)
+        text, values = convert.convert_openvino(model)
         variants[name] = {".bin": values, ".xml": text}
     return _finish(job, variants)
 
@@ -113,14 +107,14 @@ def to_openvino(
 def _onnx_models(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, onnx.ModelProto]:
     """The network with its description, by precision: fp32, fp16 and the one that is asked for."""
     job.progress("converting to ONNX")
-    full = convert_onnx(job.module, example, list(job.module.outputs))
-    models = {"fp32": full, "fp16": store_half(full)}
+    full = convert.convert_onnx(job.module, example, list(job.module.outputs))
+    models = {"fp32": full, "fp16": convert.store_half(full)}
     if job.precision == "bf16":
         models["bf16"] = copy.deepcopy(full)
     if job.precision == "int8":
         job.progress("quantizing with training images")
         images = calibration_images(weights, job.about["config"], job.about["categories"])
-        models["int8"] = quantize(full, (job.input(image[None]) for image in images))
+        models["int8"] = convert.quantize(full, (job.input(image[None]) for image in images))
     for name, model in models.items():
         about = job.about | {"precision": name}
         onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
@@ -165,7 +159,7 @@ def to_ncnn(
     about = job.about
     about["input"]["name"] = "in0"  # pnnx's names
     variants = {}
-    for name, (param, values) in convert_ncnn(job.module, example).items():
+    for name, (param, values) in convert.convert_ncnn(job.module, example).items():
         text = json.dumps(about | {"precision": name}) + "\n"
         variants[name] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
     return _finish(job, variants)

@@ -23,7 +23,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightdet_core.config import UserError, load_config, root
+from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
@@ -43,93 +42,17 @@ from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert, export, graph, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
-from lightdet_tools.report.zeros import measure_batch_norm
 from lightdet_tools.table1 import comparators
+from lightdet_tools.table1.systems import System, systems, to_tensor
 from lightdet_tools.timing import cuda_graph, interleaved
 
-# experiments, at the paper's sizes with 80 classes
-OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish", "+e4", "+e3")
 COMPILED = ("g5",)  # most of a minute each
 QUANTIZED = ("g1", "c0", "g5")
 REFERENCE = "yolov4_tiny"  # of the ratios
-SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = (
     "torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn", "openvino",
 )  # fmt: skip
-
-
-class System(NamedTuple):
-    """One detector."""
-
-    key: str
-    title: str
-    size: int  # of its square input, pixels
-    model: nn.Module  # forward: images (B, 3, S, S) -> tensors; detect: -> boxes
-    deployed: nn.Module  # what is exported: the same outputs
-    in_paper: str  # what Table 1 shows in its row
-    canvas: np.ndarray  # a drawn scene, (S, S, 3) uint8
-    wanted: list[Tensor]  # what `model` gives for it
-
-
-def systems(names: list[str] | None = None, profile: str = "coco") -> list[System]:
-    """The comparators of Table 1 and our networks, with random weights.
-
-    Args:
-        names: of COMPARATORS and of experiments; None takes OURS and, for `coco`, all comparators.
-        profile: whose input sizes ours have. They have 80 classes in any.
-    """
-    found = []
-    others = comparators.COMPARATORS if profile == "coco" else ()
-    for name in names or [*others, *OURS]:
-        torch.manual_seed(0)
-        if name in comparators.COMPARATORS:
-            about = comparators.COMPARATORS[name]
-            title, size, printed = about.title, about.size, about.printed
-            model = settle(comparators.build(name), size)
-        else:
-            size = load_config(name, profile).model.input_size
-            config = replace(load_config(name, "coco").model, input_size=size)
-            title, size, printed = f"LightDet {name}", config.input_size, ""
-            model = settle(LightDet(config).eval(), size)
-        canvas = letterbox(draw_scene(0, 0)[0], size)
-        if isinstance(model, LightDet):
-            _spread(model, _tensor(canvas))
-        with torch.inference_mode():
-            wanted = list(model(_tensor(canvas)))
-        ours = name not in comparators.COMPARATORS
-        deployed = graph.deployable(model, size) if ours else model
-        found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
-    return found
-
-
-@torch.no_grad()
-def settle(model: nn.Module, size: int) -> nn.Module:
-    """Weights off their first values, which exporters merge where equal, and outputs that differ.
-
-    Batch norm as of a first training step makes the features of an untrained network differ from
-    cell to cell as those of a trained one do.
-    """
-    generator = torch.Generator().manual_seed(0)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and tensor.numel() > 1:
-            noise = torch.rand(tensor.shape, generator=generator)
-            tensor.mul_(1 + 0.01 * noise).add_(1e-4 * noise)
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        scenes = np.stack([letterbox(draw_scene(0, index)[0], size) for index in range(2)])
-        measure_batch_norm(model, [torch.from_numpy(scenes).permute(0, 3, 1, 2).float()])
-    return model
-
-
-@torch.no_grad()
-def _spread(model: LightDet, images: Tensor) -> None:
-    """Class logits as far apart as a trained network's.
-
-    How many cells are decoded before the quality is known depends on it.
-    """
-    classes, factor = model.head.num_classes, SPREAD / model(images)[0].std()
-    for tower in model.head.towers:
-        tower[-1].weight[:classes] *= factor
 
 
 # ------------------------------------------------------------------------------------- runtimes
@@ -145,7 +68,7 @@ class Loaded(NamedTuple):
 
 def load_torch(system: System, threads: int, folder: Path) -> Loaded:
     model = system.model.to(memory_format=torch.channels_last)
-    return Loaded(_tensor, torch.inference_mode()(lambda x: list(model(x))))
+    return Loaded(to_tensor, torch.inference_mode()(lambda x: list(model(x))))
 
 
 def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
@@ -156,22 +79,22 @@ def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
         with torch.autocast("cpu", torch.bfloat16):
             return list(model(x))
 
-    return Loaded(_tensor, network)
+    return Loaded(to_tensor, network)
 
 
 def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
     if not shutil.which("g++"):
         raise UserError("torch.compile needs g++ on the PATH")
     model = torch.compile(system.model.to(memory_format=torch.channels_last))
-    return Loaded(_tensor, torch.inference_mode()(lambda x: list(model(x))))
+    return Loaded(to_tensor, torch.inference_mode()(lambda x: list(model(x))))
 
 
 def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
     """fp16 on the GPU, as one CUDA graph, so that no time goes into launching kernels."""
     model = copy.deepcopy(system.model).to("cuda", torch.float16, memory_format=torch.channels_last)
     zeros = np.zeros((system.size, system.size, 3), np.uint8)
-    network = cuda_graph(model, _tensor(zeros).to("cuda", torch.float16))
-    return Loaded(lambda canvas: _tensor(canvas).to("cuda", torch.float16), network)
+    network = cuda_graph(model, to_tensor(zeros).to("cuda", torch.float16))
+    return Loaded(lambda canvas: to_tensor(canvas).to("cuda", torch.float16), network)
 
 
 def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
@@ -208,11 +131,6 @@ def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
         return [output[None] for output in network(pixels)]
 
     return Loaded(runtime.ncnn_pixels, batch, len(values))
-
-
-def _tensor(canvas: np.ndarray) -> Tensor:
-    images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2)
-    return images.float().contiguous(memory_format=torch.channels_last)
 
 
 def _zeros(system: System) -> Tensor:

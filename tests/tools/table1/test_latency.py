@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import raising
 
-from lightdet_core.config import UserError, load_config
+from lightdet_core import sparsity
+from lightdet_core.config import SparsityConfig, UserError, load_config
 from lightdet_tools import timing
-from lightdet_tools.table1 import latency
+from lightdet_tools.report import zeros
+from lightdet_tools.table1 import latency, systems
 
 
 def test_rows_hold_median_and_spread():
@@ -25,21 +27,22 @@ def test_rows_hold_median_and_spread():
 @pytest.fixture
 def small_g5(monkeypatch):
     model = dataclasses.replace(load_config("g5", "demo").model, num_classes=7)
-    monkeypatch.setattr(latency, "load_config", lambda *_: SimpleNamespace(model=model))
+    config = SimpleNamespace(model=model, sparsity=SparsityConfig())
+    monkeypatch.setattr(systems, "load_config", lambda *_: config)
 
 
 @pytest.mark.parametrize("name", ["nanodet_m", "g5"])
 def test_untrained_networks_stand_for_trained_ones(name, small_g5):
     """No tensors that an exporter would merge; outputs that differ from cell to cell; and about as
     many candidates as wanted."""
-    (system,) = latency.systems([name])
+    (system,) = systems.systems([name])
     norms = [m.weight for m in system.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert len(norms) > 40
     assert not any(torch.equal(a[:8], b[:8]) for a, b in itertools.pairwise(norms))
     with torch.inference_mode():
         threshold = latency.score_threshold(system, system.wanted, candidates=150)
         scores = system.model.scores_and_boxes(*system.wanted, (system.size,) * 2)[0]
-    assert float(system.wanted[0].std()) == pytest.approx(latency.SPREAD, rel=0.05)
+    assert float(system.wanted[0].std()) == pytest.approx(systems.SPREAD, rel=0.05)
     assert system.wanted[0].std(1).median() > 0.02  # from cell to cell, too
     assert int((scores > threshold).sum()) in range(145, 151)  # equal scores fall together
 
@@ -94,7 +97,13 @@ def test_other_outputs_are_refused():
 
 
 def test_a_profile_times_our_networks_at_its_own_sizes():
-    small, paper = (latency.systems(["g1"], profile)[0] for profile in ("demo", "coco"))
+    small, paper = (systems.systems(["g1"], profile)[0] for profile in ("demo", "coco"))
     assert (small.size, paper.size) == (128, 320)
     assert small.canvas.shape == (128, 128, 3)
     assert [x.shape[-1] for x in small.wanted] == [x.shape[-1] for x in paper.wanted]  # 80 classes
+
+
+def test_a_pruned_network_is_timed_with_its_zeros():
+    (pruned,) = systems.systems(["hswish-prune"], "demo")
+    state = pruned.model.state_dict()
+    assert sparsity.check_2to4(state) == [] and zeros.report(state)[1]["zeros"] > 1e6

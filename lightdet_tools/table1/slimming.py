@@ -1,0 +1,63 @@
+"""Narrower blocks beside 2:4 zeros: accuracy, arithmetic, measured time."""
+
+from dataclasses import replace
+
+import pandas as pd
+from torch import Tensor, nn
+
+from lightdet_core.config import load_config, read_params, root
+from lightdet_core.model import LightDet
+from lightdet_core.sparsity import eligible
+from lightdet_tools.report.tables import run_table
+from lightdet_tools.report.words import words_of_run
+from lightdet_tools.table1.comparators import count
+from lightdet_tools.table1.tables import speed_table
+
+
+def slimming_table(profile: str, found: dict) -> pd.DataFrame:
+    """The runs of params.yaml's `slim` that a profile has, by their multiply-adds.
+
+    Args:
+        profile: whose AP.
+        found: of `read_latency`: times at the paper's size, of the networks that it has.
+
+    Returns:
+        One row per run: in words, seeds, AP and its std; GMAC at the paper's size without those
+        by the zeros of 2:4, which need a sparse matrix unit to be saved; `<runtime> ratio` to
+        YOLOv4-tiny's time, where it was measured.
+    """
+    metrics = root() / "results" / profile / "metrics"
+    runs = [run for run in read_params()["slim"] if (metrics / f"{run}-s0.json").is_file()]
+    if not runs:
+        return pd.DataFrame()
+    table = run_table(profile, runs)[["experiment", "seeds", "AP", "AP std"]]
+    table.insert(1, "in words", table["experiment"].map(words_of_run))
+    table["GMAC"] = table["experiment"].map(useful_gmac)
+    speed = speed_table(found)
+    for runtime in ("onnxruntime", "ncnn"):
+        rows = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
+        table[f"{runtime} ratio"] = table["experiment"].map(rows.set_index("system")["ratio"])
+    return table.sort_values("GMAC", ascending=False, ignore_index=True)
+
+
+def useful_gmac(run: str) -> float:
+    """Multiply-adds of an image of the paper's size, in 10^9, without those by 2:4's zeros."""
+    config = load_config(run, "coco")
+    size, model = config.model.input_size, LightDet(replace(config.model, pretrained=False))
+    total = count(model, size)["gmac"]
+    if config.sparsity.prune_at is None:
+        return total
+    macs = []
+
+    def add(layer: nn.Module, _: object, out: Tensor) -> None:
+        if eligible("weight", layer.weight):
+            macs.append(layer.weight.numel() * out[0].numel() / layer.weight.shape[0])
+
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    try:
+        count(model, size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total - sum(macs) / 2e9
