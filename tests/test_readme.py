@@ -18,8 +18,9 @@ from lightdet_tools.report import readme
 from lightdet_tools.report.tables import load_paper
 
 GUIDES = [path.relative_to(root()).as_posix() for path in readme.pages()]
-PAGES = [*GUIDES, "FULL_SCALE.md", "CONTRIBUTING.md", "DEVIATIONS.md", "findings/README.md"]
-PAGES += ["results/README.md", "data/README.md", "data/weights/README.md"]
+SHOWING = [*GUIDES, "FULL_SCALE.md", "data/README.md"]  # commands
+PAGES = [*SHOWING, "CONTRIBUTING.md", "DEVIATIONS.md", "findings/README.md"]
+PAGES += ["results/README.md", "data/weights/README.md"]
 TEXT = {page: (root() / page).read_text() for page in PAGES}
 # A command -> the line of .ci/smoke, .ci/run that runs it in small, or the test that does.
 COMMANDS = {
@@ -67,6 +68,21 @@ COMMANDS = {
     "make controls PROFILE=coco": "Makefile: $(call train,read_params()['controls'],0)",
     "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
     "make gpu": "tests/tools/cost/test_gpu_bundle.py: gpu_bundle.bundle(tmp_path",
+    "lightdet plan --ladder --profile coco":
+    'tests/tools/cost/test_plan.py: plan.estimate("coco", with_ladder=True',
+    "lightdet gpu run --rehearse": ".ci/run: python -m lightdet_tools gpu run --rehearse",
+    "lightdet benchmark --experiment c0 --batch-size 8":
+    "tests/tools/cost/test_benchmark.py: cli.run(*command.split(),",
+    "lightdet benchmark --compare --input-size 208":
+    'tests/tools/cost/test_benchmark.py: ["--compare"]',
+    "lightdet data --profile demo": "dvc.yaml: python -m lightdet_tools data --profile",
+    "lightdet pack --profile demo": "dvc.yaml: python -m lightdet_tools pack --profile",
+    "LIGHTDET_BCCD=~/BCCD_Dataset lightdet data --profile bccd":
+    "tests/tools/data/test_sources.py: def test_bccd_local_copy(",
+    "LIGHTDET_COCO=/data/coco lightdet data --profile minicoco":
+    "tests/tools/data/test_sources.py: def test_minicoco_out_of_a_coco_that_is_there(",
+    "LIGHTDET_COCO=/data/coco lightdet data --profile coco":
+    "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
     "lightdet compare --profile demo": "Makefile: lightdet_tools compare --profile $(PROFILE)",
     "lightdet verdicts": 'tests/tools/report/test_claims.py: cli.main(["verdicts"])',
     "git checkout HEAD -- results dvc.lock":
@@ -78,10 +94,10 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def blocks(language):
-    """The blocks of README and the guides in a language."""
+def blocks(language, pages):
+    """The blocks of pages in a language."""
     pattern = rf"^```{language}\n(.*?)^```"
-    return [block for page in GUIDES for block in re.findall(pattern, TEXT[page], re.S | re.M)]
+    return [block for page in pages for block in re.findall(pattern, TEXT[page], re.S | re.M)]
 
 
 def committed(name):
@@ -105,7 +121,11 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_command_is_run_somewhere():
-    shown = {re.sub(r"\s+#.*", "", line) for block in blocks("bash") for line in block.splitlines()}
+    shown = {
+        re.sub(r"\s+#.*", "", line)
+        for block in blocks("bash", SHOWING)
+        for line in block.splitlines()
+    }
     assert shown == set(COMMANDS)
     for command, where in COMMANDS.items():
         path, line = where.split(": ", 1)
@@ -170,7 +190,7 @@ def test_what_they_show_in_python_runs(tmp_path, monkeypatch):
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "photos/1.jpg")
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in blocks("python"):
+    for block in blocks("python", GUIDES):
         exec(block, names)
     assert len(names["found"].boxes) == len(names["boxes"]) == len(names["found"].names)
     assert {"loss_qfl", "loss_giou", "loss_dfl"} <= set(names["terms"])
