@@ -76,7 +76,7 @@ class Sure(torch.nn.Module):
 
 def test_from_image_to_boxes():
     figure = draw.from_image_to_boxes(Sure(), torch.zeros(3, 32, 32), ["cat", "dog"], 0.3)
-    image, heat, edges, boxes = figure.axes
+    image, heat, edges, boxes = sorted(figure.axes, key=lambda axis: axis.get_title())
     assert image.get_title() == "1  an image, 32 x 32 px" and "21 cells" in heat.get_title()
     shown = heat.images[1].get_array()  # rows 8..15, columns 8..15 and nothing else
     assert shown[8:16, 8:16].min() > 0.99 and np.delete(shown, range(8, 16), 0).max() < 0.01
