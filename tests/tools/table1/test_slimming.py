@@ -1,0 +1,44 @@
+import json
+
+import pytest
+from conftest import network, use_root
+
+from lightdet_tools.table1 import slimming
+from lightdet_tools.table1.comparators import count
+
+
+def test_gmac_without_those_by_zeros():
+    dense = slimming.useful_gmac("hswish-retrain")
+    assert dense == pytest.approx(count(network("+hswish"), 416)["gmac"])
+    # three quarters of the arithmetic are in layers that 2:4 prunes (chapter 06), half of it goes
+    assert slimming.useful_gmac("hswish-prune") / dense == pytest.approx(0.624, abs=0.002)
+    assert slimming.useful_gmac("slim-e3") / dense == pytest.approx(0.589, abs=0.002)
+
+
+def test_rows_have_what_was_trained_and_timed(tmp_path, monkeypatch):
+    use_root(monkeypatch, tmp_path)
+    assert slimming.slimming_table("demo", {}).empty
+    (tmp_path / "results/demo/metrics").mkdir(parents=True)
+    for run in ("slim-e3", "hswish-prune"):
+        (tmp_path / f"results/demo/metrics/{run}-s0.json").write_text(json.dumps({}))
+
+    def run_table(profile, runs):
+        assert profile == "demo" and runs == ["hswish-prune", "slim-e3"]
+        return slimming.pd.DataFrame(
+            {"experiment": runs, "seeds": [3, 1], "AP": [50.0, 48.0], "AP std": [1.0, None], "x": 1}
+        )
+
+    monkeypatch.setattr(slimming, "run_table", run_table)
+    row = {"part": "network", "p10_ms": 1.0, "p90_ms": 1.0, "base": "ncnn", "runtime": "ncnn"}
+    found = {
+        "reference": "yolov4_tiny",
+        "systems": [{"key": key, "title": key} for key in ("yolov4_tiny", "slim-e3")],
+        "latency": [
+            {**row, "system": "yolov4_tiny", "median_ms": 20.0},
+            {**row, "system": "slim-e3", "median_ms": 15.0},
+        ],
+    }
+    table = slimming.slimming_table("demo", found)
+    assert table["experiment"].tolist() == ["hswish-prune", "slim-e3"]  # by arithmetic
+    assert table["ncnn ratio"].isna().tolist() == [True, False]
+    assert table["ncnn ratio"][1] == 0.75 and table["onnxruntime ratio"].isna().all()
