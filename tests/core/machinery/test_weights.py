@@ -96,12 +96,9 @@ def test_the_backbone_computes_what_the_package_holds(backbone):
 
 
 @torch.inference_mode()
-def test_timm_computes_the_same_with_the_padding_of_tensorflow():
+def test_with_the_padding_of_tensorflow_it_computes_what_was_trained():
     images = saw(1, 3, 96, 96, lo=0, hi=255)
-    state = weights.official("lite1")
-    net = m.timm.create_model("tf_efficientnet_lite1", features_only=True, out_indices=(2, 3, 4))
-    net.load_state_dict({k: state[k] for k in net.state_dict()})
-    found = net.eval()((images - 127.5) / 127.5)
+    found = build(backbone="lite1", tf_padding=True).backbone(images)
     for ours, theirs in zip(found, from_the_file("lite1", images, same=True), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 

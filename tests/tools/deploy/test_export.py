@@ -149,7 +149,8 @@ def test_folding_keeps_the_function_and_the_pattern(net):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"activation": "mish", "head": "gflv1"}, {"activation": "leakyrelu"}]
+    "changes",
+    [{"tf_padding": True}, {"activation": "mish", "head": "gflv1"}, {"activation": "leakyrelu"}],
 )
 def test_deployable_is_the_same_function(changes):
     """With odd and even maps, both outputs and both inputs."""
@@ -204,6 +205,14 @@ def test_onnx_needs_nothing_else(onnx_export, net):
     torch.testing.assert_close(found, decoded, atol=1e-3, rtol=0)
     for one, row in zip(exported.run(images[1:2]), exported.run(images), strict=True):
         np.testing.assert_allclose(one[0], row[1], atol=1e-5)
+
+
+def test_onnx_pads_as_tensorflow_does():
+    module = deployable(network(tf_padding=True), SIZE)
+    images = planes(export.example_images(SIZE))
+    found = run_onnx(to_onnx(module, images), images)
+    for ours, theirs in zip(found, module(images), strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-3, rtol=1e-4)
 
 
 def test_onnx_in_half_precision(net):
