@@ -20,7 +20,8 @@ from lightdet_core.config import ConfigError, all_runs, profiles, read_params, r
 STAGES = yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((root() / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
-CLI = "lightdet_tools/cli.py"  # passes words on; of it a stage needs what its own command imports
+# pass words on; of them a stage needs what its own command imports
+CLI = ("lightdet_tools/cli.py", "lightdet_tools/cli_groups.py")
 
 
 def filled(text: str, profile: str = "demo", run: str = "g1", seed: int = 0) -> str:
@@ -39,7 +40,8 @@ def used_files(stage: dict) -> set[str]:
     words = shlex.split(stage["cmd"])
     assert words[:3] == ["python", "-m", "lightdet_tools"]
     name = "_".join(words[3 : 5 if words[3] == "notebook" else 4])
-    commands = {node.name: node for node in tree_of(CLI).body if hasattr(node, "name")}
+    bodies = [node for file in CLI for node in tree_of(file).body]
+    commands = {node.name: node for node in bodies if hasattr(node, "name")}
     found, due = set(), {"lightdet_core.config", *imports(commands[name])}
     for word in words:
         if word.startswith("notebooks/"):
@@ -172,10 +174,10 @@ def test_taught_runs_wait_for_their_teacher_and_differ_in_nothing_else():
 )
 def test_runs_in_the_wrong_list_are_named(tmp_path, changes, message):
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(PARAMS | changes))
+    path.write_text(yaml.safe_dump(PARAMS | {"show": "g3"} | changes))
     with pytest.raises(ConfigError, match=message):
         read_params(path)
-    path.write_text(yaml.safe_dump(PARAMS | {"runs": ["g3"], "taught": []}))
+    path.write_text(yaml.safe_dump(PARAMS | {"show": "g3", "runs": ["g3"], "taught": []}))
     assert all_runs(read_params(path)) == ["g3"]
 
 
@@ -212,6 +214,7 @@ def test_another_profile_makes_nothing_due_and_takes_no_weights(tmp_path):
     (tmp_path / "params.yaml").unlink()
     folder = tmp_path / "lightdet_tools"
     (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").touch()
     (folder / "__main__.py").write_text(STAND_IN)
 
     def dvc(*words):
