@@ -140,8 +140,7 @@ def _in_full(model: onnx.ModelProto) -> list[str]:
 def convert_openvino(model: onnx.ModelProto) -> tuple[bytes, bytes]:
     """An ONNX model as OpenVINO's .xml and .bin, for one image at a time.
 
-    Weights stay as they are stored, in fp32, fp16 or int8, and metadata comes along. A free batch
-    size would make each call slower.
+    Weights stay as they are stored, in fp32, fp16 or int8, and metadata comes along.
     """
     openvino = openvino_library()
     network = openvino.Core().read_model(model.SerializeToString())
