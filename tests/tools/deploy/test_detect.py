@@ -24,7 +24,7 @@ from lightdet_core.machinery.packs import Pack, coco_results
 from lightdet_core.model import PAN, LightDet, save_weights
 from lightdet_tools import cli
 from lightdet_tools.data.scenes import draw_scene
-from lightdet_tools.deploy import detect, export
+from lightdet_tools.deploy import convert, detect, export
 from lightdet_tools.deploy.detect import Detector, open_detector
 from lightdet_tools.deploy.runtime import KEY, Exported
 from lightdet_tools.style import COLORS
@@ -87,15 +87,15 @@ def write(net, folder, kind, decoded):
     example = example if uint8 else example.permute(0, 3, 1, 2).float()
     if kind == "ncnn":
         about["input"]["name"] = "in0"
-        param, values = export.convert_ncnn(module, example)["fp32"]
+        param, values = convert.convert_ncnn(module, example)["fp32"]
         (folder / "x.param").write_text(param)
         (folder / "x.bin").write_bytes(values)
         (folder / "x.json").write_text(json.dumps(about))
         return folder / "x.param"
-    model = export.convert_onnx(module, example, list(module.outputs))
+    model = convert.convert_onnx(module, example, list(module.outputs))
     onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
     if kind.startswith("openvino"):
-        text, values = export.convert_openvino(model)
+        text, values = convert.convert_openvino(model)
         (folder / "x.xml").write_bytes(text)
         (folder / "x.bin").write_bytes(values)
         return folder / "x.xml"
