@@ -53,8 +53,8 @@ controls: repro  ## train NanoDet's own recipes, meant for PROFILE=coco
 
 latency: setup  ## time every system of Table 1 on this machine anew, then update its tables
 	python -m lightdet_tools latency
-	python -m lightdet_tools latency --profile $(PROFILE)
-	dvc repro 09_table1
+	[ $(PROFILE) = coco ] || python -m lightdet_tools latency --profile $(PROFILE)
+	dvc repro 06_sparsity 09_table1
 
 # $(call train,LIST,SEEDS): side by side, seed by seed, so that a stop leaves whole rows; finished
 # runs are kept

@@ -305,7 +305,8 @@ def _cut_to_fit(run: Run, init: LightDet, model: LightDet) -> Weights:
     state, wanted = init.state_dict(), model.state_dict()
     if all(wanted[k].shape == v.shape for k, v in state.items() if k in wanted):
         return state
-    scores = channel_scores(init, run.config, run.pack, run.device)
+    # processes that compute them each for itself might choose differently
+    scores = distributed.from_first(channel_scores(init, run.config, run.pack, run.device))
     train = run.config.train
     run.progress(f"{run.config.run_name}: blocks of {train.init} cut by {train.importance}")
     return slim.narrowed(state, wanted, scores)

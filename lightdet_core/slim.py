@@ -70,8 +70,8 @@ def narrowed(
     state = dict(state)
     for block in blocks(wanted):
         inner = wanted[block + LAST].shape[1]
-        if inner >= state[block + LAST].shape[1]:
-            continue
+        if block not in scores or inner >= len(scores[block]):
+            continue  # what does not fit otherwise is named when it is loaded
         keep = scores[block].topk(inner).indices.sort().values
         state[block + LAST] = state[block + LAST][:, keep]
         parts = tuple(block + part for part in ("conv_pw.", "bn1.", "conv_dw.", "bn2."))  # (I, …)

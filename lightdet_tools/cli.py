@@ -241,6 +241,7 @@ def latency(
 
     --systems and --runtimes may be given many times.
     """
+    load_config("c0", profile)
     begin("timing")
     from lightdet_tools.table1.latency import write_table
 
@@ -311,6 +312,8 @@ def benchmark(
     config = load_config(experiment, profile)
     begin(f"timing steps of {experiment}")
     if side_by_side:
+        if compare or input_size or (batch_size, steps) != (8, 20):
+            raise UserError("--side-by-side trains as the experiment is set: without other options")
         from lightdet_tools.cost.throughput import write_throughput
 
         print(f"written to {write_throughput(config, 20, told).relative_to(root())}")

@@ -91,12 +91,15 @@ def report(weights: Path, expansion: int) -> list[str]:
     state, costs = model.state_dict(), channel_costs(model, config.model.input_size)
     wide = {block: state[block + LAST].shape[1] for block in costs}
     uniform = {b: expansion * state[f"{b}conv_pw.weight"].shape[1] for b in costs}
-    if any(uniform[block] >= wide[block] for block in costs):
-        raise UserError(f"--expansion {expansion}: {weights} is not wider; take a smaller number")
+    if expansion < 1 or any(uniform[block] >= wide[block] for block in costs):
+        raise UserError(
+            f"--expansion {expansion}: {weights} has other blocks; take 1 or more, less than theirs"
+        )
     scores = channel_scores(model, config, pack, torch.device("cpu"))
     widths = by_layer(scores, costs, sum(uniform[b] * costs[b] for b in costs))
     lines = ["multiply-adds inside the blocks, millions:"]
     for name, chosen in (("now", wide), ("uniform", uniform), ("by layer", widths)):
         lines.append(f"  {name:9} {sum(n * costs[b] for b, n in chosen.items()) / 1e6:8.1f}")
-    return [*lines, "for `model:` of an experiment with this run as train.init:",
-            f"  inner: {list(widths.values())}"]  # fmt: skip
+    lines.append("for an experiment whose train.init is this run:")
+    setting = f"  model: {{inner: {list(widths.values())}}}"
+    return [*lines, setting, "  train: {importance: taylor}"]

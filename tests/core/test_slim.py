@@ -104,6 +104,15 @@ def test_a_trained_network_begins_a_narrow_one(here, by):
         assert torch.equal(found[name], before[name]), name
 
 
+def test_a_network_with_fewer_blocks_cannot_begin_one(here):
+    config = tiny(init="g2", model={"backbone": "lite1"})
+    few = LightDet(tiny().model).eval()
+    pack = open_split(config, "train")
+    run = engine.Run(config, pack, here / "no.safetensors", None, few, CPU, lambda _: None)
+    with pytest.raises(UserError, match=r"train\.init g2: not the same network as g1"):
+        engine.begin(run)
+
+
 def test_the_channels_of_each_block_can_be_given():
     wide = Backbone("lite0", "relu6")
     inner = [8 * number for number in range(1, 16)]

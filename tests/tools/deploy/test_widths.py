@@ -1,5 +1,6 @@
 import pytest
 import torch
+import yaml
 from conftest import count_macs, network, teach, tiny
 
 from lightdet_core.config import UserError
@@ -29,9 +30,10 @@ def test_report_names_the_setting(here, monkeypatch):
     monkeypatch.setattr(widths, "load_config", lambda *_: tiny())
     teach(here, "g2")
     weights = here / "g2-s0" / "weights.safetensors"
-    *_, title, setting = widths.report(weights, 3)
-    assert title == "for `model:` of an experiment with this run as train.init:"
-    found = eval(setting.removeprefix("  inner: "))
+    *_, setting, last = widths.report(weights, 3)
+    assert last == "  train: {importance: taylor}"
+    found = yaml.safe_load(setting)["model"]["inner"]
     assert len(found) == 15 and all(n % 8 == 0 and n >= 8 for n in found)
-    with pytest.raises(UserError, match=r"--expansion 6: .* take a smaller number"):
-        widths.report(weights, 6)
+    for number in (6, 0):
+        with pytest.raises(UserError, match=rf"--expansion {number}: .* has other blocks"):
+            widths.report(weights, number)
