@@ -1,5 +1,7 @@
 """The notebooks' sources keep the rules; the runner gives the same bytes twice or nothing."""
 
+import ast
+import importlib.util
 import subprocess
 import sys
 
@@ -206,3 +208,16 @@ def test_wrong_parameters_are_refused_before_anything_runs(tmp_path, given, prob
     with pytest.raises(run.UserError, match=problem):
         run.execute(source, tmp_path / "out.ipynb", given)
     assert not (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_what_a_notebook_imports_is_there(path):
+    cells = nbformat.read(path, 4).cells
+    tree = ast.parse("\n".join(cell.source for cell in cells if cell.cell_type == "code"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("lightdet"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                there = hasattr(module, alias.name) or importlib.util.find_spec(inside)
+                assert there, f"{path.name}: {inside}"
