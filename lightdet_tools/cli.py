@@ -233,9 +233,12 @@ def accuracy(
     weights: Annotated[Path | None, option("", show_default="data/weights")] = None,
     out: Annotated[Path | None, option("", show_default="results/official")] = None,
 ) -> None:
-    """Measure the AP of official weights; see data/weights/README.md."""
+    """Measure the AP of official weights, one set of images after the other.
+
+    data/weights/README.md says where they come from; YOLOv3-tiny's are fetched.
+    """
     begin("reading weights")
-    from lightdet_tools.table1.comparators import write_accuracy
+    from lightdet_tools.table1.official import write_accuracy
 
     write_accuracy(names, weights, annotations, images, out, told)
 

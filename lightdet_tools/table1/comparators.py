@@ -13,7 +13,6 @@ Tensor legend: B images · P anchors, cells or queries · K class outputs · N d
 """
 
 import copy
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,16 +22,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightdet_core.boxes import MAX_DETECTIONS
-from lightdet_core.config import UserError, root
-from lightdet_core.evaluate import coco_metrics, detect_pack
-from lightdet_core.machinery.files import file_hash, write_json
-from lightdet_core.machinery.packs import read_truth
-from lightdet_core.machinery.provenance import git_state, hardware, rounded
-from lightdet_tools.data.pack import build as build_pack
-from lightdet_tools.table1.nanodet import ncnn_forward
+from lightdet_core.config import UserError
 from lightdet_tools.table1.networks import (
-    COCO_IDS,
     detr_r50,
     efficientdet_d0,
     nanodet_m,
@@ -134,75 +125,3 @@ def count(model: nn.Module, size: int) -> dict[str, float]:
         shapes(torch.empty(1, 3, size, size, device="meta"))
     flops = counter.get_total_flops()  # two for one MAC
     return {"parameters": sum(p.numel() for p in model.parameters()), "gmac": flops / 2e9}
-
-
-def measure_accuracy(
-    name: str, weights: Path, annotations: Path, images: Path, progress: Callable[[str], None]
-) -> dict:
-    """AP of a comparator's official weights on COCO images, by our own way from pixels to boxes.
-
-    Args:
-        weights: folder with the files that COMPARATORS names.
-        annotations: COCO json of the images.
-
-    Returns:
-        The numbers of `coco_metrics`, the number of images, and what they were measured with; for
-        NanoDet-m also those of its public files in ncnn itself (`ncnn`).
-    """
-    model = build(name, weights)
-    comparator = COMPARATORS[name]
-    limits = comparator.score_threshold, comparator.iou_threshold, MAX_DETECTIONS
-    with tempfile.TemporaryDirectory() as folder:
-        pack = build_pack(annotations, images, Path(folder) / "val", comparator.size)
-        if [category["id"] for category in pack.categories] != COCO_IDS:
-            raise UserError(f"{annotations}: COCO's 80 categories are needed")
-        truth = read_truth(pack)
-        progress(f"{name}: {len(pack.images)} images of {comparator.size} px")
-        metrics = coco_metrics(truth, detect_pack(model, pack, limits=limits))
-        if name == "nanodet_m":
-            model.forward = ncnn_forward(*(weights / file for file in comparator.weights))
-            progress(f"{name}: the same in ncnn")
-            metrics["ncnn"] = coco_metrics(truth, detect_pack(model, pack, limits=limits))
-        about = {
-            "command": f"lightdet accuracy {name} --weights FOLDER "
-            "--annotations JSON --images FOLDER",
-            **git_state(),
-            "hardware": hardware(torch.device("cpu")),
-            "torch": str(torch.__version__),
-            "images": len(pack.images),
-            "input_size": comparator.size,
-            "thresholds": [comparator.score_threshold, comparator.iou_threshold],
-            "annotations_sha256": file_hash(annotations),
-            "weights_sha256": {file: file_hash(weights / file) for file in comparator.weights},
-        }
-    return about | rounded(metrics)
-
-
-def write_accuracy(
-    names: list[str] | None,
-    weights: Path | None,
-    annotations: Path,
-    images: Path,
-    out: Path | None,
-    progress: Callable[[str], None] = print,
-) -> None:
-    """`measure_accuracy` of comparators, each into a file.
-
-    Args:
-        names: None takes those whose weights are there.
-        weights: None is data/weights.
-        out: None is results/official.
-    """
-    weights, out = weights or root() / "data/weights", out or root() / "results/official"
-    names = names or [
-        name
-        for name, comparator in COMPARATORS.items()
-        if comparator.weights and all((weights / file).is_file() for file in comparator.weights)
-    ]
-    if not names:
-        raise UserError(f"{weights}: no official weights in it; its README lists them")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        found = measure_accuracy(name, weights, annotations, images, progress)
-        write_json(out / f"{name}.json", found, indent=2)
-        progress(f"{name}: AP {found['AP']:.4f} AP50 {found['AP50']:.4f} -> {out / name}.json")

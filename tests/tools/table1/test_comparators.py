@@ -1,23 +1,19 @@
 """Counts on the meta device, where nothing is computed; the few real passes are small."""
 
-import json
 import math
-import struct
 
 import effdet
 import pytest
 import torch
 from conftest import count_macs, network, same
-from PIL import Image
 from torch import nn
 from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from transformers import DetrImageProcessor
 
 from lightdet_core.config import UserError, root, yaml
-from lightdet_tools import cli
 from lightdet_tools.table1 import comparators as c
-from lightdet_tools.table1 import darknet, networks
+from lightdet_tools.table1 import networks
 
 TABLE1 = yaml.safe_load((root() / "paper.yaml").read_text())["table1"]
 SSD_META = SSD300_VGG16_Weights.COCO_V1.meta
@@ -315,27 +311,3 @@ def test_detr_reads_the_names_of_the_published_file(tmp_path, monkeypatch):
     old["class_labels_classifier.bias"] = torch.zeros(3)
     with pytest.raises(UserError, match=r"detr-resnet-50\.safetensors: not DETR's: 2 tensors"):
         c.build("detr", tmp_path)
-
-
-def test_accuracy_needs_weights_and_the_classes_of_coco(tmp_path, capsys):
-    images, annotations = tmp_path / "images", tmp_path / "val.json"
-    images.mkdir()
-    Image.new("RGB", (40, 30)).save(images / "a.png")
-    truth = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 9, 9]}],
-        "categories": [{"id": 7, "name": "cell"}],
-    }
-    annotations.write_text(json.dumps(truth))
-    common = ["--annotations", str(annotations), "--images", str(images), "--out", str(tmp_path)]
-    with pytest.raises(c.UserError, match="no official weights in it"):
-        cli.run("accuracy", *common, "--weights", str(tmp_path))
-    with pytest.raises(UserError, match=r"nanodet-m\.param: cannot be read"):
-        cli.run("accuracy", "nanodet_m", *common, "--weights", str(tmp_path))
-    net = c.build("yolov4_tiny")
-    values = torch.cat([t.flatten() for t in darknet._stored(net)]).detach().numpy()
-    content = struct.pack("<3iq", 0, 2, 5, 0) + values.tobytes()
-    (tmp_path / "yolov4-tiny.weights").write_bytes(content)
-    with pytest.raises(c.UserError, match=r"val\.json: COCO's 80 categories are needed"):
-        cli.run("accuracy", *common, "--weights", str(tmp_path))
-    assert not list(tmp_path.glob("*/yolov4_tiny.json"))

@@ -13,6 +13,7 @@ from lightdet_tools.report.tables import load_paper
 from lightdet_tools.table1 import tables
 
 PAPER = load_paper()
+PERSON = "300 images of val2017 (minicoco's val)"
 
 
 def row(runtime: str, system: str, part: str, ms: float, calls: int = 9) -> dict:
@@ -60,9 +61,21 @@ def test_ratios_are_to_the_reference_of_the_same_runtime(found):
     np.testing.assert_allclose(table["spread"], 30)
 
 
+def official() -> dict:
+    """Two sets of images, one of them also in ncnn."""
+    metrics = {"AP": 0.251, "AP50": 0.4, "AP75": 0.3, "APs": 0.1, "APm": -1.0, "APl": 0.5}
+    about = {"input_size": 300, "areas": "2 of 3 are the box's, not the mask's"}
+    sets = {
+        PERSON: about | metrics | {"ncnn": metrics | {"AP": 0.25}},
+        "5,000 images of val2017": about | metrics | {"AP": 0.2349},
+    }
+    return {"ssd": {"title": "SSD300", "caution": "has seen them", "sets": sets}}
+
+
 def test_measured_table(found):
-    table = tables.measured_table(found, {"ssd": {"AP": 0.251, "images": 215}}).set_index("model")
-    assert table.loc["SSD300", "AP, official weights"] == "25.1 (215 images)"
+    table = tables.measured_table(found, official()).set_index("model")
+    text = "25.1 on 300 images of val2017 (minicoco's val); 23.5 on 5,000 images of val2017"
+    assert table.loc["SSD300", "AP, official weights"] == text
     assert table.loc["LightDet g5", "AP, official weights"] == ""
     assert table.loc["SSD300", "onnxruntime file, MiB"] == 3
     assert table.loc["SSD300", "onnxruntime ratio"] == 15
@@ -70,6 +83,33 @@ def test_measured_table(found):
     assert table["calls, at least"].tolist() == [9, 9, 7]
     assert table.loc["LightDet g5", "torch boxes, ms"] == 40
     assert not set(table.columns) & set(tables.printed_table(PAPER).columns) - {"model"}
+
+
+def test_official_table():
+    """A row per set and runtime, each with its images, no printed number beside it."""
+    table = tables.official_table(official())
+    where = [(row.images, row.runtime) for row in table.itertuples()]
+    whole = "5,000 images of val2017"
+    assert where == [(PERSON, "torch"), (PERSON, "ncnn"), (whole, "torch")]
+    np.testing.assert_allclose(table["AP, measured"], [25.1, 25, 23.49])
+    np.testing.assert_allclose(table["APs, measured"], 10)
+    assert table["APm, measured"].isna().all()  # no such object in the images
+    assert set(table["model"]) == {"SSD300"} and set(table["caution"]) == {"has seen them"}
+    assert set(table["input size"]) == {300} and (table["areas"].str.startswith("2 of 3")).all()
+    assert not set(table.columns) & set(tables.printed_table(PAPER).columns) - {"model"}
+    assert tables.official_table({}).empty
+
+
+def test_accuracies_are_read_by_the_comparators_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "root", lambda: tmp_path)
+    assert tables.accuracies() == {}
+    path = tmp_path / "results" / "official" / "ssd.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(official()["ssd"]))
+    assert tables.accuracies() == official()
+    path.write_text(json.dumps({"AP": 0.25, "images": 215}))  # as 0.1.0 wrote it
+    with pytest.raises(UserError, match=r"ssd\.json: without title, caution, sets; .lightdet acc"):
+        tables.accuracies()
 
 
 def test_printed_numbers_are_all_in_the_audit():
