@@ -43,6 +43,7 @@ class Comparator(NamedTuple):
     iou_threshold: float
     weights: tuple[str, ...]  # names in data/weights; none: nobody publishes any that fit
     printed: str  # what the paper's row shows in place of this network at this size
+    border: int = 0  # grey level of the letterbox in its published training and evaluation
 
 
 COMPARATORS = {  # by their keys in paper.yaml's table1, and two that only the figures show
@@ -64,11 +65,11 @@ COMPARATORS = {  # by their keys in paper.yaml's table1, and two that only the f
     ),
     "yolov3": Comparator(
         "YOLOv3", partial(yolo, "yolov3"), 416, 0.005, 0.45, ("yolov3.weights",),
-        "AP at 608, FPS at 416",
+        "AP at 608, FPS at 416", 127,  # darknet's 0.5
     ),
     "yolov3_tiny": Comparator(
         "YOLOv3-tiny", partial(yolo, "yolov3-tiny"), 416, 0.005, 0.45, ("yolov3-tiny.weights",),
-        "this network at 416",
+        "this network at 416", 127,
     ),
     "yolov4": Comparator(
         "YOLOv4", partial(yolo, "yolov4"), 416, 0.001, 0.6, ("yolov4.weights",),

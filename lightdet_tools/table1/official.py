@@ -1,6 +1,7 @@
 """The comparators' official weights: fetched or found, checked, and measured on COCO images.
 
-All of them go the same way: our letterbox, network, decoding, NMS and evaluation. A result file
+All of them go the same way: our letterbox (with the border that they know), network, decoding, NMS
+and evaluation. A result file
 holds one entry per set of images, so that a number never stands without the images it is of.
 """
 
@@ -14,12 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from lightdet_core.boxes import MAX_DETECTIONS
 from lightdet_core.config import UserError, root
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.files import file_hash, replacing, write_json
+from lightdet_core.machinery.images import letterbox_transform
 from lightdet_core.machinery.packs import read_truth
 from lightdet_core.machinery.provenance import git_state, hardware, rounded
 from lightdet_tools.data.download import fetch
@@ -110,6 +113,22 @@ def fetch_weights(name: str, folder: Path, progress: Callable[[str], None] = pri
         archive.unlink()
 
 
+def with_border(images: np.ndarray, sizes: np.ndarray, level: int) -> np.ndarray:
+    """Letterboxed images (N, P, P, 3) with this grey level (0..255) around them in place of black.
+
+    Args:
+        sizes: (N, 2) width and height of the original images in pixels.
+    """
+    images = np.array(images)
+    for canvas, (width, height) in zip(images, sizes, strict=True):
+        scale_x, scale_y, left, top = letterbox_transform(width, height, len(canvas))
+        right, bottom = left + width * scale_x, top + height * scale_y
+        left, top, right, bottom = (round(float(v)) for v in (left, top, right, bottom))
+        for part in (canvas[:top], canvas[bottom:], canvas[:, :left], canvas[:, right:]):
+            part[:] = level
+    return images
+
+
 def image_set(annotations: Path, ids: list[int]) -> str:
     """What the images are, in words: of which COCO split, and how many of it."""
     count = f"{len(ids):,} images of"
@@ -145,6 +164,9 @@ def measure_accuracy(
         if [category["id"] for category in pack.categories] != COCO_IDS:
             raise UserError(f"{annotations}: COCO's 80 categories are needed")
         truth, ids = read_truth(pack), sorted(pack.image_ids.tolist())
+        if comparator.border:
+            bordered = with_border(pack.images, pack.sizes, comparator.border)
+            pack = pack._replace(images=bordered)
         progress(f"{name}: {len(ids)} images of {comparator.size} px")
         metrics = coco_metrics(truth, detect_pack(model, pack, limits=limits))
         libraries = ["numpy", "pillow", "pycocotools"]
@@ -164,6 +186,7 @@ def measure_accuracy(
         "images": len(ids),
         "ids_sha256": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
         "input_size": comparator.size,
+        "border": comparator.border,
         "thresholds": [comparator.score_threshold, comparator.iou_threshold],
         "annotations_sha256": file_hash(annotations),
         "areas": _areas(truth["annotations"]),

@@ -10,6 +10,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import read, silent
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from lightdet_core.config import UserError, root
+from lightdet_core.machinery.images import letterbox
 from lightdet_tools import cli
 from lightdet_tools.data import download
 from lightdet_tools.data.sources import minicoco_ids
@@ -145,6 +147,18 @@ def test_the_wheel_and_the_hashes_are_those_of_the_readme():
     for file, wheel in official.WHEELS.items():
         assert wheel.member.endswith(f"/{file}") and wheel.url.startswith("https://")
         assert wheel.sha256 in text
+
+
+def test_border_is_grey_where_no_image_is():
+    """Wide, high, and one of an odd scale; the pixels of the images stay."""
+    sizes = np.array([[128, 64], [30, 90], [100, 67]])
+    images = [np.full((height, width, 3), 200, np.uint8) for width, height in sizes]
+    canvases = np.stack([letterbox(image, 64) for image in images])
+    found = official.with_border(canvases, sizes, 127)
+    for before, after in zip(canvases, found, strict=True):
+        assert set(np.unique(after)) == {127, 200}
+        np.testing.assert_array_equal(after == 200, before == 200)
+    assert 127 not in canvases  # a copy
 
 
 def test_images_are_named_by_what_they_are():
