@@ -4,7 +4,7 @@
 # Really: `import openvino` makes an identity for Google Analytics (~/intel/openvino_ga_cid), counts its
 #   uses and gives a message to a thread that sends it, without a file and without asking. With
 #   openvino_telemetry made impossible to import, openvino takes its own stand-in and sends nothing.
-# Here: `openvino_library` (lightdet_tools/deploy/runtime.py) does that before each import.
+# Here: that stand-in is asked for before each import.
 set -euo pipefail
 room="$(mktemp -d)"
 trap 'rm -rf "$room"' EXIT

@@ -4,7 +4,7 @@
 # Really: it folds ReLU, leaky ReLU, clip (ReLU6), sigmoid and Mish, but leaves Hard-Swish as a layer of
 #   its own, though ncnn's convolution takes it as activation_type 6; by hand in the .param it gives the same
 #   numbers. A network with Hard-Swish so has one layer more per convolution than one with Mish.
-# Here: `fold_hardswish` (lightdet_tools/deploy/ncnn_files.py) puts it into the .param after pnnx.
+# Here: the converted .param is rewritten so, and compared with the network again.
 # (pnnx asks for torch, but its program reads ONNX without it: hence --no-deps.)
 set -euo pipefail
 room="$(mktemp -d)"
