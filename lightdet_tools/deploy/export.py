@@ -46,7 +46,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.5}
 CALIBRATION = 64  # images that int8 learns its ranges from
 
 
-def to_onnx(
+def export(
+    form: str,
     weights: Path | str,
     folder: Path | str,
     decoded: bool = False,
@@ -54,15 +55,20 @@ def to_onnx(
     precision: str = "fp32",
     progress: Callable[[str], object] = str,
 ) -> dict:
-    """A run as ONNX, checked in ONNX Runtime before it is put into place.
+    """A run as a file for a runtime, run there and compared with torch before it is put into place.
 
     Args:
+        form: onnx; openvino, made of the ONNX network, for one image at a time; or ncnn, which
+            takes float32 RGB 0..255, as `ncnn.Mat.from_pixels` makes it from uint8 pixels, into in0
+            and gives out0, out1, …
         weights: weights.safetensors of the run.
-        folder: where <run>[-decoded][-uint8][-<precision>].onnx goes; made when missing.
+        folder: where <run>[-openvino][-decoded][-uint8][-<precision>] goes, as .onnx, as .xml and
+            .bin, or as .param, .bin and a .json of what the host must know; made when missing.
         decoded: scores and boxes instead of logits.
-        uint8: images (B, S, S, 3) uint8 instead of (B, 3, S, S) float32, both 0..255.
+        uint8: images (B, S, S, 3) uint8 instead of (B, 3, S, S) float32, both 0..255; not for ncnn.
         precision: fp32; fp16, the weights of convolutions stored so while runtimes still compute
-            in fp32; or int8, of `quantize`, which needs the run's training images packed.
+            in fp32; not for ncnn int8, of `quantize`, which needs the run's training images packed;
+            for openvino bf16, stored in fp32 and computed in bf16, which the CPU must have.
         progress: is told before each long step, such as `print`.
 
     Returns:
@@ -71,37 +77,51 @@ def to_onnx(
         (of `check_pattern`).
 
     Raises:
+        UserError: what the form does not have.
         UserError: the weights are missing, damaged or of another architecture.
         UserError: the folder cannot be written, or the exported network is not the same.
     """
-    if precision == "bf16":
-        raise UserError("bf16: for OpenVINO only; take fp32, fp16 or int8 for ONNX")
-    job, example = _prepare(weights, folder, decoded, precision, progress, ".onnx", uint8=uint8)
+    suffix, known, variants = FORMS[form]
+    if precision not in known:
+        raise UserError(f"{precision}: not for {form}, which has {', '.join(known)}")
+    if uint8 and form == "ncnn":
+        raise UserError(
+            "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
+        )
+    forms = {"mish": nn.Mish} if form == "ncnn" else {"uint8": uint8}
+    job, example = _prepare(weights, folder, decoded, precision, progress, suffix, **forms)
+    return _finish(job, variants(job, weights, example))
+
+
+def _onnx_files(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, dict[str, bytes]]:
     models = _onnx_models(job, weights, example)
-    return _finish(job, {name: {".onnx": x.SerializeToString()} for name, x in models.items()})
+    return {name: {".onnx": model.SerializeToString()} for name, model in models.items()}
 
 
-def to_openvino(
-    weights: Path | str,
-    folder: Path | str,
-    decoded: bool = False,
-    uint8: bool = False,
-    precision: str = "fp32",
-    progress: Callable[[str], object] = str,
-) -> dict:
-    """A run as OpenVINO's <run>-openvino….xml and .bin, for one image at a time.
-
-    Arguments, result and errors as in `to_onnx`, from whose network it is made; precision may also
-    be bf16, stored in fp32 and computed in bf16, which the CPU must have.
-    """
-    job, example = _prepare(weights, folder, decoded, precision, progress, ".xml", uint8=uint8)
+def _openvino_files(
+    job: "_Job", weights: Path | str, example: Tensor
+) -> dict[str, dict[str, bytes]]:
     models = _onnx_models(job, weights, example)
-    progress("converting to OpenVINO")
+    job.progress("converting to OpenVINO")
+    made = {name: convert.convert_openvino(model) for name, model in models.items()}
+    return {name: {".bin": values, ".xml": text} for name, (text, values) in made.items()}
+
+
+def _ncnn_files(job: "_Job", _: Path | str, example: Tensor) -> dict[str, dict[str, bytes]]:
+    job.progress("converting to ncnn, in fp32 and fp16")
+    job.about["input"]["name"] = "in0"  # pnnx's names
     variants = {}
-    for name, model in models.items():
-        text, values = convert.convert_openvino(model)
-        variants[name] = {".bin": values, ".xml": text}
-    return _finish(job, variants)
+    for name, (param, values) in convert.convert_ncnn(job.module, example).items():
+        text = json.dumps(job.about | {"precision": name}) + "\n"
+        variants[name] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
+    return variants
+
+
+FORMS = {  # the file that is opened, precisions, and what makes the files of each precision
+    "onnx": (".onnx", ("fp32", "fp16", "int8"), _onnx_files),
+    "openvino": (".xml", ("fp32", "fp16", "bf16", "int8"), _openvino_files),
+    "ncnn": (".param", ("fp32", "fp16"), _ncnn_files),
+}
 
 
 def _onnx_models(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, onnx.ModelProto]:
@@ -138,31 +158,6 @@ def calibration_images(
     images = pack.images
     for row in np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int):
         yield letterbox(np.array(images[row]), size)
-
-
-def to_ncnn(
-    weights: Path | str,
-    folder: Path | str,
-    decoded: bool = False,
-    precision: str = "fp32",
-    progress: Callable[[str], object] = str,
-) -> dict:
-    """A run as ncnn's .param and .bin, with a .json of what the host must know.
-
-    Arguments, result and errors as in `to_onnx`, but there is no int8; blobs are in0, out0, out1,
-    … Its input is float32 RGB 0..255, which `ncnn.Mat.from_pixels` makes from uint8 pixels.
-    """
-    if precision in ("int8", "bf16"):
-        raise UserError(f"{precision}: not for ncnn, which has fp32 and fp16")
-    job, example = _prepare(weights, folder, decoded, precision, progress, ".param", mish=nn.Mish)
-    progress("converting to ncnn, in fp32 and fp16")
-    about = job.about
-    about["input"]["name"] = "in0"  # pnnx's names
-    variants = {}
-    for name, (param, values) in convert.convert_ncnn(job.module, example).items():
-        text = json.dumps(about | {"precision": name}) + "\n"
-        variants[name] = {".bin": values, ".param": param.encode(), ".json": text.encode()}
-    return _finish(job, variants)
 
 
 class _Job(NamedTuple):
@@ -423,24 +418,3 @@ def summary(report: dict) -> list[str]:
         f"trained: in {counts['trained']}"
     )
     return [*lines, *(f"wrote {path}" for path in report["files"])]
-
-
-def export(
-    form: str,
-    weights: Path,
-    out: Path,
-    decoded: bool,
-    uint8: bool,
-    precision: str,
-    progress: Callable[[str], None],
-) -> dict:
-    """`to_onnx`, `to_openvino` or `to_ncnn`, as `form` says."""
-    if form == "onnx":
-        return to_onnx(weights, out, decoded, uint8, precision, progress)
-    if form == "openvino":
-        return to_openvino(weights, out, decoded, uint8, precision, progress)
-    if uint8:
-        raise UserError(
-            "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
-        )
-    return to_ncnn(weights, out, decoded, precision, progress)

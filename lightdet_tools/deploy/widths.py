@@ -1,11 +1,13 @@
 """How wide each block of a smaller network should be inside: layer by layer, under one budget."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightdet_core.config import UserError, load_config
 from lightdet_core.engine import channel_scores
@@ -16,31 +18,36 @@ from lightdet_core.slim import LAST, blocks
 STEP = 8  # channels: what vector units like
 
 
+def macs_by_module(model: nn.Module, size: int) -> dict[str, float]:
+    """Multiply-accumulates of one image in each module with all that it holds; "" is the network.
+
+    Of convolutions, linear layers and attention's products, one MAC each; biases, norms,
+    activations, pooling and resizing are left out, as is usual. Only shapes are computed, so that
+    it takes no time, whatever the network.
+
+    Args:
+        model: takes images (B, 3, H, W).
+        size: side of the image in pixels.
+    """
+    shapes, counter = copy.deepcopy(model).to("meta"), FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        shapes(torch.empty(1, 3, size, size, device="meta"))
+    flops = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
+    total = flops.pop("Global")  # the others are Class.name of the module
+    return {"": total / 2} | {name.partition(".")[2]: n / 2 for name, n in flops.items()}
+
+
 def channel_costs(model: LightDet, size: int) -> dict[str, float]:
     """Multiply-adds that one inner channel of a block takes in a pass: block -> number.
 
     Args:
         size: px of the square input.
     """
-    names = blocks(model.state_dict())
-    costs = dict.fromkeys(names, 0.0)
-
-    def count(name: str, layer: nn.Conv2d, out: Tensor) -> None:
-        owner = next((block for block in names if name.startswith(block)), None)
-        if owner:
-            inner = model.get_submodule(owner + LAST.removesuffix(".weight")).in_channels
-            costs[owner] += layer.weight.numel() * out.shape[-2] * out.shape[-1] / inner
-
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, out, name=name: count(name, layer, out))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d)
-    ]
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, size, size))
-    for hook in hooks:
-        hook.remove()
-    return costs
+    macs, state = macs_by_module(model, size), model.state_dict()
+    return {
+        block: macs[block.removesuffix(".")] / state[block + LAST].shape[1]
+        for block in blocks(state)
+    }
 
 
 def by_layer(

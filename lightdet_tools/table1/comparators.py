@@ -12,17 +12,15 @@ Libraries number classes as COCO does, 1..90 with gaps; those ids end here.
 Tensor legend: B images · P anchors, cells or queries · K class outputs · N detections · H, W.
 """
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lightdet_core.config import UserError
+from lightdet_tools.deploy.widths import macs_by_module
 from lightdet_tools.table1.networks import (
     detr_r50,
     efficientdet_d0,
@@ -108,21 +106,11 @@ def build(name: str, weights: Path | str | None = None) -> nn.Module:
 
 
 def count(model: nn.Module, size: int) -> dict[str, float]:
-    """Parameters, and the cost of one image.
-
-    Multiply-accumulates of convolutions, linear layers and attention's products, one MAC each;
-    biases, norms, activations, pooling and resizing are left out, as is usual. Only shapes are
-    computed, so that it takes no time, whatever the network.
+    """Parameters (frozen batch norm has none), and gmac of one image as `macs_by_module` counts.
 
     Args:
         model: takes images (B, 3, H, W).
         size: side of the image in pixels.
-
-    Returns:
-        parameters (frozen batch norm has none) and gmac.
     """
-    shapes, counter = copy.deepcopy(model).to("meta"), FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        shapes(torch.empty(1, 3, size, size, device="meta"))
-    flops = counter.get_total_flops()  # two for one MAC
-    return {"parameters": sum(p.numel() for p in model.parameters()), "gmac": flops / 2e9}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "gmac": macs_by_module(model, size)[""] / 1e9}

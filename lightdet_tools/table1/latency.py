@@ -14,7 +14,7 @@ NanoDet's look at the threshold first, `detect.exported_find`), in one thread wh
 not torch's. Weights are random, batch norm is measured on drawn scenes, class logits of ours and
 NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES pairs of cell and
 class through.
-Written to results/speed/latency.json (with a profile: <profile>.json) after every group.
+Written to results/speed/latency.json (with a profile: <profile>.json), until the end as .partial.
 """
 
 import copy
@@ -383,9 +383,13 @@ def write_table(
         "reference": REFERENCE,
     }
 
+    unfinished = out.with_suffix(".partial")  # a stop leaves the times of before in their place
+
     def keep(found: dict) -> None:
-        write_json(out, about | {"took_s": round(time.monotonic() - start)} | found, indent=1)
+        took = {"took_s": round(time.monotonic() - start)}
+        write_json(unfinished, about | took | found, indent=1)
 
     keep({"systems": [], "latency": [], "not_possible": []})  # it can be written, then
     measure(systems, runtimes or usable, seconds, threads, timed, keep, profile)
+    unfinished.replace(out)
     return out

@@ -233,6 +233,11 @@ def write_accuracy(
         if path.is_file():
             sets = read_result(path, ("sets",), f"rm {path}; lightdet accuracy {name}")["sets"]
         images_of, found = measure_accuracy(name, weights, annotations, images, progress)
+        if (ids := sets.get(images_of, found)["ids_sha256"]) != found["ids_sha256"]:
+            raise UserError(
+                f"{path}: has other images (ids {ids[:8]}) under {images_of!r}; name {annotations} "
+                "as the set of images that it is"
+            )
         about = {"title": COMPARATORS[name].title, "caution": CAUTIONS.get(name, "")}
         write_json(path, about | {"sets": sets | {images_of: found}}, indent=2)
         progress(

@@ -3,26 +3,25 @@
 from dataclasses import replace
 
 import pandas as pd
-from torch import Tensor, nn
 
 from lightdet_core.config import load_config, read_params
 from lightdet_core.model import LightDet
 from lightdet_core.sparsity import eligible
+from lightdet_tools.deploy.widths import macs_by_module
 from lightdet_tools.report.tables import run_table, seed_table
 from lightdet_tools.report.words import words_of_run
-from lightdet_tools.table1.comparators import count
+from lightdet_tools.table1.systems import OURS
 from lightdet_tools.table1.tables import speed_table
 
-TIMED_AS = {  # a run -> the system that has its network, zeros and all
-    "+hswish": "+hswish",
-    "hswish-retrain": "+hswish",
-    "hswish-prune": "hswish-prune",
-    "slim-e4-taught": "slim-e4-taught",
-    "slim-e3-layers": "slim-e3-layers",
-    **dict.fromkeys(
-        ("slim-e3", "slim-e3-bn", "slim-e3-taylor", "slim-e3-ld", "slim-e3-taught"), "slim-e3"
-    ),
-}
+
+def _timed_as(run: str) -> str | None:
+    """The system of `latency` that has the network of a run, zeros and all."""
+
+    def network(name: str) -> tuple:
+        config = load_config(name, "coco")
+        return config.model, config.sparsity.prune_at is None
+
+    return next((name for name in OURS if network(name) == network(run)), None)
 
 
 def slimming_table(profile: str, found: dict) -> pd.DataFrame:
@@ -39,7 +38,7 @@ def slimming_table(profile: str, found: dict) -> pd.DataFrame:
     """
     there = seed_table(profile, read_params()["slim"]).index.unique("run")
     runs = [run for run in read_params()["slim"] if run in there]
-    if len(runs) < 2:  # +hswish, which is there for chapter 09, too
+    if not runs:
         return pd.DataFrame()
     table = run_table(profile, runs)[["experiment", "seeds", "AP", "AP std"]]
     table.insert(1, "in words", table["experiment"].map(words_of_run))
@@ -48,28 +47,16 @@ def slimming_table(profile: str, found: dict) -> pd.DataFrame:
     for runtime in ("onnxruntime", "ncnn"):
         rows = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
         ratios = rows.set_index("system")["ratio"]
-        table[f"{runtime} ratio"] = table["experiment"].map(TIMED_AS).map(ratios)
+        table[f"{runtime} ratio"] = table["experiment"].map(_timed_as).map(ratios)
     return table.sort_values("GMAC", ascending=False, ignore_index=True)
 
 
 def useful_gmac(run: str) -> float:
     """Multiply-adds of an image of the paper's size, in 10^9, without those by 2:4's zeros."""
     config = load_config(run, "coco")
-    size, model = config.model.input_size, LightDet(replace(config.model, pretrained=False))
-    total = count(model, size)["gmac"]
+    model = LightDet(replace(config.model, pretrained=False))
+    macs = macs_by_module(model, config.model.input_size)
     if config.sparsity.prune_at is None:
-        return total
-    macs = []
-
-    def add(layer: nn.Module, _: object, out: Tensor) -> None:
-        if eligible("weight", layer.weight):
-            macs.append(layer.weight.numel() * out[0].numel() / layer.weight.shape[0])
-
-    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
-    hooks = [layer.register_forward_hook(add) for layer in layers]
-    try:
-        count(model, size)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total - sum(macs) / 2e9
+        return macs[""] / 1e9
+    pruned = (name for name, weight in model.named_parameters() if eligible(name, weight))
+    return (macs[""] - sum(macs[name.removesuffix(".weight")] for name in pruned) / 2) / 1e9

@@ -78,7 +78,7 @@ def stub(head: str) -> LightDet:
 
 
 def write(net, folder, kind, decoded):
-    """The stub as an exported file: `export.to_onnx` and `to_ncnn` need a run of their own."""
+    """The stub as an exported file: `export` needs a run of its own."""
     uint8 = kind.endswith("-uint8")
     form = {"uint8": uint8} if kind != "ncnn" else {"mish": nn.Mish}
     module = export.deployable(net, SIZE, decoded, **form)

@@ -65,19 +65,19 @@ def weights(net, tmp_path_factory):
 @pytest.fixture(scope="module")
 def onnx_export(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "new" / "folder"
-    return export.to_onnx(weights, folder, uint8=True), folder
+    return export.export("onnx", weights, folder, uint8=True), folder
 
 
 @pytest.fixture(scope="module")
 def ncnn_export(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    return export.to_ncnn(weights, folder, decoded=True), folder
+    return export.export("ncnn", weights, folder, decoded=True), folder
 
 
 @pytest.fixture(scope="module")
 def openvino_export(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    return export.to_openvino(weights, folder, decoded=True, uint8=True), folder
+    return export.export("openvino", weights, folder, decoded=True, uint8=True), folder
 
 
 def openvino_file(model, folder):
@@ -439,7 +439,7 @@ def test_a_file_of_another_data_set_is_not_replaced(finish, weights, tmp_path):
     onnx.save(model, target)
     before = target.read_bytes()
     with pytest.raises(UserError, match=r"uint8\.onnx: has profile bccd, not .*; delete it or"):
-        export.to_onnx(weights, tmp_path, uint8=True)
+        export.export("onnx", weights, tmp_path, uint8=True)
     assert target.read_bytes() == before
 
 
@@ -455,14 +455,14 @@ def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
 def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(graph, "deployable", None)
     with pytest.raises(UserError, match="no trained run there"):
-        export.to_onnx(tmp_path / "none.safetensors", tmp_path)
+        export.export("onnx", tmp_path / "none.safetensors", tmp_path)
     with pytest.raises(UserError, match="no trained run there"):
-        export.to_ncnn(tmp_path / "none.safetensors", tmp_path)
+        export.export("ncnn", tmp_path / "none.safetensors", tmp_path)
     with pytest.raises(UserError, match=f"is a folder; the weights are {weights}"):
-        export.to_onnx(weights.parent, tmp_path)
+        export.export("onnx", weights.parent, tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot be written to"):
-        export.to_onnx(weights, tmp_path / "file")
+        export.export("onnx", weights, tmp_path / "file")
 
 
 def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monkeypatch):
@@ -537,30 +537,34 @@ def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
     lines = []
     for precision in ("int8", "bf16"):
         with pytest.raises(UserError, match=f"{precision}: not for ncnn"):
-            export.to_ncnn(weights, tmp_path, precision=precision)
-    with pytest.raises(UserError, match="bf16: for OpenVINO only"):
-        export.to_onnx(weights, tmp_path, precision="bf16")
+            export.export("ncnn", weights, tmp_path, precision=precision)
+    with pytest.raises(UserError, match="bf16: not for onnx"):
+        export.export("onnx", weights, tmp_path, precision="bf16")
     monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64.*dvc repro pack"):
-        export.to_onnx(weights, tmp_path, precision="int8", progress=lines.append)
+        export.export("onnx", weights, tmp_path, precision="int8", progress=lines.append)
     assert lines == ["converting to ONNX", "quantizing with training images"]
     assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_command_line(tmp_path, weights, capsys, monkeypatch):
-    found = {}
+    found = []
     report = {"parity": {"x": 1e-6}, "sizes": {"fp32": 8}, "precision": "fp32", "files": ["f"]}
     report["sparsity"] = {"eligible": 3, "trained": 2, "exported": 2}
-    for name in ("to_onnx", "to_ncnn", "to_openvino"):
-        monkeypatch.setattr(export, name, lambda *a, name=name: found.update({name: a}) or report)
+    monkeypatch.setattr(export, "export", lambda *a: found.append(a[:-1]) or report)
     common = ["export", str(weights), "--out", str(tmp_path)]
     cli.run(*common, "--format", "onnx", "--uint8")
     cli.run(*common, "--format", "ncnn", "--precision", "fp16", "--decoded")
     cli.run(*common, "--format", "openvino", "--precision", "bf16")
-    assert found["to_onnx"][:-1] == (weights, tmp_path, False, True, "fp32")
-    assert found["to_ncnn"][:-1] == (weights, tmp_path, True, "fp16")
-    assert found["to_openvino"][:-1] == (weights, tmp_path, False, False, "bf16")
+    assert found == [
+        ("onnx", weights, tmp_path, False, True, "fp32"),
+        ("ncnn", weights, tmp_path, True, False, "fp16"),
+        ("openvino", weights, tmp_path, False, False, "bf16"),
+    ]
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
+
+
+def test_ncnn_has_no_bytes_as_input(tmp_path, weights):
     with pytest.raises(UserError, match=r"--uint8: .*from_pixels"):
-        cli.run(*common, "--format", "ncnn", "--uint8")
+        cli.run("export", str(weights), "--out", str(tmp_path), "--format", "ncnn", "--uint8")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import raising
+from conftest import raising, read
 
 from lightdet_core import sparsity
 from lightdet_core.config import SparsityConfig, UserError, load_config
@@ -73,6 +73,19 @@ def test_two_systems_in_one_run(runtimes, small_g5):
     assert nanodet["parameters"] == 950_036
     if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
         assert -0.02 < nanodet["bytes"][runtimes[0]] / (4 * 950_036) - 1 < 0.05
+
+
+def test_a_stop_leaves_the_times_of_before(tmp_path, monkeypatch):
+    out = tmp_path / "latency.json"
+    out.write_text("before")
+    monkeypatch.setattr(latency, "measure", raising(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        latency.write_table(["g1"], ["torch"], 0.01, 1, out, str)
+    assert out.read_text() == "before"
+    monkeypatch.setattr(latency, "measure", lambda *given: given[-2]({}))
+    latency.write_table(["g1"], ["torch"], 0.01, 1, out, str)
+    assert [path.name for path in tmp_path.iterdir()] == ["latency.json"]
+    assert read(out)["reference"] == latency.REFERENCE
 
 
 def test_what_cannot_run_is_said(monkeypatch):

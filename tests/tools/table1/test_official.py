@@ -190,6 +190,10 @@ def test_accuracy_file_has_an_entry_per_set_of_images(tmp_path, tiny, monkeypatc
     assert one["areas"] == "4 of 5 are the box's, not the mask's"
     assert one["weights_sha256"] == {"yolov3-tiny.weights": digest}
     assert {"command", "commit", "hardware", "versions"} <= set(one) and "per_class" not in one
+    content["sets"]["1 images of other"]["ids_sha256"] = "0" * 64
+    (out / "yolov3_tiny.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"other images \(ids 00000000\) under '1 images of other'"):
+        cli.run("accuracy", *coco(tmp_path, networks.COCO_IDS, "other"), *common)
 
 
 def test_another_file_of_weights_is_refused(tmp_path, tiny):

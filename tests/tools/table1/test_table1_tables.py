@@ -178,7 +178,8 @@ def test_the_cost_of_a_run_is_that_at_its_input_size():
     small, large = tables.cost("c0", "demo"), tables.cost("c0", "coco")
     assert (small["input, px"], large["input, px"]) == (160, 416)
     assert large["GMAC"] == pytest.approx(1.933, abs=0.001)  # of 80 classes, not of the demo's 7
-    assert small["GMAC"] / large["GMAC"] == pytest.approx((160 / 416) ** 2, rel=0.1)
+    # the same network: the demo's has 7 classes, but 80 are what is timed
+    assert small["GMAC"] / large["GMAC"] == pytest.approx((160 / 416) ** 2, rel=1e-3)
 
 
 def test_missing_measurements_are_an_error(tmp_path):
