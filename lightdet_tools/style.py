@@ -42,7 +42,10 @@ def use_style() -> None:
 
 
 def place_labels(
-    boxes: np.ndarray, sizes: np.ndarray, frame: tuple[float, float, float, float]
+    boxes: np.ndarray,
+    sizes: np.ndarray,
+    frame: tuple[float, float, float, float],
+    taken: np.ndarray | None = None,
 ) -> np.ndarray:
     """Where the labels of boxes go: inside the frame, none on another while there is room.
 
@@ -54,7 +57,7 @@ def place_labels(
 
     Args:
         boxes: (N, 4) xyxy, y downwards. sizes: (N, 2) width and height of the labels.
-        frame: xyxy.
+        frame: xyxy. taken: (M, 4) xyxy, where no label should be, as if labels were there.
 
     Returns:
         (N, 4) xyxy of the labels.
@@ -62,7 +65,7 @@ def place_labels(
     frame = np.asarray(frame, float)
     low, high = frame[:2], frame[2:]
     boxes = np.clip(np.asarray(boxes, float).reshape(-1, 4), [*low, *low], [*high, *high])
-    placed = np.empty((0, 4))
+    placed = start = np.empty((0, 4)) if taken is None else np.asarray(taken, float)
     for box, size in zip(boxes, np.asarray(sizes, float).reshape(-1, 2), strict=True):
         near = _inside(_at_box(box, size), size, low, high)
         hidden, covered = _overlap(near, placed).sum(1), _overlap(near, boxes).sum(1)
@@ -72,7 +75,7 @@ def place_labels(
             free = far[_overlap(far, placed).sum(1) == 0]
             spot = free[_gap(free, box).argmin()] if len(free) else spot
         placed = np.vstack([placed, spot])
-    return placed
+    return placed[len(start) :]
 
 
 def _at_box(box: np.ndarray, size: np.ndarray) -> np.ndarray:
@@ -129,7 +132,8 @@ def label_points(
     view, to_data = axis.bbox, axis.transData.inverted().transform
     frame = (view.x0, -view.y1, view.x1, -view.y0)
     around = np.column_stack([points - near, points + near])
-    for text, spot, point in zip(texts, place_labels(around, sizes, frame), points, strict=True):
+    places = place_labels(around, sizes, frame, taken=around)  # no marker is covered either
+    for text, spot, point in zip(texts, places, points, strict=True):
         text.set(position=to_data((spot[0] + margin, -spot[3] + margin)), va="bottom")
         end = point.clip(spot[:2], spot[2:])
         if np.abs(end - point).max() > near + 1:

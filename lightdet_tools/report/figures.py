@@ -189,7 +189,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         axes = figure.subplot_mosaic([["printed"], ["measured"]])
     for key, title, look in (
         ("printed", "Table 2 as printed: COCO, one run", {"color": PRINTED_COLOR, "fmt": "s"}),
-        ("measured", "measured here: profile {}, ± std", {"color": COLORS[0], "fmt": "o"}),
+        ("measured", "measured: {}, ± std", {"color": COLORS[0], "fmt": "o"}),
     ):
         axis, here = axes[key], key == "measured"
         values = groups["AP" if here else "printed AP"]

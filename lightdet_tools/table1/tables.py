@@ -301,10 +301,10 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
                       strict=True))  # fmt: skip
     small = table["experiment"].str.endswith(" int8")
     shown = {kind: colors[kind] for kind in colors if kind in kinds}
-    words = table["in words"] + small.map({True: ", int8", False: ""})
-    labels = (
-        words + ", " + table["input, px"].astype(str) + " px (" + table["seeds"].astype(str) + ")"
-    )
+    usual = table["input, px"].mode()[0]
+    sizes = table["input, px"].map(lambda size: "" if size == usual else f", {size} px")
+    words = table["in words"] + small.map({True: ", int8", False: ""}) + sizes
+    labels = words + " (" + table["seeds"].astype(str) + ")"
     for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
         for row in table.index[table[column].notna()]:
             axis.errorbar(
@@ -320,5 +320,5 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     if small.any():
         marks.append(Line2D([], [], color="black", marker="D", linestyle="", label="in 8 bits"))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
-    axes[0, 0].set_title(f"AP and cost at one input size: profile {profile} (seeds), bar: ± 1 std")
+    axes[0, 0].set_title(f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std")
     return figure

@@ -74,3 +74,10 @@ def test_names_of_points_lie_beside_them_and_apart():
     points = axis.transData.transform(np.column_stack([x, y]))
     assert not any(e.contains(*point) for e in extents for point in points)
     plt.close(figure)
+
+
+def test_no_label_where_something_is_already():
+    box, size = [[50, 50, 60, 60]], [[20, 10]]
+    usual = style.place_labels(box, size, FRAME)
+    moved = style.place_labels(box, size, FRAME, taken=usual)
+    assert len(moved) == 1 and overlaps(np.concatenate([usual, moved])) == 0

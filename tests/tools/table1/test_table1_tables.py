@@ -165,8 +165,8 @@ def test_figures_show_every_point(found):
     costs = [axis.get_xlabel() for axis in figure.axes]
     assert costs == ["arithmetic of an image, GMAC", "time in onnxruntime, ms", "time in ncnn, ms"]
     named = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert named[0] == ["group 5, 160 px (3)", "SiLU, 160 px (3)", "group 5, int8, 160 px (1)"]
-    assert named[2] == ["group 5, 160 px (3)"]
+    assert named[0] == ["group 5 (3)", "SiLU (3)", "group 5, int8 (1)"]
+    assert named[2] == ["group 5 (3)"]
     marks = [text.get_text() for text in figure.legends[0].get_texts()]
     assert marks == ["SiLU", "in 8 bits"]
     untimed = tables.variants_table(accuracy, found, {}, None)
