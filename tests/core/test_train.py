@@ -128,6 +128,15 @@ def test_resume_equals_undisturbed(here, undisturbed, changes, monkeypatch):
     assert same_run(resumed, undisturbed(config))
 
 
+@needs("fp16")
+def test_resume_in_real_fp16(here, undisturbed):
+    """Once, of four steps in narrow blocks: a CPU is slow in it."""
+    settings = {"batch_size": 4, "epochs": 1, "model": NARROW}
+    config = tiny(precision="fp16", **settings, **HALF)
+    fit_until(3, config, here)
+    assert same_run(fit(config, here), undisturbed(config))
+
+
 @pytest.fixture
 def first(trained, here):
     """A finished run, in a folder of its own."""
