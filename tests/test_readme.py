@@ -65,6 +65,7 @@ COMMANDS = {
     "make repro PROFILE=coco": "tests/tools/data/test_sources.py: def test_coco_download(",
     "LIGHTDET_COCO=/data/coco make repro PROFILE=coco":
     "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
+    # (of make's lists .ci/smoke runs two; the recipe is one)
     "make slim": "Makefile: $(call train,read_params()['slim'],0 $(SEEDS))",
     "make controls PROFILE=coco": "Makefile: $(call train,read_params()['controls'],0)",
     "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
