@@ -1,4 +1,4 @@
-"""Training: what a step changes, one step, and the loop.
+"""The loop of training that `train` calls: what a step changes, one step, first state, pruning.
 
 Every random number is keyed by (seed, step) and nothing else is carried along, so that a run goes
 on from a checkpoint of its `State` to the same weights (bit for bit on a CPU).
@@ -27,9 +27,9 @@ from lightdet_core.machinery import checkpoint, distributed
 from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.precision import forward
+from lightdet_core.machinery.weights import Weights
 from lightdet_core.model import LightDet, build
 
-Weights = dict[str, Tensor]  # by their names
 LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 TAYLOR_BATCHES = 32  # that say which channels matter
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     """What the training of one run is given."""
 
     config: Config  # with the number of classes that the data have
-    pack: Pack  # of the images to train on
+    pack: Pack
     checkpoint: Path
     teacher: LightDet | None
     init: LightDet | None  # of another run, to begin with its weights
@@ -56,8 +56,8 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of the fp16 loss; switched off in other precisions
     average: Weights | None  # moving average of the model's state, float32
-    masks: dict[str, Tensor]  # 2:4 masks by parameter; empty before pruning
-    skipped: Tensor  # () steps whose gradient was not finite
+    masks: Weights  # 2:4 masks by parameter; empty before pruning
+    skipped: Tensor  # () steps that the scaler left out: a gradient was not finite
 
 
 # -------------------------------------------------------------------------------------- one step
@@ -66,7 +66,7 @@ class State:
 def batch_loss(
     student: Logits, batch: Batch, config: Config, teacher: Logits | None = None
 ) -> dict[str, Tensor]:
-    """Assignment and losses of one batch, by name; `total_loss` adds those that begin so."""
+    """Assignment and losses of one batch, by name; `total_loss` adds those named loss_…."""
     scale = config.model.cell_scale
     grid = level_grid(*batch.images.shape[-2:], device=batch.images.device)
     matched_gt, thresholds = atss(*grid, batch.gt_boxes, batch.gt_mask, scale)
@@ -260,10 +260,11 @@ def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: P
     if math.isfinite(loss) and scale >= SMALLEST_SCALE:
         return
     found = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss scale is {scale}"
+    if state.scaler.is_enabled():  # nothing else counts them
+        found += f", {int(state.skipped)} steps before had a gradient that was not finite"
     raise UserError(
-        f"{name}: {found} at step {step}, after {int(state.skipped)} steps without a finite "
-        "gradient; lower train.lr, raise train.warmup_steps or take another train.precision. The "
-        f"last good checkpoint, if any, is kept at {checkpoint}; delete it to start again"
+        f"{name}: {found} at step {step}; lower train.lr, raise train.warmup_steps or change train."
+        f"precision. The last good checkpoint, if any, is at {checkpoint}; delete it to start again"
     )
 
 
@@ -347,9 +348,9 @@ def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> Stat
     """The state before the first step, of a network that is on its device and in train mode."""
     average = None
     if train.ema_decay:
-        average = {k: _full(v).clone() for k, v in model.state_dict().items()}
+        average = {k: v.clone() for k, v in model.state_dict().items()}
     if train.precision == "fp16-pure":
-        model = model.half()
+        model.half()
     scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
     skipped = torch.zeros((), device=device)
     return State(model, make_optimizer(model, train), scaler, average, {}, skipped)
@@ -358,8 +359,8 @@ def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> Stat
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """SGD (momentum 0.9, no Nesterov) or AdamW; decay on every parameter, as NanoDet has it.
 
-    Fused, but for parameters in half precision: on a CPU fused SGD (torch 2.11) leaves most of
-    those as they are.
+    Fused, but for parameters in half precision, which SGD alone may have: on a CPU fused SGD (torch
+    2.11) leaves most of those as they are.
     """
     parameters, decay = list(model.parameters()), train.weight_decay
     if train.optimizer == "adamw":
@@ -411,10 +412,10 @@ def _keep_pruned(state: State, config: Config) -> None:
         sparsity.attach(state.optimizer, state.model, state.masks)
 
 
-def tensors_of(state: State) -> dict[str, Tensor]:
+def tensors_of(state: State) -> Weights:
     """All of a state, for a checkpoint; `restore` puts it back."""
     tensors = {f"model.{k}": v for k, v in state.model.state_dict().items()}
-    tensors["skipped."] = state.skipped
+    tensors["skipped.steps"] = state.skipped
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slots.items()}
     tensors |= {f"average.{k}": v for k, v in (state.average or {}).items()}
@@ -424,7 +425,7 @@ def tensors_of(state: State) -> dict[str, Tensor]:
     return tensors
 
 
-def restore(tensors: dict[str, Tensor], state: State) -> None:
+def restore(tensors: Weights, state: State) -> None:
     """Put the tensors of a checkpoint back into `state`."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
@@ -446,4 +447,4 @@ def restore(tensors: dict[str, Tensor], state: State) -> None:
         state.scaler.load_state_dict(scaling | integers)
     device = state.skipped.device
     state.masks.update({k: v.to(device) for k, v in parts["mask"].items()})
-    state.skipped.copy_(parts["skipped"][""])
+    state.skipped.copy_(parts["skipped"]["steps"])

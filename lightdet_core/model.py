@@ -5,7 +5,6 @@ bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,6 +61,15 @@ ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
 }
 # of EfficientNet-Lite0 .. Lite4: factors on its channels and its depth
 LITE = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))
+STAGES = (  # blocks, as timm writes them: repeats, kernel, stride, expansion, output channels
+    "ds_r1_k3_s1_e1_c16",
+    "ir_r2_k3_s2_e6_c24",
+    "ir_r2_k5_s2_e6_c40",
+    "ir_r3_k3_s2_e6_c80",
+    "ir_r3_k5_s1_e6_c112",
+    "ir_r4_k5_s2_e6_c192",
+    "ir_r1_k3_s1_e6_c320",
+)
 QUALITY_CHANNELS = 64  # GFLv2's setting
 
 
@@ -122,23 +130,15 @@ def _narrow(name: str, expansion: int, inner: Sequence[int], **options: Any) -> 
     """
     width, depth = LITE[int(name.removeprefix("lite"))]
     round_width = partial(round_channels, multiplier=width)
-    # kernel, stride, output channels, repeats; the last stage is always one block
-    kinds = ((3, 2, 24, 2), (5, 2, 40, 2), (3, 2, 80, 3), (5, 1, 112, 3), (5, 2, 192, 4))
-    stages = [(*kind, math.ceil(repeats * depth)) for *kind, repeats in kinds] + [(3, 1, 320, 1)]
-    number = sum(repeats for *_, repeats in stages)
-    if inner and len(inner) != number:
-        raise UserError(f"model.inner: {len(inner)} numbers, but {name} has {number} blocks")
-    left, fed, decoded = iter(inner), round_width(16), [["ds_r1_k3_s1_e1_c16"]]
-    for kernel, stride, channels, repeats in stages:
-        stage = []
-        for _ in range(repeats):
-            factor = next(left) / fed if inner else expansion
-            stage.append(f"ir_r1_k{kernel}_s{stride}_e{factor}_c{channels}")
-            stride, fed = 1, round_width(channels)
-        decoded.append(stage)
-    return EfficientNetFeatures(
-        decode_arch_def(decoded), fix_stem=True, round_chs_fn=round_width, **options
-    )
+    stages = decode_arch_def([[stage] for stage in STAGES], depth, fix_first_last=True)
+    wide = [block for stage in stages[1:] for block in stage]
+    if inner and len(inner) != len(wide):
+        raise UserError(f"model.inner: {len(inner)} numbers, but {name} has {len(wide)} blocks")
+    fed = round_width(16)
+    for index, block in enumerate(wide):
+        block["exp_ratio"] = inner[index] / fed if inner else expansion
+        fed = round_width(block["out_chs"])
+    return EfficientNetFeatures(stages, fix_stem=True, round_chs_fn=round_width, **options)
 
 
 class PAN(nn.Module):
@@ -180,11 +180,9 @@ class GFLHead(nn.Module):
 
         def tower() -> nn.Sequential:
             layers = []
-            for _ in range(config.stacked_convs):
-                layers += [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)]
-                layers += [nn.BatchNorm2d(width), act(inplace=True)]
-                layers += [nn.Conv2d(width, width, 1, bias=False)]
-                layers += [nn.BatchNorm2d(width), act(inplace=True)]
+            for size, groups in ((3, width), (1, 1)) * config.stacked_convs:
+                conv = nn.Conv2d(width, width, size, padding=size // 2, groups=groups, bias=False)
+                layers += [conv, nn.BatchNorm2d(width), act(inplace=True)]
             layers += [nn.Conv2d(width, self.num_classes + 4 * self.num_bins, 1)]
             return nn.Sequential(*layers)
 
@@ -203,7 +201,7 @@ class GFLHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for one in towers:  # every class starts at a score of 0.01
+        for one in towers:  # classes start at a score of 0.01; to bins it is a constant
             nn.init.constant_(one[-1].get_parameter("bias"), -4.595)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -273,7 +271,7 @@ def build(config: Config) -> LightDet:
     if pretrained := config.model.pretrained:
         net = model.backbone.net
         wanted = net.state_dict()
-        found = load_imagenet(config.model.backbone, pretrained, wanted, slim.by_projection)
+        found = load_imagenet(config.model.backbone, pretrained, wanted, slim.narrowed)
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
 

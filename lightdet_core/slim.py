@@ -58,16 +58,18 @@ def by_taylor(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def narrowed(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], scores: Mapping[str, Tensor]
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    scores: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The weights of narrower blocks: of each block the channels that matter most.
 
     Args:
         state: of the wide network; its inner channels keep their order.
         wanted: of the narrow one, for its shapes.
-        scores: block -> (I,) of the wide one.
+        scores: block -> (I,) of the wide one; where nothing is said, by its weights.
     """
-    state = dict(state)
+    state, scores = dict(state), by_weights(state) if scores is None else scores
     for block in blocks(wanted):
         inner = wanted[block + LAST].shape[1]
         if block not in scores or inner >= len(scores[block]):
@@ -79,8 +81,3 @@ def narrowed(
             if name.startswith(parts) and value.ndim:  # no counter
                 state[name] = value[keep]
     return state
-
-
-def by_projection(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`narrowed`, by the weights."""
-    return narrowed(state, wanted, by_weights(state))

@@ -162,7 +162,7 @@ def nvidia_asp(device: torch.device) -> type:
 
 
 def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """NVIDIA's own ASP in place of `make_masks`, `apply_masks` and `attach`; the same masks.
+    """NVIDIA's own ASP in place of `attach`, with the masks that it finds itself: the same.
 
     (But for ties, by rounding, too: ASP compares sums and takes the first pattern in the order of a
     Python set.) ASP keeps network, optimizer and masks in its class: one network per process.
@@ -171,7 +171,8 @@ def prune_with_apex(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         The masks, by the parameter's name; the weights are pruned, the optimizer is patched.
 
     Raises:
-        UserError: NVIDIA apex is not installed, or was used in this process already.
+        UserError: NVIDIA apex is not installed, or was used in this process already;
+            there is no CUDA GPU.
     """
     asp = nvidia_asp(next(model.parameters()).device)
     try:

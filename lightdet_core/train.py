@@ -99,7 +99,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         sparsity.nvidia_asp(device)  # it is needed later; say now if it is not there
     sources = sources_of(config, runs)
     key = run_key(config, packs, sources)
-    every = short_hash(repr(config))  # how often they meet, too
+    every = short_hash(repr(config))  # with what the key leaves out: how often they meet
     distributed.check_agreement(
         f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",
         "torch, code, settings, data/ and runs/ must be the same on all machines; copy one's",

@@ -69,8 +69,8 @@ def slots() -> int:
 def train_all(configs: list[Config], tell: Callable[[str], None]) -> None:
     """The command `lightdet train` with several runs: each is a process, one thread each.
 
-    A run begins when those have ended that it learns from or starts with. On GPUs they are trained
-    one after another.
+    A run begins when those have ended that it learns from or starts with; finished ones are only
+    published. On GPUs they are trained one after another.
 
     Args:
         configs: in the order to begin with them.
@@ -83,9 +83,12 @@ def train_all(configs: list[Config], tell: Callable[[str], None]) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun trains one run at a time: give one --experiment and one --seed")
-    listed = {config.run_name for config in configs}
+    finished = finished_runs(configs)
+    listed = {config.run_name for config in configs} - finished
     jobs = []
     for config in configs:
+        if config.run_name in finished:
+            continue
         needed = needed_runs(config)
         for (run, seed), name in needed.items():
             path = root() / "runs" / config.profile / name / "weights.safetensors"
@@ -99,8 +102,41 @@ def train_all(configs: list[Config], tell: Callable[[str], None]) -> None:
         command = [sys.executable, "-m", "lightdet_tools", *words]
         jobs.append(Job(config.run_name, command, frozenset(listed & set(needed.values()))))
     at_once = min(len(jobs), slots())
-    tell(f"runs: {len(jobs)}, {at_once} at a time")
+    already = f"finished already: {len(finished)}; " if finished else ""
+    tell(
+        f"{already}runs: {len(jobs)}, {at_once} at a time" if jobs else f"{already}nothing to train"
+    )
     conduct(jobs, at_once, tell)
+
+
+def finished_runs(configs: list[Config]) -> set[str]:
+    """Those that are there with these settings, data and first weights; they are published.
+
+    One that learns from or starts with another of `configs` is so only if that one is.
+    """
+    from lightdet_core.machinery.packs import open_split, with_classes
+    from lightdet_core.machinery.runs import finished_key, publish, run_key, sources_of
+
+    found = {}
+    for config in configs:
+        runs = root() / "runs" / config.profile
+        if finished_key(folder := runs / config.run_name) == "incomplete":
+            continue
+        with suppress(UserError, FileNotFoundError):  # the training says what is wrong
+            packs = {split: open_split(config, split) for split in ("train", "val")}
+            fitting = with_classes(config, packs["train"])
+            if finished_key(folder) == run_key(fitting, packs, sources_of(fitting, runs)):
+                found[config.run_name] = config
+    names = {config.run_name for config in configs}
+    while due := {
+        name
+        for name, config in found.items()
+        if (set(needed_runs(config).values()) & names) - found.keys()
+    }:
+        found = {name: config for name, config in found.items() if name not in due}
+    for name, config in found.items():
+        publish(root() / "runs" / config.profile / name, config)
+    return set(found)
 
 
 def needed_runs(config: Config) -> dict[tuple[str, int], str]:

@@ -1,5 +1,6 @@
 """side_by_side.py: how many at once, in which order, with one thread each; a failure, a stop."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import teach, use_root
+from conftest import teach, tiny, use_root
 
 from lightdet_core.config import UserError, load_config
+from lightdet_core.machinery import runs
+from lightdet_core.machinery.files import write_json
+from lightdet_core.machinery.packs import open_split, with_classes
 from lightdet_tools import cli, side_by_side
 from lightdet_tools.side_by_side import Job, conduct, slots, train_all
 
@@ -140,6 +144,9 @@ sys.exit(130)
 """
 CONDUCT = """
 import sys
+from lightdet_core.machinery import runs
+from lightdet_core.machinery.files import write_json
+from lightdet_core.machinery.packs import open_split, with_classes
 from lightdet_tools import cli, side_by_side
 side_by_side.on_gpu = lambda: False
 jobs = [side_by_side.Job(name, [sys.executable, "-c", sys.argv[1], name]) for name in "abc"]
@@ -260,6 +267,34 @@ def test_a_teacher_that_is_neither_listed_nor_there_is_named_first(asked, tmp_pa
     teach(tmp_path / "runs/smoke", "teacher")
     train_all(configs, print)
     assert [job.after for job in asked[0]] == [frozenset()] * 2
+
+
+def test_what_is_finished_is_published_and_not_begun_again(
+    asked, data_root, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "data").symlink_to(data_root / "data")
+    folder, published = tmp_path / "runs/smoke", []
+    monkeypatch.setattr(runs, "publish", lambda folder, config: published.append(folder.name))
+    g1, teacher, g5 = (dataclasses.replace(tiny(), experiment=x) for x in ("g1", "teacher", "g5"))
+    g5 = dataclasses.replace(g5, distill=dataclasses.replace(g5.distill, teacher="teacher"))
+    packs = {split: open_split(g1, split) for split in ("train", "val")}
+    teach(folder, "teacher")
+    for config in (teacher, g1, g5):
+        (folder / config.run_name).mkdir(exist_ok=True)
+        (folder / config.run_name / "weights.safetensors").touch()
+        config = with_classes(config, packs["train"])
+        key = runs.run_key(config, packs, runs.sources_of(config, folder))
+        write_json(folder / config.run_name / "run.json", {"key": key})
+    train_all([g1, g5, teacher], print)
+    assert capsys.readouterr().out == "finished already: 3; nothing to train\n"
+    assert published == ["g1-s0", "g5-s0", "teacher-s0"] and asked == [[], 0]
+    asked.clear()
+    # a teacher that will be trained anew makes its student due
+    teacher = dataclasses.replace(teacher, train=dataclasses.replace(teacher.train, epochs=4))
+    train_all([g1, g5, teacher], print)
+    assert capsys.readouterr().out == "finished already: 1; runs: 2, 2 at a time\n"
+    after = {job.name: job.after for job in asked[0]}
+    assert after == {"g5-s0": {"teacher-s0"}, "teacher-s0": frozenset()}
 
 
 def test_a_mistake_in_any_of_them_is_found_before_the_first_begins(asked, capsys):
