@@ -129,7 +129,8 @@ def label_points(
     points = axis.transData.transform(np.column_stack([x, y])) * down
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = np.array([(e.width, e.height) for e in extents]).reshape(-1, 2) + 2 * margin
-    view, to_data = axis.bbox, axis.transData.inverted().transform
+    # not up to the frame: in a figure that is saved larger, letters are a little wider
+    view, to_data = axis.bbox.padded(-near), axis.transData.inverted().transform
     frame = (view.x0, -view.y1, view.x1, -view.y0)
     around = np.column_stack([points - near, points + near])
     places = place_labels(around, sizes, frame, taken=around)  # no marker is covered either

@@ -32,7 +32,7 @@ MAY = {  # place: what it may import
     "config": set(),
     **dict.fromkeys(SHARED, CORE),
     **{name: CORE | SHARED | {name} | rooms for name, rooms in ROOMS.items()},
-    "side_by_side": {"config"},
+    "side_by_side": {"config", "machinery"},
     "repro": {"config", "machinery", "side_by_side"},
     "cli_groups": CORE | set(ROOMS),
     "cli": CORE | SHARED | set(ROOMS) | {"cli_groups", "repro", "side_by_side"},

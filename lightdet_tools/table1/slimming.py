@@ -10,18 +10,8 @@ from lightdet_core.sparsity import eligible
 from lightdet_tools.deploy.widths import macs_by_module
 from lightdet_tools.report.tables import run_table, seed_table
 from lightdet_tools.report.words import words_of_run
-from lightdet_tools.table1.systems import OURS
+from lightdet_tools.table1.systems import timed_as
 from lightdet_tools.table1.tables import speed_table
-
-
-def _timed_as(run: str) -> str | None:
-    """The system of `latency` that has the network of a run, zeros and all."""
-
-    def network(name: str) -> tuple:
-        config = load_config(name, "coco")
-        return config.model, config.sparsity.prune_at is None
-
-    return next((name for name in OURS if network(name) == network(run)), None)
 
 
 def slimming_table(profile: str, found: dict) -> pd.DataFrame:
@@ -47,7 +37,7 @@ def slimming_table(profile: str, found: dict) -> pd.DataFrame:
     for runtime in ("onnxruntime", "ncnn"):
         rows = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
         ratios = rows.set_index("system")["ratio"]
-        table[f"{runtime} ratio"] = table["experiment"].map(_timed_as).map(ratios)
+        table[f"{runtime} ratio"] = table["experiment"].map(timed_as).map(ratios)
     return table.sort_values("GMAC", ascending=False, ignore_index=True)
 
 

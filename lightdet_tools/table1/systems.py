@@ -35,6 +35,17 @@ class System(NamedTuple):
     wanted: list[Tensor]  # what `model` gives for it
 
 
+def timed_as(run: str) -> str | None:
+    """The experiment of OURS that has the network of a run, zeros and all."""
+
+    def network(name: str) -> tuple:
+        config = load_config(name, "coco")
+        return config.model, config.sparsity.prune_at is None
+
+    known = [run] if run in OURS else OURS
+    return next((name for name in known if network(name) == network(run)), None)
+
+
 def systems(names: list[str] | None = None, profile: str = "coco") -> list[System]:
     """The comparators of Table 1 and our networks, with random weights.
 

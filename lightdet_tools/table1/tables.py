@@ -22,6 +22,7 @@ from lightdet_tools.report.results import read_result
 from lightdet_tools.report.words import words_of_run
 from lightdet_tools.style import COLORS, PRINTED_COLOR, WIDTH, label_points, use_style
 from lightdet_tools.table1.comparators import count
+from lightdet_tools.table1.systems import timed_as
 
 EXPORTED = ("onnxruntime", "ncnn", "openvino")  # in tables and figures, where they were timed
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -191,11 +192,13 @@ def plot_printed(paper: dict) -> Figure:
         look = {"s": 60, "marker": "s", "color": color, "label": label}
         axis.scatter(rows["FPS"][chosen], rows["AP"][chosen], **look)
     axis.margins(0.2)
+    axis.set_xlim(left=0)
     axis.set(xlabel="FPS as printed, each on other hardware", ylabel="AP as printed, percent")
     axis.set_title("printed: nothing here was measured by us")
     axis.legend(loc="lower left")
-    label_points(axis, rows["FPS"], rows["AP"], rows["model"].where(
-        ours, rows["model"] + " (" + rows["on"] + ")"))  # fmt: skip
+    on = rows["on"].replace({name: f"hardware {name}" for name in ("unknown", "not given here")})
+    names = rows["model"].where(ours, rows["model"] + " (" + on + ")")
+    label_points(axis, rows["FPS"], rows["AP"], names)
     return figure
 
 
@@ -229,7 +232,7 @@ def plot_measured(found: dict) -> Figure:
     axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
     axis.set_title("measured in one run; bar: middle 80 %; bold: ours")
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right", frameon=True, edgecolor="none")
     return figure
 
 
@@ -269,6 +272,8 @@ def variants_table(
         table.loc[len(table)] = {"experiment": f"{experiment} int8", "seeds": 1, "AP": ap}
     names = table["experiment"].str.removesuffix(" int8")
     table.insert(1, "in words", names.map(words_of_run))
+    ends = table["experiment"].str.extract("( int8)?$")[0].fillna("")
+    keys = names.map(timed_as) + ends
     costs = pd.DataFrame([cost(run, profile) for run in names], index=table.index)
     table = table.join(costs)
     for where, columns in ((own, {"median_ms": "ms"}), (found, {"ratio": "ratio at the paper's"})):
@@ -280,7 +285,7 @@ def variants_table(
             times = pd.concat([times, small.rename(index="{} int8".format)])
             for column, name in columns.items():
                 title = f"{runtime}, ms" if name == "ms" else f"{runtime} {name} size"
-                table[title] = table["experiment"].map(times[column])
+                table[title] = keys.map(times[column])
     return table.astype({"parameters": "Int64"})
 
 
