@@ -120,7 +120,8 @@ class ModelConfig:
     stacked_convs: Count = 3  # depthwise-separable convolutions per level of the head
     reg_max: int = Field(10, ge=4)  # largest distance in strides; R = reg_max + 1 bins
     cell_scale: Positive = 8.0  # side of the ATSS cell in strides (octave_base_scale)
-    pretrained: OnOrFile = True  # ImageNet weights, as in the paper; or a local file of them
+    # ImageNet weights, as in the paper; or a file of them, or of a detector of any classes
+    pretrained: OnOrFile = True
     drop_path: float = Field(0.0, ge=0, le=0.9)  # stochastic depth of the backbone
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
     inner: Inner = ()  # channels inside each block that widens; none = by the backbone's name

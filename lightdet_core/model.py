@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightdet_core import boxes, slim
 from lightdet_core.boxes import DetectionNetwork, Detections, Logits
-from lightdet_core.config import Config, ModelConfig, UserError
+from lightdet_core.config import Config, ModelConfig, UserError, root
 from lightdet_core.machinery.precision import forward
 from lightdet_core.machinery.weights import load_imagenet, read_safetensors
 
@@ -261,19 +261,43 @@ class LightDet(DetectionNetwork):
 
 
 def build(config: Config) -> LightDet:
-    """The network of a run, with ImageNet weights in the backbone when `pretrained` is set.
+    """The network of a run, with first weights where `pretrained` is set.
+
+    Those of ImageNet in the backbone; or, where it names what `save_weights` wrote, all of that
+    detector but its class scores, which begin anew: it may have learnt other classes.
 
     Raises:
-        UserError: the ImageNet weights cannot be had or do not fit.
+        UserError: the weights cannot be had or do not fit.
         ValueError: `model.num_classes` is null; the data decide it (`train.fit` fills it in).
     """
-    model = LightDet(config.model)
-    if pretrained := config.model.pretrained:
+    model, pretrained = LightDet(config.model), config.model.pretrained
+    if isinstance(pretrained, str) and _is_detector(path := root() / pretrained):
+        _take_over(model, load_weights(path)[0], pretrained)
+    elif pretrained:
         net = model.backbone.net
         wanted = net.state_dict()
         found = load_imagenet(config.model.backbone, pretrained, wanted, slim.narrowed)
         net.load_state_dict(found, strict=False)  # but for counters all are there
     return model
+
+
+def _is_detector(path: Path) -> bool:
+    return any(name.startswith("backbone.net.") for name in read_safetensors(path))
+
+
+def _take_over(model: LightDet, other: LightDet, path: str) -> None:
+    """The weights of another detector, its wide blocks cut to fit, without its class scores."""
+    own, bins = model.state_dict(), 4 * model.head.num_bins
+    state = slim.narrowed(other.state_dict(), own)
+    last = tuple(f"head.towers.{i}.{len(t) - 1}." for i, t in enumerate(model.head.towers))  # type: ignore
+    try:
+        if other.head.num_bins == model.head.num_bins:  # else the shapes will not do
+            for name in [name for name in own if name.startswith(last) and name in state]:
+                state[name] = torch.cat([own[name][:-bins], state[name][-bins:]])
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model.pretrained {path}: another network: {reason}") from None
 
 
 def save_weights(

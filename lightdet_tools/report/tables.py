@@ -93,7 +93,8 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         if not _files(results, run):
             continue
         pooled, provenance, _ = _pooled(results, run, profile)
-        start = "ImageNet" if provenance["config"]["model"]["pretrained"] else "scratch"
+        start = provenance["config"]["model"]["pretrained"]
+        start = {True: "ImageNet", False: "scratch"}.get(start, start)
         seen = provenance["pack_hash"], provenance.get("val_hash")
         if provenance["config_hash"] != _hash_now(run, profile, provenance):
             left_out[run] = "trained with other settings than params.yaml has now"

@@ -7,7 +7,7 @@ from torch import nn
 
 from lightdet_core import boxes
 from lightdet_core import model as m
-from lightdet_core.config import load_config
+from lightdet_core.config import UserError, load_config
 
 
 def count(module: nn.Module) -> int:
@@ -205,6 +205,47 @@ def test_weights_round_trip(tmp_path):
     assert categories == [{"id": 3, "name": "car"}]
     x = torch.rand(1, 3, 64, 64) * 255
     torch.testing.assert_close(again(x)[0], net(x)[0])
+
+
+def learned(tmp_path, **changes):
+    """Weights of a detector of three classes that a run begins with; its state."""
+    torch.manual_seed(1)
+    config = load_config("g4", "smoke").with_model(num_classes=3, **changes)
+    net, file = m.LightDet(config.model), tmp_path / "other.safetensors"
+    m.save_weights(file, net.state_dict(), config, [{"id": i, "name": str(i)} for i in range(3)])
+    return str(file), net.state_dict()
+
+
+@pytest.mark.parametrize("classes", [5, 3])
+def test_a_detector_of_other_classes_gives_all_but_their_scores(tmp_path, classes):
+    file, theirs = learned(tmp_path)
+    config = load_config("g4", "smoke").with_model(num_classes=classes, pretrained=file)
+    torch.manual_seed(2)
+    fresh = m.LightDet(config.model).state_dict()
+    torch.manual_seed(2)
+    ours = m.build(config).state_dict()
+    last = [name for name in ours if name.startswith("head.towers.") and ours[name].ndim != 0
+            and len(ours[name]) == classes + 4 * 11]  # fmt: skip
+    assert len(last) == 6  # weight and bias of three levels
+    for name, tensor in ours.items():
+        if name in last:
+            assert torch.equal(tensor[classes:], theirs[name][3:])  # bins of the four edges
+            assert torch.equal(tensor[:classes], fresh[name][:classes])
+        else:
+            assert torch.equal(tensor, theirs[name])
+
+
+def test_a_detector_with_another_network_is_refused_and_wide_blocks_are_cut(tmp_path):
+    file, theirs = learned(tmp_path, backbone="lite1")
+    usual = load_config("g4", "smoke").with_model(num_classes=5, pretrained=file)
+    for change in ({"backbone": "lite0"}, {"reg_max": 7}, {"head": "gflv1"}, {"channels": 96}):
+        with pytest.raises(UserError, match=r"model.pretrained .*other.safetensors: another netw"):
+            m.build(usual.with_model(**change))
+    narrow = m.build(usual.with_model(backbone="lite1-e3")).state_dict()
+    name = "backbone.net.blocks.2.1.conv_pwl.weight"
+    assert narrow[name].shape[1] == theirs[name].shape[1] // 2
+    kept = [c for c in theirs[name].unbind(1) if (narrow[name] == c[:, None]).all((0, 2, 3)).any()]
+    assert len(kept) == narrow[name].shape[1]
 
 
 def test_damaged_weights_are_named(tmp_path):
