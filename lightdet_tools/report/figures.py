@@ -195,7 +195,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         values = groups["AP" if here else "printed AP"]
         spread = groups["AP std"] if here else None
         axis.errorbar(values, rows, xerr=spread, capsize=3, markersize=6, **look)
-        _label_points(axis, values, [f"{ap:.1f}" for ap in values], spread)
+        _label_points(axis, values, [f"{ap:.1f}" if here else f"{ap:g}" for ap in values], spread)
         axis.set(title=title.format(profile), xlabel="AP, percent")
         axis.set_yticks(rows, names)
         axis.set_ylim(len(groups) - 0.5, -0.5)

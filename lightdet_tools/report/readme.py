@@ -21,7 +21,8 @@ CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "gflv2")
 CLAIMS += ("prune-silu", "prune-relu6", "ld", "ld-vlr-kd")
 VERDICTS = ("supported", "contradicted", "not shown", "open", "not testable here")
 LAST = ("experiment", "profile", "backbone", "input size", "seeds", "AP", "AP50")  # of make repro
-TIMES = "{} in ONNX Runtime, {} in ncnn, {} in torch"  # of YOLOv4-tiny's
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "torch": "torch"}
+WIDE, SLIM = "hswish-retrain", "slim-e3-layers"  # as long trained
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -54,7 +55,7 @@ def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
 
     Returns:
         `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts,
-        `times`; and on lines of their own `claims` and `last lines` (of `make repro`).
+        `times`, `slim`; and on lines of their own `claims` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -66,13 +67,14 @@ def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
         raise UserError(f"verdicts: no row of {', '.join(missing)}; `lightdet verdicts` writes it")
     claims = {key: row.iloc[0] for key, row in rows.items()}
     ours = speed.set_index("model").loc["LightDet g5"]
-    ratios = [ours[f"{runtime} ratio"] for runtime in ("onnxruntime", "ncnn", "torch")]
+    ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
     counts = {name: (found["verdict"] == name).sum() for name in VERDICTS}
     return {
         **{f"AP {row['experiment']}": _spread(row, "AP", 1) for _, row in groups.iterrows()},
         **{key: _answer(row, tiers) for key, row in claims.items()},
         "tally": ", ".join(f"{count} {name}" for name, count in counts.items() if count),
-        "times": TIMES.format(*ratios),
+        "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
+        "slim": _slimmed(read("demo/tables/variants").set_index("experiment")),
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
         "last lines": _last_lines(groups),
     }
@@ -82,6 +84,17 @@ def _spread(row: pd.Series, metric: str, digits: int) -> str:
     """Mean ± standard deviation, this only where there are seeds for it."""
     values = [row[metric], row[f"{metric} std"]]
     return " ± ".join(f"{float(value):.{digits}f}" for value in values if value)
+
+
+def _slimmed(variants: pd.DataFrame) -> str:
+    """AP of the narrow network and of the wide one, and its share of YOLOv4-tiny's time."""
+    if not {WIDE, SLIM} <= set(variants.index):
+        return "no such runs yet"
+    wide, slim = variants.loc[WIDE], variants.loc[SLIM]
+    times = [f"{slim[f'{runtime} ratio at the paper's size']} in {words}"
+             for runtime, words in RUNTIMES.items() if runtime != "torch"]  # fmt: skip
+    seeds = f"{slim['seeds']} and {wide['seeds']} seeds"
+    return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), time {', '.join(times)}"
 
 
 def _answer(row: pd.Series, tiers: list[str]) -> str:

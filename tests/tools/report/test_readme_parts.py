@@ -26,7 +26,17 @@ TIMES = pd.DataFrame(
     {
         "model": ["YOLOv4-tiny", "LightDet g5"],
         **{f"{runtime} ratio": ["1.00", ratio] for runtime, ratio in
-           {"torch": "1.63", "onnxruntime": "1.02", "ncnn": "1.64"}.items()},
+           {"torch": "1.63", "onnxruntime": "1.02", "ncnn": "1.64", "openvino": "1.22"}.items()},
+    }
+)  # fmt: skip
+
+VARIANTS = pd.DataFrame(
+    {
+        "experiment": ["hswish-retrain", "slim-e3-layers", "c0"],
+        "seeds": ["2", "3", "3"],
+        "AP": ["61.80", "62.01", "55.00"],
+        **{f"{runtime} ratio at the paper's size": ["0.93", ratio, "0.89"] for runtime, ratio in
+           {"onnxruntime": "0.66", "ncnn": "0.99", "openvino": "0.63"}.items()},
     }
 )  # fmt: skip
 
@@ -46,6 +56,7 @@ def verdicts():
 @pytest.fixture
 def tables():
     found = {"demo/tables/table2": GROUPS, "demo/tables/table1": TIMES, "verdicts": verdicts()}
+    found["demo/tables/variants"] = VARIANTS
     return found.copy()
 
 
@@ -55,7 +66,14 @@ def test_parts_are_cells_of_the_tables(tables):
     assert parts["group-2"] == "open (demo +3.18 ± 8.11, 2 seeds of 3)"
     assert (parts["ld"], parts["gflv2"]) == ("supported (demo +2.00 ± 1.00, 3 seeds)", "open")
     assert parts["tally"] == f"1 supported, {len(verdicts()) - 1} open"
-    assert parts["times"] == "1.02 in ONNX Runtime, 1.64 in ncnn, 1.63 in torch"
+    times = "1.02 in ONNX Runtime, 1.22 in OpenVINO, 1.64 in ncnn, 1.63 in torch"
+    assert parts["times"] == times
+    assert parts["slim"] == (
+        "AP 62.01 beside 61.80 (3 and 2 seeds), "
+        "time 0.66 in ONNX Runtime, 0.63 in OpenVINO, 0.99 in ncnn"
+    )
+    tables["demo/tables/variants"] = VARIANTS[2:]
+    assert readme.parts(tables.__getitem__)["slim"] == "no such runs yet"
     assert (
         "\n| g1 | demo | lite0 | 128 | … | 2 | 49.39 ± 1.52 | 81.57 ± 1.94 | …\n"
         in (parts["last lines"])
