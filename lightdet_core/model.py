@@ -320,6 +320,10 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
         UserError: missing, damaged, or not written by `save_weights`.
     """
     path = Path(path)
+    if (path / "weights.safetensors").is_file():
+        raise UserError(f"{path}: is a folder; the weights are {path / 'weights.safetensors'}")
+    if path.suffix in (".onnx", ".xml", ".param"):
+        raise UserError(f"{path}: exported; `lightdet detect` takes it, this the weights")
     if not path.is_file():
         raise UserError(
             f"{path}: no trained run there; `dvc repro`, or lightdet train with its "

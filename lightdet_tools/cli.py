@@ -103,7 +103,7 @@ def pack(
 def train(
     experiment: Annotated[list[str], option("of params.yaml, such as g1")],
     profile: Profile = None,
-    seed: Annotated[list[int] | None, option("", show_default="0")] = None,
+    seed: Annotated[list[int] | None, option("of its random numbers", show_default="0")] = None,
 ) -> None:
     """Train and evaluate experiments.
 
@@ -178,7 +178,7 @@ def export(
     uint8: Annotated[bool, option("input (B, S, S, 3) uint8; not ncnn", "--uint8")] = False,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
-        option("fp16: stored so; others: computed so; bf16: OpenVINO, int8: not ncnn"),
+        option("fp16: a smaller file; bf16: OpenVINO; int8: not ncnn, needs the training packs"),
     ] = "fp32",
 ) -> None:
     """Export a trained run to ONNX, ncnn or OpenVINO."""
@@ -194,7 +194,7 @@ def slim(
     weights: Annotated[Path, typer.Argument(help="weights.safetensors of a run")],
     expansion: Annotated[int, option("the multiply-adds that blocks so wide inside would take")],
 ) -> None:
-    """Say how wide each block should be inside."""
+    """Say how many inner channels each block should keep, for `model.inner`."""
     begin(f"reading {weights}")
     from lightdet_tools.deploy.widths import report
 
@@ -271,7 +271,7 @@ def accuracy(
 
 @app.command(**MEASURE)
 def compare(profile: OneProfile) -> None:
-    """Are the runs here those of the last commit, but for the spread?"""
+    """Hold the runs here against those of the last commit."""
     load_config("c0", profile)
     from lightdet_tools.report.compare import report
 

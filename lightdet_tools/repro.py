@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lightdet_core.config import ConfigError, UserError, load_config, read_params, root
+from lightdet_core.config import ConfigError, UserError, all_runs, load_config, read_params, root
 from lightdet_core.machinery.files import write_text
 from lightdet_tools.side_by_side import Job, conduct, slots
 
@@ -119,6 +119,9 @@ def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
     Args:
         stages: as DVC takes them; [] are all. What they need is among them.
 
+    Raises:
+        UserError: an unknown stage.
+
     Returns:
         Jobs in the order of dvc.yaml, so that trainings come before notebooks, and a function that
         looks at the files of one. No jobs where DVC cannot read the pipeline: `dvc repro` says why.
@@ -126,11 +129,17 @@ def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.repo.reproduce import collect_stages, plan_repro
+    from dvc.stage.exceptions import StageNotFound
 
     try:
         repo = Repo()
         graph = repo.index.graph  # from a stage to those that it needs
         planned = plan_repro(graph, collect_stages(repo, stages) if stages else None)
+    except StageNotFound as error:
+        raise UserError(
+            f"{error}; trainings there: {', '.join(all_runs(read_params()))}, "
+            "any other is made by `lightdet train`"
+        ) from None
     except DvcException:
         return [], lambda job: True
     by_name = {stage.addressing: stage for stage in planned}

@@ -43,6 +43,7 @@ STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxrun
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
 # of rounded activations, too, so that only the AP says what it costs
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.5}
+INT8_ADVICE = "; train longer, take an experiment with ReLU6 (g1, c0), or fp16"
 CALIBRATION = 64  # images that int8 learns its ranges from
 
 
@@ -325,6 +326,8 @@ def compare(
             raise UserError(
                 f"{name}: the exported network in {precision} differs from torch by "
                 f"{parity[name]:.3g}, more than {limit:.3g}; nothing was written"
+                + INT8_ADVICE
+                * (precision == "int8")
             )
     return parity
 
