@@ -252,7 +252,11 @@ def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "weights.safetensors"
     with pytest.raises(m.UserError, match=r"weights\.safetensors: no trained run .*lightdet train"):
         m.load_weights(path)
+    with pytest.raises(m.UserError, match=r"net\.onnx: exported; `lightdet detect` takes it"):
+        m.load_weights(tmp_path / "net.onnx")
     path.write_bytes(b"not a tensor file")
+    with pytest.raises(m.UserError, match=r"is a folder; the weights are .*weights\.safetensors"):
+        m.load_weights(tmp_path)
     with pytest.raises(m.UserError, match="not a readable"):
         m.load_weights(path)
     save_file({"x": torch.zeros(1)}, path)

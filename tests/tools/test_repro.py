@@ -251,6 +251,13 @@ def test_a_stage_that_fails_is_named_and_the_others_go_on(pipeline):
     assert noted(pipeline) == ["begin c", "end c"]
 
 
+def test_an_unknown_stage_is_named_with_the_way_to_train_it(pipeline):
+    message = "Stage 'train@demo-c0-0' not found .*trainings there: g1, .*by `lightdet train`"
+    with pytest.raises(UserError, match=message):
+        repro.run_stages("smoke", ["train@demo-c0-0"], print)
+    assert yaml.safe_load((pipeline / "params.yaml").read_text())["profile"] == "demo"
+
+
 def test_of_several_trainings_and_of_notebooks_each_has_one_thread(params, monkeypatch):
     shutil.copy(HERE / "dvc.yaml", params.parent)
     subprocess.run([*repro.DVC, "init", "--no-scm", "--quiet"], cwd=params.parent, check=True)
