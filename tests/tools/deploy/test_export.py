@@ -386,7 +386,7 @@ def test_a_difference_is_an_error():
     with pytest.raises(UserError, match=r"x: .* differs from torch by 0\.01"):
         export.compare([a + 0.01], [a], ["x"], "fp32")
     assert export.compare([a + 0.01], [a], ["x"], "fp16")["x"] == pytest.approx(0.01, rel=0.01)
-    with pytest.raises(UserError, match="nothing was written; train longer, take .* ReLU6"):
+    with pytest.raises(UserError, match=r"nothing was written; train longer, take .* ReLU6"):
         export.compare([a + 20], [a], ["x"], "int8")
     with pytest.raises(UserError, match="differs from torch by nan"):
         export.compare([a * np.nan], [a], ["x"], "fp16")
