@@ -164,7 +164,8 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
 
     Args:
         groups: of `run_table`; runs for which the paper prints nothing are left out.
-        differences: of `contrasts`; those that have an `about` in params.yaml, in its order.
+        differences: of `contrasts`; those that have an `about` in params.yaml, in its order, but
+            for what chapter 06 slims.
             Without any the panel stays away.
     """
     profile = groups["profile"].iloc[0]
@@ -172,7 +173,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     about = [
         f"{run} - {changes.get('against', 'c0')}"
         for run, changes in read_params()["experiments"].items()
-        if changes and "about" in changes
+        if changes and "about" in changes and run not in read_params()["slim"]  # not the paper's
     ]
     changes = differences[differences["contrast"].isin(about)]
     changes = changes.sort_values("contrast", key=lambda names: names.map(about.index))

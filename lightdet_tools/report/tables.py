@@ -124,13 +124,12 @@ def _stale_source(results: Path, provenance: dict, seed: int, profile: str) -> s
     (or it is not there); "" if not."""
     settings, key = provenance["config"], provenance["key"]
     teacher, init = settings["distill"]["teacher"], settings["train"]["init"]
-    for run, own in ((teacher, 0), (init, seed)):
-        if not run:
-            continue
+    wanted = [(run, own) for run, own in ((teacher, 0), (init, seed)) if run]
+    for place, (run, own) in enumerate(wanted, 2):  # in the key, after settings and data
         if not (results / "runs" / f"{run}-s{own}.json").is_file():
             return run
         source = _provenance(results, run, own, profile, None)
-        made = key[16:24] == short_hash(source["key"])
+        made = key[8 * place : 8 * place + 8] == short_hash(source["key"])
         if not made or source["config_hash"] != _hash_now(run, profile, source):
             return run
     return ""

@@ -21,12 +21,14 @@ def here(tmp_path, monkeypatch):
     use_root(monkeypatch, tmp_path)
 
 
-def add_result(run, seed, ap, config="a" * 12, key="d" * 8, teacher="", pack="p", **metrics):
+def add_result(
+    run, seed, ap, config="a" * 12, key="d" * 8, teacher="", init="", pack="p", **metrics
+):
     values = {**dict.fromkeys(tables.METRICS, ap), "AP_without": [ap, ap / 2, -1], **metrics}
     model = MODEL | {"pretrained": not run.endswith("-scratch")}
     run_json = {
         "config_hash": config,
-        "config": {"model": model, "distill": {"teacher": teacher}, "train": {"init": ""}},
+        "config": {"model": model, "distill": {"teacher": teacher}, "train": {"init": init}},
         "key": config[:8] + key,
         "input_size": 208,
         "num_params": 3_994_740,
@@ -211,6 +213,22 @@ def test_students_of_another_teacher_are_left_out(as_trained):
         "g5": "teacher was trained with other settings than params.yaml has now",
         "self-ld": "c0 was trained with other settings than params.yaml has now",
     }
+
+
+def test_what_is_taught_and_cut_out_of_another_needs_both(as_trained):
+    """`slim-e3-taught`: its key names the teacher of seed 0, then the wide run of its own seed."""
+    for run, seed in (("teacher", 0), ("+hswish", 0), ("+hswish", 1)):
+        add_result(run, seed, 0.5, key=f"{run:.7}{seed}")
+    taught, wide, other = (
+        short_hash("a" * 8 + key) for key in ("teacher0", "+hswish1", "+hswish0")
+    )
+    key = {"teacher": "teacher", "init": "+hswish", "key": "d" * 8 + taught + wide}
+    add_result("slim-e3-taught", 1, 0.4, **key)
+    assert tables.seed_table("demo", ["slim-e3-taught"]).attrs["left out"] == {}
+    for made, source in ((taught + other, "+hswish"), (other + wide, "teacher")):
+        add_result("slim-e3-taught", 1, 0.4, **{**key, "key": "d" * 8 + made})
+        found = tables.seed_table("demo", ["slim-e3-taught"]).attrs["left out"]
+        assert found["slim-e3-taught"].startswith(f"{source} was trained with other settings")
 
 
 def test_settings_of_now_are_those_of_a_run_with_its_classes():
