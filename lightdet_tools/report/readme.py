@@ -93,7 +93,8 @@ def _slimmed(variants: pd.DataFrame) -> str:
     wide, slim = variants.loc[WIDE], variants.loc[SLIM]
     size = "ratio at the paper's size"
     times = [f"{slim[f'{name} {size}']} in {words}" for name, words in list(RUNTIMES.items())[:3]]
-    seeds = f"{slim['seeds']} and {wide['seeds']} seeds"
+    counts = slim["seeds"], wide["seeds"]
+    seeds = "{} and {} seeds".format(*counts) if len({*counts}) > 1 else f"{counts[0]} seeds each"
     return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), time {', '.join(times)}"
 
 

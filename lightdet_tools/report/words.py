@@ -21,7 +21,7 @@ def words_of_run(run: str) -> str:
     if run in GROUPS:
         return f"group {run[1:]}"
     about = (read_params()["experiments"].get(run) or {}).get("about", run)
-    return " ".join(re.split(r"\s+instead of\s", about)[0].split())
+    return " ".join(re.split(r",?\s+instead of\s", about)[0].split())
 
 
 def words_of_contrast(contrast: str) -> str:

@@ -11,7 +11,7 @@ from lightdet_tools.deploy.widths import macs_by_module
 from lightdet_tools.report.tables import run_table, seed_table
 from lightdet_tools.report.words import words_of_run
 from lightdet_tools.table1.systems import timed_as
-from lightdet_tools.table1.tables import speed_table
+from lightdet_tools.table1.tables import EXPORTED, speed_table
 
 
 def slimming_table(profile: str, found: dict) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def slimming_table(profile: str, found: dict) -> pd.DataFrame:
     table.insert(1, "in words", table["experiment"].map(words_of_run))
     table["GMAC"] = table["experiment"].map(useful_gmac)
     speed = speed_table(found)
-    for runtime in ("onnxruntime", "ncnn"):
+    for runtime in EXPORTED:
         rows = speed[(speed["runtime"] == runtime) & (speed["part"] == "network")]
         ratios = rows.set_index("system")["ratio"]
         table[f"{runtime} ratio"] = table["experiment"].map(timed_as).map(ratios)

@@ -5,6 +5,7 @@ results/official/*.json of `official`.
 """
 
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -222,16 +223,19 @@ def plot_measured(found: dict) -> Figure:
         bars = [x - rows["p10_ms"], rows["p90_ms"] - x]
         axis.errorbar(x, y, xerr=bars, fmt="none", ecolor=color, capsize=2, linewidth=1)
         axis.scatter(x, y, marker=marker, color=color, s=30, label=runtime, zorder=3)
-    axis.set_yticks(range(len(order)), [title_of(found, key) for key in order], fontsize=9)
+    titles = ["\n".join(textwrap.wrap(title_of(found, key), 36)) for key in order]
+    axis.set_yticks(range(len(order)), titles, fontsize=9)
     for key, label in zip(order, axis.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if is_ours(found, key) else "normal")
     threads = f"{found['threads']} threads"
-    axis.set(xscale="log", xlabel=f"ms of the network alone at its size, batch 1, {threads}")
+    axis.set(xscale="log")
+    look = {"fontsize": axis.title.get_fontsize()}  # of the figure: wider than the axis
+    figure.supxlabel(f"ms of the network alone at its size, batch 1, {threads}", **look)
     ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
              if speed["p10_ms"].min() / 1.5 < t < speed["p90_ms"].max() * 1.5]  # fmt: skip
     axis.set_xticks(ticks, ticks)
     axis.minorticks_off()
-    axis.set_title("measured in one run; bar: middle 80 %; bold: ours")
+    figure.suptitle("measured in one run; bar: middle 80 %; bold: ours", **look)
     axis.legend(loc="upper right", frameon=True, edgecolor="none")
     return figure
 
