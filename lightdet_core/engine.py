@@ -259,11 +259,10 @@ def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: P
     scale = state.scaler.get_scale()
     if math.isfinite(loss) and scale >= SMALLEST_SCALE:
         return
-    found = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss scale is {scale}"
-    if state.scaler.is_enabled():  # nothing else counts them
-        found += f", {int(state.skipped)} steps before had a gradient that was not finite"
+    found = f"the loss scale is {scale}" if math.isfinite(loss) else f"the loss is {loss}"
+    counted = f", after {int(state.skipped)} without a finite gradient" * state.scaler.is_enabled()
     raise UserError(
-        f"{name}: {found} at step {step}; lower train.lr, raise train.warmup_steps or change train."
+        f"{name}: {found} at step {step}{counted}; lower train.lr, raise train.warmup_steps or change train."
         f"precision. The last good checkpoint, if any, is at {checkpoint}; delete it to start again"
     )
 

@@ -296,7 +296,10 @@ def test_loss_scale_that_never_fits(here, monkeypatch):
     start = functools.partial(torch.amp.GradScaler, init_scale=1.5)
     monkeypatch.setattr(torch.amp, "GradScaler", start)
     monkeypatch.setattr(engine, "SMALLEST_SCALE", 2.0)
-    with pytest.raises(UserError, match=r"the loss scale is 1\.5 at step 1.*precision"):
+    with pytest.raises(
+        UserError,
+        match=r"the loss scale is 1\.5 at step 1, after 0 without a finite gradient; .*precision",
+    ):
         fit(tiny(precision="fp16", batch_size=2, model=NARROW), here)
 
 

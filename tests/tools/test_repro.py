@@ -279,7 +279,8 @@ def test_of_several_trainings_and_of_notebooks_each_has_one_thread(params, monke
     assert asked("train@demo-g3-0") == before | {"train@demo-g3-0": False}
     two = ("train@demo-teacher-0", "train_taught@demo-g5-0")
     assert asked("train_taught") == before | dict.fromkeys(two, True)
-    assert asked("no-such-stage") == {}
+    with pytest.raises(UserError, match="Stage 'no-such-stage' not found"):
+        asked("no-such-stage")
 
 
 @pytest.mark.parametrize("name", ["runs", "results", "runs/smoke", "results/smoke"])
