@@ -262,8 +262,9 @@ def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: P
     found = f"the loss scale is {scale}" if math.isfinite(loss) else f"the loss is {loss}"
     counted = f", after {int(state.skipped)} without a finite gradient" * state.scaler.is_enabled()
     raise UserError(
-        f"{name}: {found} at step {step}{counted}; lower train.lr, raise train.warmup_steps or change train."
-        f"precision. The last good checkpoint, if any, is at {checkpoint}; delete it to start again"
+        f"{name}: {found} at step {step}{counted}; lower train.lr, raise train.warmup_steps or "
+        "change train.precision. The last good checkpoint, if any, is at "
+        f"{checkpoint}; delete it to start again"
     )
 
 

@@ -8,12 +8,10 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-import torch
-from conftest import read, teach, tiny
+from conftest import read, teach
 from PIL import Image
 
 from lightdet_core.config import root
-from lightdet_core.model import build
 from lightdet_tools.report import readme
 from lightdet_tools.report.tables import load_paper
 
