@@ -180,10 +180,8 @@ def test_eight_bits_are_those_of_the_notebook():
     )
     ap = re.search(r"MiB +AP +AP50.*\nrun.*\n(g1 .*\n.*\n.*\ng5 .*\n.*\n.*)", shown)[1]
     full, g1, _, fp32, g5, there = (float(line.split()[-2]) for line in ap.splitlines())
-    words = (
-        f"takes g1 from AP {full:.1f} to {g1:.1f} and g5 from {fp32:.1f} to {g5:.1f} ({there:.1f} "
-    )
-    words += "in OpenVINO);"
+    words = f"takes g1 from AP {full:.1f} to {g1:.1f} and g5 from {fp32:.1f} to {g5:.1f} "
+    words += f"({there:.1f} in OpenVINO);"
     assert words in re.sub(r"\s+", " ", TEXT["docs/deploy.md"])
 
 
