@@ -28,7 +28,7 @@ from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.precision import forward
 from lightdet_core.machinery.weights import Weights
-from lightdet_core.model import LightDet, build
+from lightdet_core.model import LightDet, build, load_state
 
 LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
@@ -260,7 +260,9 @@ def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: P
     if math.isfinite(loss) and scale >= SMALLEST_SCALE:
         return
     found = f"the loss scale is {scale}" if math.isfinite(loss) else f"the loss is {loss}"
-    counted = f", after {int(state.skipped)} without a finite gradient" * state.scaler.is_enabled()
+    counted = ""
+    if state.scaler.is_enabled():  # nothing else counts them
+        counted = f", after {int(state.skipped)} without a finite gradient"
     raise UserError(
         f"{name}: {found} at step {step}{counted}; lower train.lr, raise train.warmup_steps or "
         "change train.precision. The last good checkpoint, if any, is at "
@@ -281,13 +283,8 @@ def begin(run: Run) -> tuple[State, int]:
     # a resumed run takes every tensor from its checkpoint
     model = build(config.with_model(pretrained=False) if resumed or init else config)
     if init and not resumed:
-        try:
-            model.load_state_dict(_cut_to_fit(run, init, model))
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"train.init {train.init}: not the same network as {config.experiment}: {reason}"
-            ) from None
+        said = f"train.init {train.init}: not the same network as {config.experiment}"
+        load_state(model, _cut_to_fit(run, init, model), said)
     model = model.to(run.device, memory_format=torch.channels_last).train()  # type: ignore
     model = distributed.connect(model, train)
     if train.frozen_bn:

@@ -23,6 +23,7 @@ from lightdet_core import boxes, slim
 from lightdet_core.boxes import DetectionNetwork, Detections, Logits
 from lightdet_core.config import Config, ModelConfig, UserError, root
 from lightdet_core.machinery.precision import forward
+from lightdet_core.machinery.runs import refuse_run_folder
 from lightdet_core.machinery.weights import load_imagenet, read_safetensors
 
 
@@ -290,14 +291,19 @@ def _take_over(model: LightDet, other: LightDet, path: str) -> None:
     own, bins = model.state_dict(), 4 * model.head.num_bins
     state = slim.narrowed(other.state_dict(), own)
     last = tuple(f"head.towers.{i}.{len(t) - 1}." for i, t in enumerate(model.head.towers))  # type: ignore
+    for name in [name for name in own if name.startswith(last) and name in state]:
+        like = own[name].shape[1:] == state[name].shape[1:]
+        if like and other.head.num_bins == model.head.num_bins:  # else it will not fit
+            state[name] = torch.cat([own[name][:-bins], state[name][-bins:]])
+    load_state(model, state, f"model.pretrained {path}: another network")
+
+
+def load_state(model: LightDet, state: dict[str, Tensor], said: str) -> None:
+    """Fill a network; `UserError`, which begins with `said`, where the weights are of another."""
     try:
-        if other.head.num_bins == model.head.num_bins:  # else the shapes will not do
-            for name in [name for name in own if name.startswith(last) and name in state]:
-                state[name] = torch.cat([own[name][:-bins], state[name][-bins:]])
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model.pretrained {path}: another network: {reason}") from None
+        raise UserError(f"{said}: {' '.join(str(error).split())[:200]}") from None
 
 
 def save_weights(
@@ -320,8 +326,7 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
         UserError: missing, damaged, or not written by `save_weights`.
     """
     path = Path(path)
-    if (path / "weights.safetensors").is_file():
-        raise UserError(f"{path}: is a folder; the weights are {path / 'weights.safetensors'}")
+    refuse_run_folder(path)
     if path.suffix in (".onnx", ".xml", ".param"):
         raise UserError(f"{path}: exported; `lightdet detect` takes it, this the weights")
     if not path.is_file():

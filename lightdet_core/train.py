@@ -27,19 +27,16 @@ from lightdet_core.machinery.files import file_hash, short_hash, write_json
 from lightdet_core.machinery.packs import (
     Pack,
     check_categories,
-    open_split,
     read_truth,
-    with_classes,
 )
 from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import provenance, rounded
 from lightdet_core.machinery.runs import (
     alone,
     finished_key,
+    identify,
     keep_memory,
     move_aside,
-    run_key,
-    sources_of,
 )
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 
@@ -92,13 +89,10 @@ def fit(
 def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
     """`fit` in one process, or in one of many."""
     folder, first = runs / config.run_name, distributed.rank() == 0
-    packs = {split: open_split(config, split) for split in ("train", "val")}
-    config = with_classes(config, packs["train"])
+    config, packs, sources, key = identify(config, runs)
     check_precision(config.train.precision, device)
     if config.sparsity.prune_at is not None and config.sparsity.backend == "apex":
         sparsity.nvidia_asp(device)  # it is needed later; say now if it is not there
-    sources = sources_of(config, runs)
-    key = run_key(config, packs, sources)
     every = short_hash(repr(config))  # with what the key leaves out: how often they meet
     distributed.check_agreement(
         f"{key}-{_code_hash()}-{every}-torch{torch.__version__}",

@@ -114,18 +114,13 @@ def finished_runs(configs: list[Config]) -> set[str]:
 
     One that learns from or starts with another of `configs` is so only if that one is.
     """
-    from lightdet_core.machinery.packs import open_split, with_classes
-    from lightdet_core.machinery.runs import finished_key, publish, run_key, sources_of
+    from lightdet_core.machinery.runs import finished_key, identify, publish
 
     found = {}
     for config in configs:
-        runs = root() / "runs" / config.profile
-        if finished_key(folder := runs / config.run_name) == "incomplete":
-            continue
+        folder = root() / "runs" / config.profile / config.run_name
         with suppress(UserError, FileNotFoundError):  # the training says what is wrong
-            packs = {split: open_split(config, split) for split in ("train", "val")}
-            fitting = with_classes(config, packs["train"])
-            if finished_key(folder) == run_key(fitting, packs, sources_of(fitting, runs)):
+            if finished_key(folder) == identify(config, folder.parent)[-1]:
                 found[config.run_name] = config
     names = {config.run_name for config in configs}
     while due := {

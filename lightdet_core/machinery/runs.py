@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lightdet_core.config import Config, UserError, root, train_command
 from lightdet_core.machinery.files import file_hash, replacing, short_hash
-from lightdet_core.machinery.packs import Pack
+from lightdet_core.machinery.packs import Pack, open_split, with_classes
 
 
 def sources_of(config: Config, runs: Path) -> dict[str, Path]:
@@ -35,6 +35,18 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
     if isinstance(config.model.pretrained, str):
         sources["model.pretrained"] = root() / config.model.pretrained
     return sources
+
+
+def identify(config: Config, runs: Path) -> tuple[Config, dict[str, Pack], dict[str, Path], str]:
+    """A run's config with the classes of its data, its packs, its sources and its key.
+
+    Raises:
+        UserError: what does not fit or is missing. FileNotFoundError: a pack.
+    """
+    packs = {split: open_split(config, split) for split in ("train", "val")}
+    config = with_classes(config, packs["train"])
+    sources = sources_of(config, runs)
+    return config, packs, sources, run_key(config, packs, sources)
 
 
 def run_key(config: Config, packs: dict[str, Pack], sources: dict[str, Path]) -> str:
@@ -62,6 +74,13 @@ def finished_key(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "incomplete"
     return key if (folder / "weights.safetensors").is_file() else "incomplete"
+
+
+def refuse_run_folder(path: Path) -> None:
+    """Raises a UserError, which names the weights, for a folder that has some."""
+    weights = path / "weights.safetensors"
+    if weights.is_file():
+        raise UserError(f"{path}: is a folder; the weights are {weights}")
 
 
 def move_aside(folder: Path) -> Path:

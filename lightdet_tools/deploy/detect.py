@@ -35,6 +35,7 @@ from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
 from lightdet_core.machinery.images import letterbox, read_image
 from lightdet_core.machinery.packs import coco_results
+from lightdet_core.machinery.runs import refuse_run_folder
 from lightdet_core.predict import check_share, to_pixels
 from lightdet_tools.deploy.runtime import ENTRIES, Exported, open_exported
 from lightdet_tools.style import COLORS, place_labels
@@ -106,13 +107,6 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
         return boxes.on_image(found, width, height, size)
 
     return Detector(detect, exported.about["categories"], size)
-
-
-def refuse_run_folder(path: Path) -> None:
-    """Raises a UserError, which names the weights, for a folder that has some."""
-    weights = path / "weights.safetensors"
-    if weights.is_file():
-        raise UserError(f"{path}: is a folder; the weights are {weights}")
 
 
 def exported_find(exported: Exported) -> Find:

@@ -34,7 +34,7 @@ from lightdet_core.machinery.packs import check_categories, open_pack, pack_path
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert
-from lightdet_tools.deploy.detect import Find, exported_find, refuse_run_folder
+from lightdet_tools.deploy.detect import Find, exported_find
 from lightdet_tools.deploy.graph import Deployable, deployable
 from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
 from lightdet_tools.deploy.runtime import ENTRIES, KEY, open_exported, read_openvino, to_floats
@@ -187,7 +187,6 @@ def _prepare(
     **forms,
 ) -> tuple[_Job, Tensor]:
     """The job and an example input; the folder is tried before the work starts."""
-    refuse_run_folder(Path(weights))
     model, config, categories = load_weights(weights)
     folder = Path(folder)
     try:
@@ -326,8 +325,7 @@ def compare(
             raise UserError(
                 f"{name}: the exported network in {precision} differs from torch by "
                 f"{parity[name]:.3g}, more than {limit:.3g}; nothing was written"
-                + INT8_ADVICE
-                * (precision == "int8")
+                f"{INT8_ADVICE if precision == 'int8' else ''}"
             )
     return parity
 

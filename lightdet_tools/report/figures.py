@@ -143,6 +143,10 @@ def _intervals(axis: plt.Axes, table: pd.DataFrame, metric: str) -> None:
     for chosen, face, label in looks:
         look = {"color": face, "edgecolors": COLORS[0], "s": 45, "zorder": 2, "label": label}
         axis.scatter(table["difference"][chosen], rows[chosen], **look)
+    # an interval that few runs leave very wide goes out of the frame, or no other could be read
+    shown = table["within"].clip(upper=3 * table["within"].median()).fillna(0)
+    edge = 1.05 * max([1.0, *(table["difference"].abs() + shown)])
+    axis.set_xlim(-edge, edge)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set(xlabel=f"difference in {metric}, percentage points (seeds)")

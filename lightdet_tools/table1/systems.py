@@ -42,8 +42,9 @@ def timed_as(run: str) -> str | None:
         config = load_config(name, "coco")
         return config.model, config.sparsity.prune_at is None
 
-    known = [run] if run in OURS else OURS
-    return next((name for name in known if network(name) == network(run)), None)
+    if run in OURS:
+        return run
+    return next((name for name in OURS if network(name) == network(run)), None)
 
 
 def systems(names: list[str] | None = None, profile: str = "coco") -> list[System]:

@@ -248,6 +248,14 @@ def test_figure_of_contrasts_fills_what_differs():
     assert filled.get_offsets().tolist() == [[2.0, 0.0]]
     assert hollow.get_offsets().tolist() == [[0.1, 1.0]]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["+a\xa0(3)", "+b\xa0(1)"]
+    assert axis.get_xlim() == pytest.approx((-3.15, 3.15))  # 2 + 1 and a margin
+
+
+def test_one_very_wide_interval_does_not_hide_the_others():
+    rows = {"contrast": ["+a", "+b", "+c"], "difference": [2.0, 0.1, 1.0], "within": [1, 600, 1]}
+    table = pd.DataFrame(rows | {"seeds": 1, "verdict": "none shown"})
+    (axis,) = figures.plot_contrasts(table).axes
+    assert axis.get_xlim() == pytest.approx((-3.255, 3.255))  # 0.1 + three usual ones
 
 
 def overview(experiments, printed, contrasts):
