@@ -235,7 +235,7 @@ def latency(
     seconds: Annotated[float, option("per system, runtime and part")] = 0.7,
     threads: int = min(2, os.cpu_count() or 1),
     out: Annotated[Path | None, option("", show_default="results/speed/latency.json")] = None,
-    profile: Annotated[str, option("whose input sizes; not coco: our networks alone")] = "coco",
+    profile: Annotated[str, option("coco: all, at the paper's sizes; else ours, at its")] = "coco",
 ) -> None:
     """Time every system of Table 1 on this machine.
 

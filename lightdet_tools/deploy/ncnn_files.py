@@ -75,7 +75,7 @@ def read_ncnn(param_path: Path | str, bin_path: Path | str) -> list[Layer]:
 
 
 def fold_hardswish(param: str) -> str:
-    """The text of a .param with each Hard-Swish inside of the convolution before it.
+    """The text of a .param with each h-swish inside of the convolution before it.
 
     pnnx folds the other activations that ncnn's convolution knows, but leaves this one a layer of
     its own. The .bin stays as it is. What follows another layer, an activation, or a convolution
