@@ -114,11 +114,20 @@ def _gap(labels: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def label_points(
-    axis: "Axes", x: Sequence[float], y: Sequence[float], names: Sequence[str], size: float = 8
+    axis: "Axes",
+    x: Sequence[float],
+    y: Sequence[float],
+    names: Sequence[str],
+    bars: Sequence[float] | None = None,
+    size: float = 8,
 ) -> None:
     """Names beside points, none on another; a line leads to one that found no place at its point.
 
     Call it last: the places are those of the figure as it then is.
+
+    Args:
+        bars: half the length of the vertical error bar of each point, which no name covers; nan
+            where there is none.
     """
     texts = [axis.text(0, 0, name, fontsize=size, parse_math=False) for name in names]
     for text in texts:
@@ -133,7 +142,11 @@ def label_points(
     view, to_data = axis.bbox.padded(-near), axis.transData.inverted().transform
     frame = (view.x0, -view.y1, view.x1, -view.y0)
     around = np.column_stack([points - near, points + near])
-    places = place_labels(around, sizes, frame, taken=around)  # no marker is covered either
+    half = np.nan_to_num(np.zeros(len(points)) if bars is None else np.asarray(bars, float))
+    ends = [axis.transData.transform(np.column_stack([x, y + sign * half])) for sign in (1, -1)]
+    bar = np.column_stack([ends[0] * down - [near, 0], ends[1] * down + [near, 0]])
+    # no marker and no bar is covered either
+    places = place_labels(around, sizes, frame, taken=np.vstack([around, bar]))
     for text, spot, point in zip(texts, places, points, strict=True):
         text.set(position=to_data((spot[0] + margin, -spot[3] + margin)), va="bottom")
         end = point.clip(spot[:2], spot[2:])

@@ -129,7 +129,7 @@ def _name(words: str, seeds: int) -> str:
 
 def _row_height(names: Iterable[str]) -> float:
     """Inches for a row, so that names of several lines do not touch."""
-    return 0.12 + 0.155 * max((name.count("\n") + 1 for name in names), default=1)
+    return 0.06 + 0.155 * max((name.count("\n") + 1 for name in names), default=1)
 
 
 def _intervals(axis: plt.Axes, table: pd.DataFrame, metric: str) -> None:
@@ -184,14 +184,15 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
     words = [_name(words_of_contrast(c), n) for c, n in changes[["contrast", "seeds"]].to_numpy()]
     rows = range(len(groups))
     names = [f"{group}  {GROUPS.get(group, '')}" for group in groups["experiment"]]
+    above = [["printed", "measured"]]
     if len(changes):
-        height = max(4.8, 1.2 + _row_height(words) * len(words))
-        figure = plt.figure(figsize=(1.25 * WIDTH, height))
-        panels = [["printed", "ladder"], ["measured", "ladder"]]
-        axes = figure.subplot_mosaic(panels, width_ratios=(2, 3))
+        heights = (2.2, 0.8 + _row_height(words) * len(words))
+        figure = plt.figure(figsize=(WIDTH, sum(heights) + 0.5))
+        panels = [*above, ["ladder", "ladder"]]
+        axes = figure.subplot_mosaic(panels, height_ratios=heights)
     else:
-        figure = plt.figure(figsize=(WIDTH, 5))
-        axes = figure.subplot_mosaic([["printed"], ["measured"]])
+        figure = plt.figure(figsize=(WIDTH, 3))
+        axes = figure.subplot_mosaic(above)
     for key, title, look in (
         ("printed", "Table 2 as printed: COCO, one run", {"color": PRINTED_COLOR, "fmt": "s"}),
         ("measured", "measured: {}, ± std", {"color": COLORS[0], "fmt": "o"}),
@@ -202,7 +203,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         axis.errorbar(values, rows, xerr=spread, capsize=3, markersize=6, **look)
         _label_points(axis, values, [f"{ap:.1f}" if here else f"{ap:g}" for ap in values], spread)
         axis.set(title=title.format(profile), xlabel="AP, percent")
-        axis.set_yticks(rows, names)
+        axis.set_yticks(rows, [""] * len(names) if here else names)
         axis.set_ylim(len(groups) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
     if len(changes):
@@ -210,7 +211,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         _intervals(axis, changes, "AP")
         axis.set_yticks(range(len(changes)), words, fontsize=9)
         axis.set_title("one change at a time, measured here")
-        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

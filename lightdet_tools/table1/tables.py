@@ -322,8 +322,8 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
             )  # fmt: skip
         axis.margins(0.18)
         axis.set(xlabel=title, ylabel="AP, percent")
-        there = table[column].notna()
-        label_points(axis, table[column][there], table["AP"][there], labels[there])
+        there = table[table[column].notna()]
+        label_points(axis, there[column], there["AP"], labels[there.index], there["AP std"])
     marks = [Line2D([], [], color=c, marker="o", linestyle="", label=ACTIVATIONS[k])
              for k, c in shown.items()]  # fmt: skip
     if small.any():

@@ -76,6 +76,22 @@ def test_names_of_points_lie_beside_them_and_apart():
     plt.close(figure)
 
 
+def test_no_name_of_a_point_covers_an_error_bar():
+    figure, axis = plt.subplots(figsize=(4, 3))
+    x, y, bars = [1, 1.3, 3], [1.0, 1.1, 2.0], [0.3, np.nan, 0.2]
+    axis.errorbar(x, y, yerr=bars, fmt="o")
+    style.label_points(axis, x, y, ["one point", "another", "far away"], bars)
+    figure.canvas.draw()
+    for text in axis.texts:
+        extent = text.get_window_extent()
+        for at, middle, half in zip(x, y, np.nan_to_num(bars), strict=True):
+            (left, low), (_, high) = axis.transData.transform(
+                [(at, middle - half), (at, middle + half)]
+            )
+            assert not (extent.x0 < left < extent.x1 and extent.y0 < high and extent.y1 > low)
+    plt.close(figure)
+
+
 def test_no_label_where_something_is_already():
     box, size = [[50, 50, 60, 60]], [[20, 10]]
     usual = style.place_labels(box, size, FRAME)
