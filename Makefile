@@ -67,7 +67,7 @@ python -m lightdet_tools repro --profile $(PROFILE) $(STAGES)
 endef
 
 test: setup  ## the tests
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## ruff, the core's types, and the rules for notebooks
 	ruff check .

@@ -28,6 +28,9 @@ from lightdet_tools.data import pack, scenes, sources
 torch.set_num_threads(1)
 engine.LOG_STEPS = 1  # trainings here have few steps
 HERE = repository()
+# these take minutes: begun last, one of them would run alone at the end
+LONG = ("test_train.py", "test_site.py", "test_distributed.py", "test_gpu_bundle.py",
+        "test_repro.py", "test_pipeline.py")  # fmt: skip
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())["cases"]
 
 
@@ -42,6 +45,11 @@ def close(actual: torch.Tensor, expected: object, atol: float = 2e-6) -> None:
     """Equal to the precision that golden.json states: atol 2e-6 max(1, |x|)."""
     expected = torch.as_tensor(expected, dtype=actual.dtype)
     torch.testing.assert_close(actual, expected, rtol=atol, atol=atol)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, each as it is."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture

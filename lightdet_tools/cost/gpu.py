@@ -45,6 +45,7 @@ STEPS = {  # seconds that a step may take; training has what the others leave
     "training": None,
     "compiled": 75.0,
 }
+PATIENCE = 10  # times as long in a rehearsal: a few cores, on which other work may run
 STARTING = 8.0  # seconds until torch is loaded
 SIDE_BY_SIDE = 6  # trainings: small batches leave most of a GPU idle
 
@@ -177,11 +178,13 @@ def drive(folder: Path, out: Path, budget: float, small: bool) -> list[dict]:
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.txt").unlink(missing_ok=True)
+    patience = PATIENCE if small else 1
+    limits = {name: seconds and patience * seconds for name, seconds in STEPS.items()}
     start, steps, names = time.monotonic(), [], list(STEPS)
     for place, name in enumerate(names):
         left = budget - (time.monotonic() - start)
-        later = sum(STEPS[n] for n in names[place + 1 :]) if STEPS[name] is None else 0
-        seconds = min(STEPS[name] or left, left - later)
+        later = sum(limits[n] for n in names[place + 1 :]) if limits[name] is None else 0
+        seconds = min(limits[name] or left, left - later)
         began = time.monotonic()
         outcome = _apart(name, folder, out, seconds, small) if seconds > 5 else "no time was left"
         steps.append(
@@ -234,7 +237,7 @@ def rehearse() -> None:
         shutil.rmtree(root() / finished / "smoke_gpu", ignore_errors=True)
     bundle(folder, ("smoke",), wheels=False)
     try:
-        check(drive(folder, out, budget=300, small=True))
+        check(drive(folder, out, budget=300 * PATIENCE, small=True))
     except UserError:
         print((out / "log.txt").read_text()[-6000:])
         raise

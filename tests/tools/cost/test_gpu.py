@@ -179,7 +179,7 @@ def test_a_step_that_breaks_or_hangs_ends_nothing_else(folder, tmp_path, monkeyp
         return [sys.executable, "-c", programs.get(name, "print('still here')")]
 
     monkeypatch.setattr(gpu, "_command", command)
-    steps = gpu.drive(folder, tmp_path / "out", 60, small=True)
+    steps = gpu.drive(folder, tmp_path / "out", 60, small=False)
     failed = "failed with exit code 1; see log.txt"
     ended = "ended after 6 s; what it had written is kept"
     assert [step["outcome"] for step in steps] == ["done", failed, ended, "done"]
@@ -190,8 +190,23 @@ def test_a_step_that_breaks_or_hangs_ends_nothing_else(folder, tmp_path, monkeyp
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "fine" in log and "ZeroDivisionError" in log and "still here" in log
     assert json.loads((tmp_path / "out" / "steps.json").read_text())["steps"] == steps
-    steps = gpu.drive(folder, tmp_path / "out", 4, small=True)
+    steps = gpu.drive(folder, tmp_path / "out", 4, small=False)
     assert {step["outcome"] for step in steps} == {"no time was left"}
+
+
+def test_a_rehearsal_waits_for_slow_cores(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "STEPS", {"data": 60.0, "training": None, "compiled": 75.0})
+    given = {}
+
+    def apart(name, folder, out, seconds, small):
+        given[name] = seconds
+        return "done"
+
+    monkeypatch.setattr(gpu, "_apart", apart)
+    gpu.drive(folder, tmp_path / "out", 300, small=False)
+    assert given == {"data": 60, "training": pytest.approx(225, abs=5), "compiled": 75}
+    gpu.drive(folder, tmp_path / "out", 3000, small=True)
+    assert given == {"data": 600, "training": pytest.approx(2250, abs=5), "compiled": 750}
 
 
 def is_running(pid):
