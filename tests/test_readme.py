@@ -67,7 +67,7 @@ COMMANDS = {
     "make slim": "Makefile: $(call train,read_params()['slim'],0 $(SEEDS))",
     "make controls PROFILE=coco": "Makefile: $(call train,read_params()['controls'],0)",
     "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
-    "make gpu": ".ci/run: make --no-print-directory gpu",
+    "make gpu": "tests/tools/cost/test_gpu_bundle.py: gpu_bundle.bundle(tmp_path",
     "lightdet plan --ladder --profile coco":
     'tests/tools/cost/test_plan.py: plan.estimate("coco", with_ladder=True',
     "lightdet gpu run --rehearse": ".ci/run: python -m lightdet_tools gpu run --rehearse",
