@@ -3,8 +3,9 @@
 # Really: mnnconvert (mnnquant has the same lines) first runs `pip install -U aliyun-log-python-sdk` with the pip that
 #   PATH has first, so into another Python where its own environment is not activated: there it puts the newest
 #   version and all that it needs, and replaces what stands in their way. MNN's requirements do not have it, nor
-#   has its description on PyPI a word of it; there is no question and no switch. Once that package is there, each conversion asks a server of the vendor for a key, to report the machine's id, the model's id and
-#   size and the command's arguments. The report itself fails, unseen: the wheel lacks a module of its own.
+#   has its description on PyPI a word of it; there is no question and no switch. Once that package is there, each
+#   conversion asks a server of the vendor for a key; with it, so the code, the machine's id, the model's id and size and
+#   the command's arguments are reported. The report itself fails, unseen: the wheel lacks a module of its own.
 # Here: MNN is not among our exports; where it is tried, the function below the command is called, which does neither.
 # (In this script pip, the package and the server are stand-ins that write down what they are asked for.)
 set -euo pipefail

@@ -3,8 +3,8 @@
 # Really: each is wrong where the other is right, with a valid file and without an error.
 #   The reference computes a max pooling with SAME_LOWER as one with SAME_UPPER where the size is even, and loses the
 #   last row and column where it is odd; an average pooling with SAME_LOWER is right. In an average pooling with
-#   ceil_mode whose last window has one row only, it shifts all windows by one. Of average poolings with
-#   dilations and SAME the last places are 0.
+#   ceil_mode whose last window has one row only, it shifts all windows by one. Average poolings with
+#   dilations and SAME are shifted and end in zeros.
 #   ONNX Runtime leaves the dilations out of the padding for SAME: the map is smaller than shape inference promised; it
 #   logs a warning and goes on (a convolution with both it refuses). With paddings as numbers both are right.
 # Here: paddings are numbers in our exports, without ceil_mode; they are compared with torch, not with a second reader
