@@ -238,7 +238,10 @@ def _start(job: Job, lines: SimpleQueue) -> Running:
     """
     process = subprocess.Popen(
         job.command,
-        env=os.environ | (ONE_THREAD if job.one_thread and not on_gpu() else {}),
+        # Python's own lines come at once and in order: the last ones say why it failed
+        env=os.environ
+        | {"PYTHONUNBUFFERED": "1"}
+        | (ONE_THREAD if job.one_thread and not on_gpu() else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -71,7 +71,8 @@ def test_what_is_not_needed_counts_as_done():
     assert told == ["[1 of 3 done] a", "[3 of 3 done] c"]
 
 
-def test_after_a_failure_the_others_go_on_and_it_is_named():
+def test_after_a_failure_the_others_go_on_and_it_is_named(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     bad = "print('one'); print('error: no such thing'); print('more'); raise SystemExit(2)"
     trace = "print('x'); 1 / 0"
     jobs = [job("a", work=bad), job("b", "a"), job("c", "b"), job("d", work=trace), job("e")]
