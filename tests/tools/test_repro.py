@@ -266,10 +266,11 @@ def test_of_several_trainings_and_of_notebooks_each_has_one_thread(params, monke
     one = {name for name, job in jobs.items() if job.one_thread}
     assert jobs.keys() - one == {"source", "data@demo", "pack@demo"}
     assert jobs["train_taught@demo-g5-0"].after == {"pack@demo", "train@demo-teacher-0"}
-    assert list(jobs)[1:9] == [
+    assert list(jobs)[1:11] == [
         *("data@demo", "pack@demo"),
         *(f"train@demo-{run}-0" for run in ("teacher", "g1", "g2", "g3", "g4")),
         "train_taught@demo-g5-0",
+        *("06_sparsity@demo", "09_table1@demo"),  # the longest chapters
     ]
 
     def asked(*stages):
