@@ -20,6 +20,7 @@ from lightdet_core.machinery.files import write_text
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
+NAME = re.compile(r"[\w-]+", re.ASCII)
 DVC = [sys.executable, "-m", "dvc"]
 CHATTER = re.compile(  # of DVC, which a person need not read
     r"$|> |(Updat|Generat)ing lock file|Use `dvc push`|Stage '.+' didn't change|To track the chang"
@@ -31,9 +32,15 @@ def set_profile(profile: str) -> str:
     """Make `profile` that of params.yaml, where nothing else changes; returns the one before.
 
     Raises:
-        ConfigError: unknown profile, or its settings are not in order; nothing is written.
+        ConfigError: unknown profile, its settings are not in order, or DVC cannot look up its name
+            in params.yaml; nothing is written.
     """
     load_config("c0", profile)
+    if not NAME.fullmatch(profile):
+        raise ConfigError(
+            f"profile {profile!r}: DVC takes letters, digits, _ and - alone; rename it in "
+            f"{root() / 'params.yaml'}"
+        )
     before = read_params()["profile"]
     _write(profile)
     return before

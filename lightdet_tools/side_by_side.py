@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -238,8 +239,10 @@ def _start(job: Job, lines: SimpleQueue) -> Running:
     """
     process = subprocess.Popen(
         job.command,
-        # Python's own lines come at once and in order: the last ones say why it failed
+        # `python` in a stage is this interpreter, its environment activated or not; its lines come
+        # at once and in order, for the last ones say why it failed
         env=os.environ
+        | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
         | {"PYTHONUNBUFFERED": "1"}
         | (ONE_THREAD if job.one_thread and not on_gpu() else {}),
         stdin=subprocess.DEVNULL,

@@ -46,6 +46,16 @@ def test_the_profile_changes_and_nothing_else(params, before, name):
     assert yaml.safe_load(params.read_text())["profile"] == name
 
 
+@pytest.mark.parametrize("name", ["my birds", "my.birds", "vögel"])
+def test_a_name_that_dvc_cannot_look_up_is_refused_first(params, monkeypatch, name):
+    params.write_text(params.read_text() + f'"{name}": {{}}\n')
+    before = params.read_bytes()
+    monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
+    with pytest.raises(ConfigError, match=f"profile '{name}': DVC takes letters.*params.yaml"):
+        repro.run_stages(name, [], print)
+    assert params.read_bytes() == before and not (params.parent / "asked").exists()
+
+
 def test_a_name_that_yaml_takes_for_something_else_is_quoted(params):
     params.write_text(params.read_text() + '"on": {}\n')
     repro.set_profile("on")

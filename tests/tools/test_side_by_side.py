@@ -88,6 +88,17 @@ def test_after_a_failure_the_others_go_on_and_it_is_named(monkeypatch):
     ]
 
 
+def test_python_is_the_interpreter_that_started(monkeypatch, tmp_path):
+    other = tmp_path / "python"  # as where the environment is not activated
+    other.write_text("#!/bin/sh\nexit 3\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told = []
+    code = "import sys; print(sys.executable)"
+    conduct([Job("a", ["sh", "-c", f"python -c '{code}'"])], 1, told.append)
+    assert Path(told[0].removeprefix("a: ")).parent == Path(sys.executable).parent
+
+
 def test_lines_come_whole_and_say_whose_they_are():
     work = """
 import sys, time
