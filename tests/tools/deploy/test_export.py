@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -95,8 +96,18 @@ def to_onnx(module, images):
     return convert.convert_onnx(module, images[:1], list(module.outputs))
 
 
-def run_onnx(model, images):
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+# Without VNNI a sum of two products of 8 bits stops at 16 bits, in ONNX Runtime and in OpenVINO:
+# the random weights here reach that, trained ones hardly do (docs/deploy.md)
+CPUINFO = Path("/proc/cpuinfo")
+VNNI = "vnni" in CPUINFO.read_text() if CPUINFO.is_file() else True
+
+
+def run_onnx(model, images, as_written=False):
+    """With `as_written` each operator by itself: int8 is rounded to, but multiplied in fp32."""
+    options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     return session.run(None, {"images": images.numpy()})
 
 
@@ -288,7 +299,8 @@ def test_openvino_computes_every_convolution_in_8_bits(net, tmp_path):
     assert len(precisions) == convolutions and set(precisions) <= {"u8", "i8"}
     found = list(compiled(images.numpy()).values())
     for a, b in zip(found, run_onnx(full, images), strict=True):
-        assert 0 < np.abs(a - b).max() < 0.2 * np.abs(b).max()
+        off = np.abs(a - b).max()
+        assert off > 0 and (not VNNI or off < 0.2 * np.abs(b).max())
 
 
 # --------------------------------------------------------------------------------------- ncnn
@@ -531,8 +543,10 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
     counts = export.check_pattern(net.state_dict(), export.stored_weights(tmp_path / "x.onnx"))
     assert counts == all_layers(net) and counts["trained"] > 0
     for image in images:
-        for a, b in zip(run_onnx(full, image), run_onnx(small, image), strict=True):
-            assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
+        for as_written in (True, False) if VNNI else (True,):
+            results = run_onnx(full, image), run_onnx(small, image, as_written)
+            for a, b in zip(*results, strict=True):
+                assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
 
 
 def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
