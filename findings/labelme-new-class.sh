@@ -13,7 +13,8 @@ trap 'rm -rf "$room"' EXIT
 cd "$room"
 python3 -m venv venv
 venv/bin/pip install --quiet numpy==2.4.6 opencv-python-headless==5.0.0.93 shapely==2.1.2 pycocotools==2.0.11 \
-  click fire matplotlib==3.10.8 pillow==12.2.0 pyyaml requests tqdm jsonschema
+  click==8.5.1 fire==0.7.1 matplotlib==3.10.8 pillow==12.2.0 pyyaml==6.0.4 requests==2.34.2 tqdm==4.70.1 \
+  jsonschema==4.26.0
 venv/bin/pip install --quiet --no-deps sahi==0.12.8 labelme2coco==0.2.6 # sahi asks for an OpenCV with windows
 venv/bin/python - 2> log <<'EOF' || { cat log; exit 1; }
 import contextlib

@@ -12,7 +12,7 @@ trap 'rm -rf "$room"' EXIT
 cd "$room"
 python3 -m venv venv
 venv/bin/pip install --quiet numpy==2.4.6 opencv-python-headless==5.0.0.93 shapely==2.1.2 pycocotools==2.0.11 \
-  click fire matplotlib==3.10.8 pillow==12.2.0 pyyaml requests tqdm
+  click==8.5.1 fire==0.7.1 matplotlib==3.10.8 pillow==12.2.0 pyyaml==6.0.4 requests==2.34.2 tqdm==4.70.1
 venv/bin/pip install --quiet --no-deps sahi==0.12.8 # it asks for an OpenCV with windows
 venv/bin/python - 2> log <<'END' || { cat log; exit 1; }
 import contextlib

@@ -237,14 +237,15 @@ def _start(job: Job, lines: SimpleQueue) -> Running:
     (A training takes a second one for impatience.) If this process is killed, the next line that
     they write ends them, for nobody reads it.
     """
+    # `python` in a stage is this interpreter, its environment activated or not; its lines come at
+    # once and in order, for the last ones say why it failed
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    settings = {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    if job.one_thread and not on_gpu():
+        settings |= ONE_THREAD
     process = subprocess.Popen(
         job.command,
-        # `python` in a stage is this interpreter, its environment activated or not; its lines come
-        # at once and in order, for the last ones say why it failed
-        env=os.environ
-        | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))}
-        | {"PYTHONUNBUFFERED": "1"}
-        | (ONE_THREAD if job.one_thread and not on_gpu() else {}),
+        env=os.environ | settings,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

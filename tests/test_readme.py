@@ -2,6 +2,7 @@
 that they show is run by a test or by .ci/smoke; and their links, and others', lead somewhere."""
 
 import io
+import os
 import re
 import subprocess
 from urllib.parse import unquote
@@ -199,3 +200,15 @@ def test_what_they_show_in_python_runs(tmp_path, monkeypatch):
     assert len(names["found"].boxes) == len(names["boxes"]) == len(names["found"].names)
     assert {"loss_qfl", "loss_giou", "loss_dfl"} <= set(names["terms"])
     assert all(p.grad is not None for p in names["network"].head.towers.parameters())
+
+
+def test_findings_can_be_run_are_listed_and_pin_what_they_install():
+    scripts = sorted((root() / "findings").glob("*.sh"))
+    listed = (root() / "findings/README.md").read_text()
+    for script in scripts:
+        text = script.read_text()
+        assert os.access(script, os.X_OK) and f"({script.name})" in listed, script.name
+        assert 'cd "$room"' in text and 'room="$(mktemp -d)"' in text, script.name
+        for line in re.findall(r"(?m)^[^#\n]*pip install ([^#\n]+)", text.replace("\\\n", " ")):
+            packages = [word for word in line.split() if not word.startswith("-")]
+            assert packages and all("==" in word for word in packages), (script.name, line)
