@@ -2,6 +2,7 @@
 that they show is run by a test or by .ci/smoke; and their links, and others', lead somewhere."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from conftest import read, teach
+from conftest import teach
 from PIL import Image
 
 from lightdet_core.config import root
@@ -101,12 +102,15 @@ def blocks(language, pages):
     return [block for page in pages for block in re.findall(pattern, TEXT[page], re.S | re.M)]
 
 
-def committed(name):
-    """A table of results/ as git has it: one's own run on another machine gives other numbers."""
-    path = f"results/{name}.csv"
+def in_git(path):
+    """A file as git has it: one's own run on another machine gives other numbers."""
     found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=root(), capture_output=True)
-    content = found.stdout or (root() / path).read_bytes()
-    return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    return found.stdout or (root() / path).read_bytes()
+
+
+def committed(name):
+    content = io.BytesIO(in_git(f"results/{name}.csv"))
+    return pd.read_csv(content, dtype=str, keep_default_na=False)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -176,7 +180,7 @@ def test_messages_in_the_questions_are_those_of_the_code():
 
 
 def test_eight_bits_are_those_of_the_notebook():
-    cells = read(root() / "results/demo/notebooks/09_table1.ipynb")["cells"]
+    cells = json.loads(in_git("results/demo/notebooks/09_table1.ipynb"))["cells"]
     shown = "\n".join(
         "".join(output.get("data", {}).get("text/plain", []))
         for cell in cells
