@@ -85,7 +85,7 @@ def batch_indices(num_images: int, batch_size: int, seed: int, step: int) -> Ten
 
 
 def check_sizes(pack: Pack, size: int) -> str | None:
-    """A line about the objects that are too small to learn from at this input, if they are many.
+    """A line about the objects that are too small to learn or to find at this input, if many are.
 
     Raises:
         UserError: all are.
@@ -96,7 +96,7 @@ def check_sizes(pack: Pack, size: int) -> str | None:
     small = int((sides < MIN_SIDE).sum())
     about = (
         f"{small} of {len(sides)} objects are under {MIN_SIDE:g} px at {size} px input, too small "
-        "to learn from; raise the profile's input_scale"
+        "to learn or to find; raise the profile's input_scale"
     )
     if small == len(sides):
         raise UserError(f"{pack.path}: {about}")

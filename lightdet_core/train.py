@@ -24,20 +24,10 @@ from lightdet_core.engine import Run, learn
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, short_hash, write_json
-from lightdet_core.machinery.packs import (
-    Pack,
-    check_categories,
-    read_truth,
-)
+from lightdet_core.machinery.packs import Pack, check_categories, read_truth
 from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import provenance, rounded
-from lightdet_core.machinery.runs import (
-    alone,
-    finished_key,
-    identify,
-    keep_memory,
-    move_aside,
-)
+from lightdet_core.machinery.runs import alone, finished_key, identify, keep_memory, move_aside
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 
 
@@ -102,8 +92,9 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         progress(f"{folder.name}: finished already, nothing to train ({folder})")
         return folder
 
-    if notice := check_sizes(packs["train"], config.model.input_size):
-        progress(f"{config.run_name}: {notice}")
+    for split, pack in packs.items():
+        if notice := check_sizes(pack, config.model.input_size):
+            progress(f"{config.run_name}: {split}: {notice}")
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
     teacher = init = None

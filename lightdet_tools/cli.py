@@ -93,7 +93,8 @@ def pack(
     ] = False,
 ) -> None:
     """Pack a profile's images for training."""
-    configs = [load_config(run, profile) for run in all_runs(read_params())]
+    params = read_params()
+    configs = [load_config(run, profile, params=params) for run in all_runs(params)]
     from lightdet_tools.data.pack import prepare_packs
 
     print(f"wrote {prepare_packs(configs, told, skip_broken).relative_to(root())}")
@@ -111,8 +112,14 @@ def train(
     trained side by side, seed by seed, with one thread each.
     """
     named = dict.fromkeys((name, number) for number in seed or [0] for name in experiment)
-    configs = [load_config(name, profile, number) for name, number in named]
+    params = read_params()
+    configs = [load_config(name, profile, number, params) for name, number in named]
+    if "DVC_ROOT" in os.environ:  # a stage
+        from lightdet_core.machinery.runs import check_links
+
+        check_links(configs[0].profile)
     if len(configs) > 1:
+        begin(f"{len(configs)} runs of {configs[0].profile}")
         from lightdet_tools.side_by_side import train_all
 
         train_all(configs, told)
@@ -208,7 +215,7 @@ def card(
 ) -> None:
     """Copy weights for a release, with model cards and checksums."""
     begin("reading weights")
-    from lightdet_tools.report.card import write_release
+    from lightdet_tools.publish.card import write_release
 
     print("wrote", *write_release(runs, out))
 
@@ -273,7 +280,8 @@ def accuracy(
 def compare(profile: OneProfile) -> None:
     """Hold the runs here against those of the last commit."""
     load_config("c0", profile)
-    from lightdet_tools.report.compare import report
+    begin("reading results")
+    from lightdet_tools.publish.compare import report
 
     report(profile, told)
 
@@ -281,6 +289,7 @@ def compare(profile: OneProfile) -> None:
 @app.command(**MEASURE)
 def verdicts() -> None:
     """Write what all tiers say of the paper's claims (design.yaml)."""
+    begin("reading results")
     from lightdet_tools.report.claims import of_all_tiers, write_verdicts
 
     write_verdicts(of_all_tiers(), root() / "results" / "verdicts.md")
@@ -290,7 +299,8 @@ def verdicts() -> None:
 @app.command(**BUILD)
 def readme() -> None:
     """Renew the numbers in README and the guides, from results/."""
-    from lightdet_tools.report.readme import renew
+    begin("reading results")
+    from lightdet_tools.publish.readme import renew
 
     changed = [path.relative_to(root()).as_posix() for path in renew()]
     print(f"renewed {', '.join(changed) or 'nothing: all numbers are those of results/'}")

@@ -87,6 +87,7 @@ def notebook_run(
     ] = None,
 ) -> None:
     """Execute one: SOURCE, with parameters, into OUT."""
+    told(f"executing {source} …")
     from lightdet_tools.notebooks.run import execute
 
     execute(source, out, dict(given or []))

@@ -17,6 +17,7 @@ import yaml
 
 from lightdet_core.config import ConfigError, UserError, all_runs, load_config, read_params, root
 from lightdet_core.machinery.files import write_text
+from lightdet_core.machinery.runs import check_links
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
@@ -59,22 +60,13 @@ def _write(profile: str) -> None:
     write_text(path, changed)
 
 
-def check_links(profile: str) -> None:
-    """`UserError` for a link behind which DVC would refuse the results of a whole training."""
-    for name in ("runs", "results", f"runs/{profile}", f"results/{profile}"):
-        if (path := root() / name).is_symlink():
-            raise UserError(
-                f"{path}: is a symbolic link, behind which DVC takes no results; use a bind mount "
-                f"or a checkout on the large disk (data/{profile} may be a link)"
-            )
-
-
 def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> None:
     """`dvc repro` of these stages or of all, as many at once as there are cores.
 
     What is due runs first, each stage as a `dvc repro --single-item`; a plain `dvc repro` at the
-    end, which as a rule finds nothing to run, takes care of what was not seen. Files of one's own
-    may have changed without a change of the settings: their stage, which is quick, always runs.
+    end, which as a rule finds nothing to run, takes care of what was not seen. Pictures, the place
+    where they lie and the Pillow that reads them may change without a change of the settings: but
+    for the demo, the stages that look at them always run, and are quick where nothing has changed.
 
     Args:
         profile: is that of params.yaml afterwards; unless all goes well, the one before is.
@@ -89,9 +81,10 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):
-            if load_config("c0", profile).data.source in ("folder", "coco"):
-                command = [*DVC, "repro", "--force", "--single-item", "data"]
-                conduct([Job("data", command, one_thread=False)], 1, tell, worth_telling)
+            if load_config("c0", profile).data.source != "demo":
+                for stage in ("data", "pack"):
+                    command = [*DVC, "repro", "--force", "--single-item", stage]
+                    conduct([Job(stage, command, one_thread=False)], 1, tell, worth_telling)
             jobs, is_due = due_stages(stages)
             at_once = 1
             if jobs:

@@ -118,8 +118,7 @@ def label_points(
     x: Sequence[float],
     y: Sequence[float],
     names: Sequence[str],
-    bars: Sequence[float] | None = None,
-    size: float = 8,
+    bars: Sequence[float] | float = 0.0,
 ) -> None:
     """Names beside points, none on another; a line leads to one that found no place at its point.
 
@@ -129,7 +128,7 @@ def label_points(
         bars: half the length of the vertical error bar of each point, which no name covers; nan
             where there is none.
     """
-    texts = [axis.text(0, 0, name, fontsize=size, parse_math=False) for name in names]
+    texts = [axis.text(0, 0, name, fontsize=8, parse_math=False) for name in names]
     for text in texts:
         text.set_in_layout(False)
     axis.figure.draw_without_rendering()
@@ -141,12 +140,10 @@ def label_points(
     # not up to the frame: in a figure that is saved larger, letters are a little wider
     view, to_data = axis.bbox.padded(-near), axis.transData.inverted().transform
     frame = (view.x0, -view.y1, view.x1, -view.y0)
-    around = np.column_stack([points - near, points + near])
-    half = np.nan_to_num(np.zeros(len(points)) if bars is None else np.asarray(bars, float))
+    half = np.nan_to_num(np.broadcast_to(np.asarray(bars, float), len(points)))
     ends = [axis.transData.transform(np.column_stack([x, y + sign * half])) for sign in (1, -1)]
-    bar = np.column_stack([ends[0] * down - [near, 0], ends[1] * down + [near, 0]])
-    # no marker and no bar is covered either
-    places = place_labels(around, sizes, frame, taken=np.vstack([around, bar]))
+    marked = np.column_stack([ends[0] * down - near, ends[1] * down + near])  # with its bar
+    places = place_labels(marked, sizes, frame, taken=marked)
     for text, spot, point in zip(texts, places, points, strict=True):
         text.set(position=to_data((spot[0] + margin, -spot[3] + margin)), va="bottom")
         end = point.clip(spot[:2], spot[2:])

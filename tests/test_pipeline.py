@@ -233,13 +233,13 @@ def test_another_profile_makes_nothing_due_and_takes_no_weights(tmp_path):
 
     stages = ["data@{}", "pack@{}", "train@{}-teacher-0", "train_taught@{}-g5-0"]
     dvc("init", "--no-scm", "--quiet")
-    for profile in ("demo", "smoke"):
+    for profile in ("demo", "custom", "smoke"):
         assert under(profile) == [stage.format(profile) for stage in stages]
     assert under("demo") == []
     shutil.rmtree(tmp_path / "runs/demo")
     dvc("checkout", "train", "train_taught")
     found = {path.parts[-3] for path in tmp_path.glob("runs/*/g5-s0/weights.safetensors")}
-    assert found == {"demo", "smoke"}
+    assert found == {"demo", "custom", "smoke"}
 
 
 STAND_IN = """

@@ -14,7 +14,7 @@ from conftest import teach
 from PIL import Image
 
 from lightdet_core.config import root
-from lightdet_tools.report import readme
+from lightdet_tools.publish import readme
 from lightdet_tools.report.tables import load_paper
 
 GUIDES = [path.relative_to(root()).as_posix() for path in readme.pages()]

@@ -76,6 +76,16 @@ def finished_key(folder: Path) -> str:
     return key if (folder / "weights.safetensors").is_file() else "incomplete"
 
 
+def check_links(profile: str) -> None:
+    """`UserError` for a link behind which DVC would refuse the results of a whole training."""
+    for name in ("runs", "results", f"runs/{profile}", f"results/{profile}"):
+        if (path := root() / name).is_symlink():
+            raise UserError(
+                f"{path}: is a symbolic link, behind which DVC takes no results; use a bind mount "
+                f"or a checkout on the large disk (data/{profile} may be a link)"
+            )
+
+
 def refuse_run_folder(path: Path) -> None:
     """Raises a UserError, which names the weights, for a folder that has some."""
     weights = path / "weights.safetensors"

@@ -112,6 +112,8 @@ def _check_category(record: dict) -> tuple[str, str] | None:
 def _check_image(record: dict) -> tuple[str, str] | None:
     if not isinstance(record.get("file_name"), str) or not record["file_name"]:
         return "image without file_name", "no text under 'file_name'"
+    if "\0" in record["file_name"]:
+        return "file_name with a zero byte", repr(record["file_name"])
     for side in ("width", "height"):
         value = record.get(side)
         if type(value) is not int or not 0 < value < 2**31:

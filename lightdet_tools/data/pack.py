@@ -170,6 +170,13 @@ def _write(
     write_json(out / "pack.json", meta, indent=1)
 
 
+def _absent(pack: Pack) -> list[str]:
+    """The names of the classes without an object, crowds apart."""
+    real = (np.arange(pack.gt_labels.shape[1]) < pack.counts[:, None]) & ~pack.gt_crowd
+    found = set(pack.gt_labels[real].tolist())
+    return [c["name"] for label, c in enumerate(pack.categories) if label not in found]
+
+
 def _files(folder: Path, truth: dict) -> str:
     """The state of the packed pictures: names, sizes, times."""
     return text_hash(file_state(folder, [image["file_name"] for image in truth["images"]]))
@@ -327,8 +334,12 @@ def prepare_packs(
     if both := len(names["train"] & names["val"]):
         progress(f"{both} pictures are in train and in val: AP is then partly that of learnt ones")
     summary = {}
-    for path, (_, size) in wanted.items():
+    for path, (split, size) in wanted.items():
         pack = packs[path]
+        if absent := _absent(pack):
+            meaning = "nothing to learn of" if split == "train" else "no AP of"
+            number = f"{len(absent)} of {len(categories)} classes"
+            progress(f"{path.name}: {meaning} {number}, which have no object: {', '.join(absent)}")
         summary[path.name] = {
             "sha256": pack.hash,
             "pixels": pack.pixels,

@@ -45,11 +45,6 @@ PICTURES = (
     ".pgm", ".ppm",
 )  # fmt: skip
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
-PASSED_OVER = (  # of folders
-    *VIDEOS, ".heic", ".heif", ".jxl", ".jpe", ".j2k", ".jpx", ".jxr", ".apng", ".pbm", ".pnm",
-    ".tga", ".psd", ".svg", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
-    ".m4v", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts",
-)  # fmt: skip
 RESULT = "detections.json"
 TOLD_EVERY = 5.0  # seconds between two lines about a video
 
@@ -205,16 +200,15 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
         raise UserError(f"{source}: not found; an image, a folder of images or a video is needed")
     out = out.resolve()
     own = out if source.resolve() in out.parents else None
-    alike = [
+    found = [
         file
         for file in source.rglob("*")
-        if file.suffix.lower() in PICTURES + PASSED_OVER
-        and not file.name.startswith(".")
+        if not file.name.startswith(".")
         and not file.is_dir()
         and own not in Path(os.path.realpath(file)).parents  # `resolve` raises in a loop of links
     ]
-    files = sorted(f for f in alike if f.suffix.lower() in PICTURES and f.is_file())
-    passed = _passed_over(set(alike) - set(files))
+    files = sorted(f for f in found if f.suffix.lower() in PICTURES and f.is_file())
+    passed = _passed_over(set(found) - set(files))
     if not files:
         more = passed and f"; {passed}"
         raise UserError(f"{source}: no images in it; known are {', '.join(PICTURES)}{more}")
@@ -225,7 +219,10 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
 
 def _passed_over(files: set[Path]) -> str:
     """Such as "3 files passed over: .heic 2, .mp4 1", or nothing."""
-    kinds = Counter(f.suffix.lower() if f.is_file() else "links to nothing" for f in files)
+    kinds = Counter(
+        (f.suffix.lower() or "without extension") if f.is_file() else "links to nothing"
+        for f in files
+    )
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     noun = "file" if len(files) == 1 else "files"
     return f"{len(files)} {noun} passed over: {counts}" if files else ""

@@ -82,7 +82,7 @@ def export(
         UserError: the weights are missing, damaged or of another architecture.
         UserError: the folder cannot be written, or the exported network is not the same.
     """
-    suffix, known, variants = FORMS[form]
+    suffixes, known, variants = FORMS[form]
     if precision not in known:
         raise UserError(f"{precision}: not for {form}, which has {', '.join(known)}")
     if uint8 and form == "ncnn":
@@ -90,7 +90,7 @@ def export(
             "--uint8: ncnn has no such input; Mat.from_pixels makes its float32 from uint8 pixels"
         )
     forms = {"mish": nn.Mish} if form == "ncnn" else {"uint8": uint8}
-    job, example = _prepare(weights, folder, decoded, precision, progress, suffix, **forms)
+    job, example = _prepare(weights, folder, decoded, precision, progress, suffixes, **forms)
     return _finish(job, variants(job, weights, example))
 
 
@@ -118,10 +118,10 @@ def _ncnn_files(job: "_Job", _: Path | str, example: Tensor) -> dict[str, dict[s
     return variants
 
 
-FORMS = {  # the file that is opened, precisions, and what makes the files of each precision
-    "onnx": (".onnx", ("fp32", "fp16", "int8"), _onnx_files),
-    "openvino": (".xml", ("fp32", "fp16", "bf16", "int8"), _openvino_files),
-    "ncnn": (".param", ("fp32", "fp16"), _ncnn_files),
+FORMS = {  # its files, first the one that is opened; precisions; what makes the files of each
+    "onnx": ((".onnx",), ("fp32", "fp16", "int8"), _onnx_files),
+    "openvino": ((".xml", ".bin"), ("fp32", "fp16", "bf16", "int8"), _openvino_files),
+    "ncnn": ((".param", ".bin", ".json"), ("fp32", "fp16"), _ncnn_files),
 }
 
 
@@ -183,7 +183,7 @@ def _prepare(
     decoded: bool,
     precision: str,
     progress: Callable[[str], object],
-    suffix: str,
+    suffixes: tuple[str, ...],
     **forms,
 ) -> tuple[_Job, Tensor]:
     """The job and an example input; the folder is tried before the work starts."""
@@ -196,11 +196,11 @@ def _prepare(
         raise UserError(f"{folder}: cannot be written to ({error.strerror})") from None
     module = deployable(model, config["model"]["input_size"], decoded, **forms)
     # ncnn, too, writes a .bin
-    flags = {"openvino": suffix == ".xml", "decoded": decoded, "uint8": module.uint8}
+    flags = {"openvino": ".xml" in suffixes, "decoded": decoded, "uint8": module.uint8}
     flags |= {precision: precision != "fp32"}
     name = "-".join([config["experiment"], f"s{config['seed']}", *(f for f in flags if flags[f])])
     about = describe(module, config, categories)
-    _refuse_other(folder / f"{name}{suffix}", about)
+    _refuse_other([folder / f"{name}{suffix}" for suffix in suffixes], about)
     job = _Job(model, module, about, folder, name, precision, progress)
     return job, torch.from_numpy(job.input(example_images(module.size)[:1]))
 
@@ -288,25 +288,23 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
     }
 
 
-def _refuse_other(target: Path, ours: dict) -> None:
-    """Raises a UserError for a file of the same name that another data set's run gave."""
-    if not target.exists():
+def _refuse_other(targets: list[Path], ours: dict) -> None:
+    """Raises a UserError for files of these names, unless this data set's run gave all of them."""
+    there, remedy = [path for path in targets if path.exists()], "delete it or take another --out"
+    if not there:
         return
     try:
-        theirs = open_exported(target).about
-    except UserError:  # damaged, or not ours: as good as any file that is replaced
-        return
-    for what, (old, new) in {
-        "profile": [about["config"]["profile"] for about in (theirs, ours)],
-        "classes": [
-            ", ".join(f"{c['id']} {c['name']}" for c in about["categories"])
-            for about in (theirs, ours)
-        ],
-    }.items():
-        if old != new:
-            raise UserError(
-                f"{target}: has {what} {old}, not {new}; delete it or take another --out"
-            )
+        old, new = map(_learned, (open_exported(targets[0]).about, ours))
+    except UserError as error:
+        raise UserError(f"{there[0]}: is there and no usable export ({error}); {remedy}") from None
+    for what, found in old.items():
+        if found != new[what]:
+            raise UserError(f"{targets[0]}: has {what} {found}, not {new[what]}; {remedy}")
+
+
+def _learned(about: dict) -> dict[str, str]:
+    classes = ", ".join(f"{c['id']} {c['name']}" for c in about["categories"])
+    return {"profile": about["config"]["profile"], "classes": classes}
 
 
 def compare(

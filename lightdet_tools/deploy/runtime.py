@@ -249,7 +249,13 @@ def _parse(path: Path, text: str) -> dict:
         raise UserError(
             f"{path}: has no LightDet description; it is not a file of lightdet_tools.deploy.export"
         )
-    if missing := sorted(NEEDED.difference(about)):
+    config = about.get("config")
+    settings = config if isinstance(config, dict) else {}
+    missing = sorted(NEEDED.difference(about))
+    missing += [
+        f"config.{key}" for key in ("experiment", "profile", "model") if key not in settings
+    ]
+    if missing:
         raise UserError(f"{path}: its description lacks {', '.join(missing)}; {AGAIN}")
     return about
 

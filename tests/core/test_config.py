@@ -324,6 +324,16 @@ def with_experiment(**changes):
     [
         (None, r"params\.yaml: not found"),
         ("a: [1", r"params\.yaml: not YAML"),
+        (
+            "demo:\n  train: {lr: 1}\nbccd: {}\ndemo: {}",
+            r"params\.yaml: demo: stands twice, in line 1 and in line 4; keep one",
+        ),
+        (
+            "a: &a {b: {lr: 1, lr: 2}}\nc: *a",
+            r"params\.yaml: a\.b\.lr: stands twice, in line 1 and",
+        ),
+        ("demo: {}\n2026: {}", r"params\.yaml: 2026: line 2: not read as text; put it in quotes"),
+        ("demo: {experiments: {no: {}}}", r"demo\.experiments\.no: line 1: not read as text"),
         ("profile: demo", r"params\.yaml: nothing under runs, seeds, show"),
         (with_(show="c0"), r"show c0-s0: `runs` must hold c0"),
         (with_(runs=5), r"params\.yaml:? ?.*runs: .*(list|keys)"),
@@ -345,6 +355,12 @@ def test_params_file_errors(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config("g1", "demo", params=path)
+
+
+def test_a_key_that_stands_over_a_merged_one_stands_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text((root() / "params.yaml").read_text() + "again: &self {<<: *adamw, lr: 1}\n")
+    assert read_params(path)["again"]["lr"] == 1 and read_params(path)["adamw"]["lr"] == 1.5e-3
 
 
 def test_root_is_found_from_any_folder(tmp_path, monkeypatch):

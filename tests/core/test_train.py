@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import close, fit, fit_until, kept, needs, read, same, same_run, teach, tiny, weights
@@ -19,6 +20,7 @@ from lightdet_core import augment, distill, engine, sparsity, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import TrainConfig, UserError, load_config
 from lightdet_core.machinery import checkpoint, log, precision
+from lightdet_core.machinery.packs import pack_path
 from lightdet_core.model import build, load_weights, save_weights
 from lightdet_tools.data import pack
 from lightdet_tools.report import zeros
@@ -447,6 +449,17 @@ def test_classes_come_from_the_data_or_must_agree(here):
     chosen = dataclasses.replace(tiny().data, classes=("person",))
     with pytest.raises(UserError, match="train-96: made with the classes all, not person"):
         fit(dataclasses.replace(tiny(), data=chosen), here)
+
+
+def test_a_val_set_whose_objects_are_too_small_is_refused(here):
+    pack = pack_path(tiny(), "val")
+    boxes = np.load(pack / "gt_boxes.npy")
+    np.save(pack / "gt_boxes.npy", np.concatenate([boxes[..., :2], boxes[..., :2] + 1], -1))
+    try:
+        with pytest.raises(UserError, match=r"val-64: \d+ of \d+ objects are under 2 px at 64 px"):
+            fit(tiny(epochs=1), here)
+    finally:
+        np.save(pack / "gt_boxes.npy", boxes)
 
 
 def test_frozen_batch_norm(here):

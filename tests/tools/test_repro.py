@@ -104,10 +104,13 @@ def test_a_run_that_fails_gives_the_profile_back(params, monkeypatch):
     assert yaml.safe_load(params.read_text())["profile"] == "demo"
 
 
-def test_files_of_ones_own_are_looked_at_first(params, monkeypatch):
+@pytest.mark.parametrize("profile", ["my-birds", "minicoco", "bccd", "coco"])
+def test_pictures_that_may_have_changed_are_looked_at_first(params, monkeypatch, profile):
+    """Behind a variable or in a folder of one's own: DVC knows of neither."""
     monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
-    repro.run_stages("my-birds", [], print)
-    wanted = "my-birds repro --force --single-item data\nmy-birds repro\n"
+    repro.run_stages(profile, ["08_table2"], print)
+    words = ["--force --single-item data", "--force --single-item pack", "08_table2"]
+    wanted = "".join(f"{profile} repro {asked}\n" for asked in words)
     assert (params.parent / "asked").read_text() == wanted
 
 

@@ -78,6 +78,7 @@ BAD = [
     (broken("images", 0, height=0), "image without height: image 30: .*height is 0"),
     (broken("images", 0, width="64"), "image without width: image 30: .*'64'"),
     (broken("images", 0, file_name="-"), "image without file_name: image 30"),
+    (broken("images", 0, file_name="a.png\0"), r"with a zero byte: image 30: 'a\.png\\x00'"),
     (broken("images", 0, id="x"), "image without id: entry 0"),
     (broken("categories", 0, name="-"), "category without name: category 90"),
     (lambda coco: coco["categories"].clear(), "no categories"),

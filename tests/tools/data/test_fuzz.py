@@ -8,14 +8,18 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lightdet_core.config import UserError
 from lightdet_core.evaluate import coco_metrics
+from lightdet_core.machinery.packs import read_truth
 from lightdet_tools.data.annotations import read_annotations
+from lightdet_tools.data.pack import build
 
 MUTATIONS = 2000
+PACKED = 300  # of these, with pictures
 VALUES = [None, True, False, 0, 1, 2, -1, 7, 0.5, 1e-9, 1e9, 1e300, float("nan"), float("inf"), "1",
           "", "x", [], [1, 2, 3, 4], {}, 2**63, -(2**70), [0, 0, 0.2, 0.3], [-30, -20, 60, 50],
           [40, 30, 90, 90], [64, 0, 5, 5], [3, 3, 0, 9]]  # fmt: skip
@@ -93,6 +97,34 @@ def by_pycocotools(truth: dict, found: list[dict]) -> float:
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats[0]
+
+
+def test_mutations_are_refused_in_words_or_packed_whole(tmp_path):
+    """What a pack holds is the truth of its file, read once more: every picture, every object."""
+    rng, path, refused = random.Random(1), tmp_path / "coco.json", 0
+    for name in (5, 3, 8, 1):
+        Image.fromarray(np.full((48, 64, 3), 20 * name, np.uint8)).save(tmp_path / f"{name}.png")
+    for _ in range(PACKED):
+        coco = valid(rng)
+        mutate(coco, rng)
+        path.write_text(json.dumps(coco))
+        try:
+            pack = build(path, tmp_path, tmp_path / "pack", 32, progress=str)
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+            refused += 1
+            continue
+        wanted = cleaned(json.loads(path.read_text()))
+        truth, thin = read_truth(pack), 0
+        assert [i["id"] for i in truth["images"]] == [i["id"] for i in wanted["images"]]
+        for one, two in zip(truth["annotations"], wanted["annotations"], strict=True):
+            assert one["bbox"] == pytest.approx(two["bbox"]) and one["area"] == two["area"]
+            assert all(one[key] == two[key] for key in ("image_id", "category_id", "iscrowd"))
+            thin += min(two["bbox"][2:]) < 1
+        assert pack.counts.sum() == len(wanted["annotations"]) - thin
+        shades = [20 * int(i["file_name"][0]) for i in wanted["images"]]
+        assert pack.images[:, 16, 16, 0].tolist() == shades
+    assert 0.1 * PACKED < refused < 0.8 * PACKED
 
 
 def test_mutations_are_refused_in_words_or_mean_what_they_say(tmp_path):

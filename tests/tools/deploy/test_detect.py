@@ -254,25 +254,25 @@ def test_files_and_folders(command, tmp_path, capsys):
 
 
 def test_what_a_folder_has_and_is_not_taken(command, tmp_path, capsys):
-    """Every kind of picture is; what looks like one is counted, and other files are not."""
+    """Every kind of picture is; whatever else is there is counted."""
     for name in ("a.avif", "b.jp2", "c.pgm", "d.ppm", "e.png"):
         pixels = picture(40, 20)[..., 0] if name == "c.pgm" else None
         save(tmp_path / "in" / name, pixels)
-    for name in ("x.heic", "sub/y.HEIC", "clip.mp4", "notes.txt", "list.json", ".z.heic"):
+    for name in ("x.heic", "sub/y.HEIC", "clip.mp4", "notes.txt", "p.mpo", ".z.heic", "photo"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text("no image")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "in" / "gone.txt").symlink_to("nowhere.txt")
     coco = command("in")
     assert [Path(i["file_name"]).name[0] for i in coco["images"]] == list("abcde")
-    line = "in: 4 files passed over: .heic 2, .mp4 1, links to nothing 1\n"
+    line = "in: 8 files passed over: "
+    line += ".heic 2, .mp4 1, .mpo 1, .txt 1, links to nothing 2, without extension 1\n"
     out = capsys.readouterr().out
     assert line in out and out.count("passed over") == 1
     with pytest.raises(UserError, match=r"^in/sub: no images in it; known .*; 1 file passed over"):
         command("in/sub", "--overwrite")
     command("in/a.avif", "--overwrite")
     save(tmp_path / "plain" / "a.png")
-    (tmp_path / "plain" / "a.txt").write_text("no image")
     command("plain", "--overwrite")
     assert "passed over" not in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 import copy
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -422,7 +423,7 @@ def test_operations_that_a_format_lacks():
 @pytest.fixture
 def finish(onnx_export, weights, tmp_path):
     """`finish()` checks a file that is there already and puts it into place."""
-    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, ".onnx", uint8=True)
+    job, _ = export._prepare(weights, tmp_path, False, "fp32", str, (".onnx",), uint8=True)
     content = onnx_export[0]["files"][0].read_bytes()
     return lambda **changes: export._finish(
         job._replace(**changes), {key: {".onnx": content} for key in ("fp32", "fp16")}
@@ -430,14 +431,14 @@ def finish(onnx_export, weights, tmp_path):
 
 
 def test_what_was_checked_is_put_into_place(finish, tmp_path, net):
-    (tmp_path / "g5-s4-uint8.onnx").write_bytes(b"old")
+    old = finish()["files"][0].read_bytes()
     other = copy.deepcopy(net)
     with torch.no_grad():
         other.head.towers[0][-1].bias[0] += 0.1
     with pytest.raises(UserError, match=r"cls_logits: .* differs from torch by 0\.1"):
         finish(model=other)
     assert names(tmp_path) == ["g5-s4-uint8.onnx"]
-    assert (tmp_path / "g5-s4-uint8.onnx").read_bytes() == b"old"
+    assert (tmp_path / "g5-s4-uint8.onnx").read_bytes() == old
     assert finish()["files"] == [tmp_path / "g5-s4-uint8.onnx"]
     assert names(tmp_path) == ["g5-s4-uint8.onnx"]
     assert open_exported(tmp_path / "g5-s4-uint8.onnx").about["categories"] == CATEGORIES
@@ -455,6 +456,23 @@ def test_a_file_of_another_data_set_is_not_replaced(finish, weights, tmp_path):
     with pytest.raises(UserError, match=r"uint8\.onnx: has profile bccd, not .*; delete it or"):
         export.export("onnx", weights, tmp_path, uint8=True)
     assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "content"),
+    [
+        ("onnx", "g5-s4.onnx", b"somebody's"),
+        ("ncnn", "g5-s4.bin", b"of a .param that is gone"),
+        ("ncnn", "g5-s4.json", b"{}"),
+        ("openvino", "g5-s4-openvino.bin", b"of an .xml that is gone"),
+    ],
+)
+def test_a_file_that_is_no_export_is_not_replaced(weights, tmp_path, form, name, content):
+    (tmp_path / name).write_bytes(content)
+    message = rf"{re.escape(name)}: is there and no usable export \(.*\); delete it or take another"
+    with pytest.raises(UserError, match=message):
+        export.export(form, weights, tmp_path)
+    assert names(tmp_path) == [name] and (tmp_path / name).read_bytes() == content
 
 
 def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ DESCRIPTION = {
     "outputs": {"same": [3, SIZE, SIZE], "negative": [3, SIZE, SIZE]},
     "quality": None,
     "categories": [{"id": 3, "name": "ü"}],
-    "config": {"seed": 4},
+    "config": {"experiment": "g1", "profile": "demo", "seed": 4, "model": {}},
 }
 WEIGHTS = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)

@@ -1,5 +1,7 @@
 """The pictures that chapters open with: what is on them is what the chapter is about."""
 
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -11,6 +13,7 @@ import torch
 from conftest import teach, use_root
 
 from lightdet_core import sparsity
+from lightdet_core.config import UserError
 from lightdet_core.model import load_weights
 from lightdet_tools.notebooks import openings
 
@@ -35,6 +38,8 @@ def test_curves_are_the_activations_and_their_slopes():
 def test_pattern_shows_a_layer_and_what_is_left_of_it(tmp_path, monkeypatch):
     use_root(monkeypatch, tmp_path)
     teach(tmp_path / "runs/demo", "g3")
+    categories = load_weights(openings.weights_of("demo", "g3"))[2]
+    monkeypatch.setattr(openings, "open_pack", lambda _: SimpleNamespace(categories=categories))
     openings.pattern("demo", "g3")
     dense, pruned = (np.asarray(axis.images[0].get_array()) for axis in plt.gcf().axes)
     state = load_weights(openings.weights_of("demo", "g3"))[0].state_dict()
@@ -43,3 +48,14 @@ def test_pattern_shows_a_layer_and_what_is_left_of_it(tmp_path, monkeypatch):
     assert ((pruned != 0).reshape(6, 4, 4).sum(-1) == 2).all()
     assert name.removesuffix(".weight") in plt.gcf().axes[1].get_xlabel()
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("opening", [openings.pattern, openings.detector])
+def test_weights_of_other_classes_open_no_chapter(tmp_path, monkeypatch, opening):
+    use_root(monkeypatch, tmp_path)
+    teach(tmp_path / "runs/demo", "g3")
+    others = [{"id": 1, "name": "cell"}]
+    monkeypatch.setattr(openings, "open_pack", lambda _: SimpleNamespace(categories=others))
+    message = r"g3-s0/weights\.safetensors: label 0 .*\(1, 'cell'\) in the data"
+    with pytest.raises(UserError, match=message):
+        opening("demo", "g3")

@@ -9,7 +9,7 @@ import lightdet_core
 from lightdet_core.config import UserError
 from lightdet_core.machinery.files import write_json
 from lightdet_tools import cli
-from lightdet_tools.report.card import write_release
+from lightdet_tools.publish.card import write_release
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from conftest import use_root
 
 from lightdet_core.config import UserError
 from lightdet_tools import cli
-from lightdet_tools.report import readme
+from lightdet_tools.publish import readme
 from lightdet_tools.report.claims import load_design
 
 GROUPS = pd.DataFrame(
@@ -62,7 +62,7 @@ def tables():
 
 def test_parts_are_cells_of_the_tables(tables):
     parts = readme.parts(tables.__getitem__)
-    assert (parts["AP g1"], parts["AP teacher"]) == ("49.4 ± 1.5", "57.9")
+    assert (parts["AP g1"], parts["AP teacher"]) == ("49.39 ± 1.52", "57.93")
     assert parts["group-2"] == "open (demo +3.18 ± 8.11, 2 seeds of 3)"
     assert (parts["ld"], parts["gflv2"]) == ("supported (demo +2.00 ± 1.00, 3 seeds)", "open")
     assert parts["tally"] == f"1 supported, {len(verdicts()) - 1} open"
@@ -119,7 +119,7 @@ def test_the_command_renews_the_pages(tables, tmp_path, monkeypatch, capsys):
     for page, name in zip(pages, ("AP g1", "tally", None), strict=True):
         page.write_text(f"it is <!-- begin: {name} --><!-- end -->\n" if name else "words\n")
     cli.main(["readme"])
-    assert capsys.readouterr().out == "renewed README.md, docs/a.md\n"
-    assert pages[0].read_text() == "it is <!-- begin: AP g1 -->49.4 ± 1.5<!-- end -->\n"
+    assert capsys.readouterr().out == "reading results …\nrenewed README.md, docs/a.md\n"
+    assert pages[0].read_text() == "it is <!-- begin: AP g1 -->49.39 ± 1.52<!-- end -->\n"
     cli.main(["readme"])
     assert "renewed nothing" in capsys.readouterr().out

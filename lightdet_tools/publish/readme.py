@@ -70,7 +70,7 @@ def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
     ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
     counts = {name: (found["verdict"] == name).sum() for name in VERDICTS}
     return {
-        **{f"AP {row['experiment']}": _spread(row, "AP", 1) for _, row in groups.iterrows()},
+        **{f"AP {row['experiment']}": _spread(row, "AP") for _, row in groups.iterrows()},
         **{key: _answer(row, tiers) for key, row in claims.items()},
         "tally": ", ".join(f"{count} {name}" for name, count in counts.items() if count),
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
@@ -80,10 +80,9 @@ def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
     }
 
 
-def _spread(row: pd.Series, metric: str, digits: int) -> str:
-    """Mean ± standard deviation, this only where there are seeds for it."""
-    values = [row[metric], row[f"{metric} std"]]
-    return " ± ".join(f"{float(value):.{digits}f}" for value in values if value)
+def _spread(row: pd.Series, metric: str) -> str:
+    """Mean ± standard deviation, this only where there are seeds for it; rounded once, there."""
+    return " ± ".join(value for value in (row[metric], row[f"{metric} std"]) if value)
 
 
 def _slimmed(variants: pd.DataFrame) -> str:
@@ -114,7 +113,7 @@ def _last_lines(groups: pd.DataFrame) -> str:
     """Table 2 as the terminal shows it, cut to what fits a page."""
     lines = [list(LAST)]
     for _, row in groups.iterrows():
-        lines.append([*row[list(LAST[:-2])], *(_spread(row, name, 2) for name in LAST[-2:])])
+        lines.append([*row[list(LAST[:-2])], *(_spread(row, name) for name in LAST[-2:])])
     shown = (f"| {' | '.join([*cells[:4], '…', *cells[4:]])} | …\n" for cells in lines)
     end = "Tables, figures and executed notebooks: results/demo/; weights: runs/demo/"
     return f"\n```\n{''.join(shown)}\n{end}\n```\n"

@@ -7,7 +7,7 @@ import pytest
 from conftest import use_root
 
 from lightdet_core.config import UserError
-from lightdet_tools.report.compare import compare, report
+from lightdet_tools.publish.compare import compare, report
 
 PUBLISHED = {"g1": (0.50, 0.52, 0.51), "g2": (0.60, 0.62), "g3": (0.40, 0.44), "+silu": (0.1, 0.9)}
 
