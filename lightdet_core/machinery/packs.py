@@ -6,6 +6,8 @@ evaluation.
 """
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -140,15 +142,25 @@ def place_of(folder: Path) -> str:
     return str(folder.relative_to(root()) if folder.is_relative_to(root()) else folder)
 
 
+@contextmanager
+def naming(profile: str) -> Generator[None]:
+    """Commands in messages name this profile."""
+    try:
+        yield
+    except (DataError, FileNotFoundError) as error:
+        raise type(error)(str(error).replace("--profile NAME", f"--profile {profile}")) from None
+
+
 def open_split(config: Config, split: str) -> Pack:
     """A run's pack of train or val, which must be made from its annotations, classes and folder of
     images. (Whether the pictures in it have changed is asked when they are packed.)"""
     annotations, images = split_paths(config, split)
-    pack = open_pack(pack_path(config, split), annotations, config.data.classes)
-    # BCCD's are the same wherever they lie: their hash was asked for
-    if config.data.source != "bccd" and pack.folder != place_of(images):
-        made_from = f"made from the images in {pack.folder}"
-        raise DataError(f"{pack.path}: {made_from}, not {images}; {REPACK}")
+    with naming(config.profile):
+        pack = open_pack(pack_path(config, split), annotations, config.data.classes)
+        # BCCD's are the same wherever they lie: their hash was asked for
+        if config.data.source != "bccd" and pack.folder != place_of(images):
+            made_from = f"made from the images in {pack.folder}"
+            raise DataError(f"{pack.path}: {made_from}, not {images}; {REPACK}")
     return pack
 
 

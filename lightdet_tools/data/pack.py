@@ -23,6 +23,7 @@ from lightdet_core.machinery.packs import (
     ARRAYS,
     FORMAT,
     Pack,
+    naming,
     open_pack,
     pack_path,
     place_of,
@@ -326,7 +327,8 @@ def prepare_packs(
     for path, (split, size) in reversed(wanted.items()):  # val is small: its defects come first
         annotations, images = split_paths(config, split)
         more = skip_broken, progress, data.classes, categories
-        pack = packs[path] = build(annotations, images, path, size, *more)
+        with naming(config.profile):
+            pack = packs[path] = build(annotations, images, path, size, *more)
         categories = pack.categories
         names[split] = {
             (images / image["file_name"]).resolve() for image in read_truth(pack)["images"]
