@@ -80,6 +80,7 @@ OneProfile = Annotated[str, option("of params.yaml, such as demo")]
 def data(profile: OneProfile) -> None:
     """Get a profile's data into COCO format."""
     config = load_config("c0", profile)
+    begin(f"data of {profile}")
     from lightdet_tools.data.sources import prepare
 
     print(f"wrote {prepare(config).relative_to(root())}")
@@ -147,6 +148,8 @@ def repro(
 
     (A plain `dvc repro` runs one stage after another, each on all cores.)
     """
+    load_config("c0", profile)
+    begin("looking for what is due")
     from lightdet_tools.repro import run_stages
 
     run_stages(profile, stages or [], told)
@@ -343,6 +346,7 @@ def site(
     out = (out or root() / "build" / "site").resolve()
     if out.exists() and not (out / ".buildinfo").is_file():
         raise UserError(f"{out}: is no site that this command made; move it away")
+    begin("building the site")
     import shutil
     import subprocess
 

@@ -38,6 +38,7 @@ def gpu_run(
 @gpu.command("bundle")
 def gpu_bundle() -> None:
     """Make build/gpu: what a GPU machine without a network needs."""
+    told("collecting data, weights and wheels …")
     from lightdet_tools.cost.gpu_bundle import bundle
 
     bundle(root() / "build" / "gpu", progress=told)
@@ -47,6 +48,7 @@ def gpu_bundle() -> None:
 @notebook.command("check")
 def notebook_check() -> None:
     """Check the sources in notebooks/ against the rules."""
+    told("checking notebooks …")
     from lightdet_tools.notebooks.run import check_all
 
     print(f"{check_all()} notebooks are in order")

@@ -118,7 +118,7 @@ def label_points(
     x: Sequence[float],
     y: Sequence[float],
     names: Sequence[str],
-    bars: Sequence[float] | float = 0.0,
+    bars: Sequence[float] | None = None,
 ) -> None:
     """Names beside points, none on another; a line leads to one that found no place at its point.
 
@@ -140,10 +140,12 @@ def label_points(
     # not up to the frame: in a figure that is saved larger, letters are a little wider
     view, to_data = axis.bbox.padded(-near), axis.transData.inverted().transform
     frame = (view.x0, -view.y1, view.x1, -view.y0)
-    half = np.nan_to_num(np.broadcast_to(np.asarray(bars, float), len(points)))
+    around = np.column_stack([points - near, points + near])
+    half = np.nan_to_num(np.zeros(len(points)) if bars is None else np.asarray(bars, float))
     ends = [axis.transData.transform(np.column_stack([x, y + sign * half])) for sign in (1, -1)]
-    marked = np.column_stack([ends[0] * down - near, ends[1] * down + near])  # with its bar
-    places = place_labels(marked, sizes, frame, taken=marked)
+    bar = np.column_stack([ends[0] * down - [near, 0], ends[1] * down + [near, 0]])
+    # no marker and no bar is covered either
+    places = place_labels(around, sizes, frame, taken=np.vstack([around, bar]))
     for text, spot, point in zip(texts, places, points, strict=True):
         text.set(position=to_data((spot[0] + margin, -spot[3] + margin)), va="bottom")
         end = point.clip(spot[:2], spot[2:])

@@ -145,6 +145,7 @@ def test_a_stop_waits_for_dvc_and_gives_the_profile_back(params, kind, stage):
         text=True,
         start_new_session=True,
     )
+    assert run.stdout.readline() == "looking for what is due …\n"
     assert run.stdout.readline() == "dvc repro: ready\n"
     assert yaml.safe_load(params.read_text())["profile"] == "smoke"
     os.killpg(run.pid, kind) if kind == signal.SIGINT else run.send_signal(kind)
