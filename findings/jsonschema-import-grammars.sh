@@ -2,7 +2,7 @@
 # Guess: an optional package with which jsonschema can check one more format costs nothing where none is checked.
 # Really: jsonschema imports rfc3987-syntax where it finds it (from 4.25.0 on its extra `format-nongpl` asks for it, and
 #   JupyterLab for that extra, by way of jupyter-events). At its import that package reads one grammar 39 times, into as
-#   many parsers, of which jsonschema uses one, for `iri`. So whatever imports nbformat (JupyterLab, nbconvert, papermill)
+#   many parsers, of which jsonschema uses one, for `iri`. Whatever imports nbformat (JupyterLab, nbconvert, papermill)
 #   begins with this, in each process; no notebook has an IRI. Without the package, or with jsonschema 4.24, it is gone.
 # Here: requirements.in keeps jsonschema below 4.25; each notebook that the pipeline executes starts so much sooner.
 set -euo pipefail
