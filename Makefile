@@ -102,4 +102,4 @@ memory: setup  ## 2,000 training steps, 20,000 packed images (build/memory, 7 GB
 	./.ci/memory
 
 clean:  ## remove what the demo can make again; your data, other profiles and results/ stay
-	rm -rf build/source build/site build/site.work build/smoke build/soak build/memory build/stale build/gpu build/gpu-rehearsal runs/demo runs/smoke* data/demo data/smoke*
+	rm -rf build/source build/site build/site.work build/smoke build/soak build/memory build/stale build/gpu build/gpu-ci build/gpu-rehearsal runs/demo runs/smoke* data/demo data/smoke*

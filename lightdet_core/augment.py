@@ -24,7 +24,7 @@ from torch import Tensor
 from lightdet_core.boxes import Batch, area
 from lightdet_core.config import AugmentConfig, Config, UserError
 from lightdet_core.machinery.images import letterbox_transform
-from lightdet_core.machinery.packs import Pack
+from lightdet_core.machinery.packs import Pack, objects
 
 MIN_SIDE = 2.0  # px; an object whose visible part is thinner teaches nothing
 SMALL_SHARE = 0.05  # of objects that are thinner: more are worth a word
@@ -90,8 +90,7 @@ def check_sizes(pack: Pack, size: int) -> str | None:
     Raises:
         UserError: all are.
     """
-    real = (np.arange(pack.gt_labels.shape[1]) < pack.counts[:, None]) & ~pack.gt_crowd
-    boxes = pack.gt_boxes[real]
+    boxes = pack.gt_boxes[objects(pack)]
     sides = (boxes[:, 2:] - boxes[:, :2]).min(1) * size / pack.size
     small = int((sides < MIN_SIDE).sum())
     about = (

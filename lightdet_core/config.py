@@ -60,9 +60,7 @@ def root() -> Path:
 
 
 SMALLEST_INPUT = 64  # px
-LOADER = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # the former, of libyaml, is ten times as quick
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as quick
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # "1", true: no numbers
 
 
@@ -276,7 +274,10 @@ def _check_keys(text: str, path: Path) -> None:
     for node, where in nodes:  # grows with what each holds
         lines: dict[str, int] = {}
         for key, value in node.value:
-            name, line = f"{where}{key.value}", key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{path}: line {line}: a list or mapping as a key; write text")
+            name = f"{where}{key.value}"
             if not key.tag.endswith((":str", ":merge")):
                 raise ConfigError(
                     f"{path}: {name}: line {line}: not read as text; put it in quotes"
@@ -347,7 +348,7 @@ def load_config(
         for section, values in _mapping(layer, where).items():
             _choose(section, SECTIONS, f"{where}:")
             for key, value in _mapping(values, f"{where}.{section}").items():
-                merged[section][str(key)] = value
+                merged[section][key] = value
                 places[f"{section}.{key}"] = f"{where}.{section}.{key}"
     built = {name: _built(cls, merged[name], places, name) for name, cls in SECTIONS.items()}
     built["model"] = _scaled(built["model"], input_scale, profile)

@@ -15,8 +15,16 @@ from typing import Any
 
 import yaml
 
-from lightdet_core.config import ConfigError, UserError, all_runs, load_config, read_params, root
-from lightdet_core.machinery.files import write_text
+from lightdet_core.config import (
+    Config,
+    ConfigError,
+    UserError,
+    all_runs,
+    load_config,
+    read_params,
+    root,
+)
+from lightdet_core.machinery.files import split_paths, write_text
 from lightdet_core.machinery.runs import check_links
 from lightdet_tools.side_by_side import Job, conduct, slots
 
@@ -65,8 +73,8 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
 
     What is due runs first, each stage as a `dvc repro --single-item`; a plain `dvc repro` at the
     end, which as a rule finds nothing to run, takes care of what was not seen. Pictures, the place
-    where they lie and the Pillow that reads them may change without a change of the settings: but
-    for the demo, the stages that look at them always run, and are quick where nothing has changed.
+    where they lie and the Pillow that reads them may change without a change of the settings: the
+    stages that look at them always run, unless they are drawn; quickly, if nothing has changed.
 
     Args:
         profile: is that of params.yaml afterwards; unless all goes well, the one before is.
@@ -81,10 +89,10 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):
-            if load_config("c0", profile).data.source != "demo":
-                for stage in ("data", "pack"):
-                    command = [*DVC, "repro", "--force", "--single-item", stage]
-                    conduct([Job(stage, command, one_thread=False)], 1, tell, worth_telling)
+            _planned(stages)  # an unknown stage is said before anything runs
+            for stage in ("data", "pack") if _looks(load_config("c0", profile)) else ():
+                command = [*DVC, "repro", "--force", "--single-item", stage]
+                conduct([Job(stage, command, one_thread=False)], 1, tell, worth_telling)
             jobs, is_due = due_stages(stages)
             at_once = 1
             if jobs:
@@ -109,6 +117,39 @@ def worth_telling(line: str) -> bool:
     return not CHATTER.match(line)
 
 
+def _looks(config: Config) -> bool:
+    """Whether there are pictures to look at. (Where a variable that named them is not set any more,
+    and only packs are left, nothing is downloaded for that.)"""
+    source = config.data.source
+    return source == "folder" or (source != "demo" and split_paths(config, "val")[1].is_dir())
+
+
+def _planned(stages: list[str]) -> tuple[Any, list]:
+    """DVC's graph, from a stage to those that it needs, and these stages with what they need.
+
+    None and no stages where DVC cannot read the pipeline: `dvc repro` says why.
+
+    Raises:
+        UserError: an unknown stage.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, plan_repro
+    from dvc.stage.exceptions import StageNotFound
+
+    try:
+        repo = Repo()
+        graph = repo.index.graph
+        return graph, plan_repro(graph, collect_stages(repo, stages) if stages else None)
+    except StageNotFound as error:
+        raise UserError(
+            f"{error}; trainings there: {', '.join(all_runs(read_params()))}, "
+            "any other is made by `lightdet train`"
+        ) from None
+    except DvcException:
+        return None, []
+
+
 def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
     """The stages that are due or need one that is, and what says whether one still is.
 
@@ -127,21 +168,8 @@ def due_stages(stages: list[str]) -> tuple[list[Job], Callable[[Job], bool]]:
         looks at the files of one. No jobs where DVC cannot read the pipeline: `dvc repro` says why.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.reproduce import collect_stages, plan_repro
-    from dvc.stage.exceptions import StageNotFound
 
-    try:
-        repo = Repo()
-        graph = repo.index.graph  # from a stage to those that it needs
-        planned = plan_repro(graph, collect_stages(repo, stages) if stages else None)
-    except StageNotFound as error:
-        raise UserError(
-            f"{error}; trainings there: {', '.join(all_runs(read_params()))}, "
-            "any other is made by `lightdet train`"
-        ) from None
-    except DvcException:
-        return [], lambda job: True
+    graph, planned = _planned(stages)
     by_name = {stage.addressing: stage for stage in planned}
 
     def is_due(job: Job) -> bool:

@@ -6,8 +6,6 @@ evaluation.
 """
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor  # packing goes without torch
 
 FORMAT = 5  # raise it when the arrays change their meaning: older packs are then rebuilt
-REPACK = "run `dvc repro pack`, or lightdet pack --profile NAME"
 ARRAYS = {  # name: (dtype, shape after N; "G" and "S" are filled in)
     "images": (np.uint8, ("S", "S", 3)),  # RGB
     "gt_boxes": (np.float32, ("G", 4)),  # xyxy in canvas pixels
@@ -84,13 +81,13 @@ def read_meta(path: Path) -> dict:
         meta = json.loads((path / "pack.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
         what = "incomplete pack" if path.is_dir() else "no pack here"
-        raise FileNotFoundError(f"{path}: {what}; {REPACK}") from None
+        raise FileNotFoundError(f"{path}: {what}; {_repack(path)}") from None
     except ValueError as error:
-        raise DataError(f"{path}: damaged pack.json: {error}; {REPACK}") from None
+        raise DataError(f"{path}: damaged pack.json: {error}; {_repack(path)}") from None
     keys = {"format", "sha256", "size", "pixels", "images", "drops", "categories"}
     keys |= {"classes", "folder", "files", "pillow", "skip_broken"}
     if not isinstance(meta, dict) or set(meta) != keys or meta["format"] != FORMAT:
-        raise DataError(f"{path}: pack.json is of another format; {REPACK}")
+        raise DataError(f"{path}: pack.json is of another format; {_repack(path)}")
     return meta
 
 
@@ -107,25 +104,25 @@ def open_pack(path: Path, annotations: Path | None = None, classes: tuple[str, .
     """
     path, meta, arrays = Path(path), read_meta(Path(path)), {}
     if annotations is not None and file_hash(annotations) != meta["sha256"]:
-        raise DataError(f"{path}: made from other annotations than {annotations}; {REPACK}")
+        raise DataError(f"{path}: made from other annotations than {annotations}; {_repack(path)}")
     if annotations is not None and sorted(classes) != meta["classes"]:
         made, wanted = (", ".join(x) or "all" for x in (meta["classes"], sorted(classes)))
-        raise DataError(f"{path}: made with the classes {made}, not {wanted}; {REPACK}")
+        raise DataError(f"{path}: made with the classes {made}, not {wanted}; {_repack(path)}")
     for name in ARRAYS:
         file = path / f"{name}.npy"
         try:
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{file}: missing, incomplete pack; {REPACK}") from None
+            raise FileNotFoundError(f"{file}: missing, incomplete pack; {_repack(path)}") from None
         except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{file}: damaged: {error}; {REPACK}") from None
+            raise DataError(f"{file}: damaged: {error}; {_repack(path)}") from None
     most = arrays["gt_labels"].shape[-1] if arrays["gt_labels"].ndim else 0
     sides: dict[object, int] = {"S": meta["size"], "G": most}
     for name, (dtype, shape) in ARRAYS.items():
         wanted = (meta["images"], *(sides.get(side, side) for side in shape))
         if arrays[name].shape != wanted or arrays[name].dtype != dtype:
             found = f"{arrays[name].dtype} {arrays[name].shape}, expected {wanted}"
-            raise DataError(f"{path / name}.npy: damaged: {found}; {REPACK}")
+            raise DataError(f"{path / name}.npy: damaged: {found}; {_repack(path)}")
     return Pack(**arrays, size=meta["size"], categories=meta["categories"],
                 hash=meta["sha256"], pixels=meta["pixels"], path=path,
                 folder=meta["folder"])  # fmt: skip
@@ -138,29 +135,32 @@ def pack_path(config: Config, split: str) -> Path:
 
 
 def place_of(folder: Path) -> str:
-    """A folder as a pack names it: within the repository, so that this may be moved."""
-    return str(folder.relative_to(root()) if folder.is_relative_to(root()) else folder)
+    """A folder as a pack names it, links resolved: within the repository, so that this may move."""
+    folder, home = folder.resolve(), root().resolve()
+    return str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
 
 
-@contextmanager
-def naming(profile: str) -> Generator[None]:
-    """Commands in messages name this profile."""
-    try:
-        yield
-    except (DataError, FileNotFoundError) as error:
-        raise type(error)(str(error).replace("--profile NAME", f"--profile {profile}")) from None
+def _repack(path: Path) -> str:
+    """What makes the pack data/<profile>/packs/<name> anew."""
+    return f"run lightdet pack --profile {path.absolute().parents[1].name}"
+
+
+def objects(pack: Pack) -> np.ndarray:
+    """Which of a pack's slots (N, G) hold an object to learn: no padding and no crowd."""
+    return (np.arange(pack.gt_labels.shape[1]) < pack.counts[:, None]) & ~pack.gt_crowd
 
 
 def open_split(config: Config, split: str) -> Pack:
     """A run's pack of train or val, which must be made from its annotations, classes and folder of
     images. (Whether the pictures in it have changed is asked when they are packed.)"""
     annotations, images = split_paths(config, split)
-    with naming(config.profile):
-        pack = open_pack(pack_path(config, split), annotations, config.data.classes)
-        # BCCD's are the same wherever they lie: their hash was asked for
-        if config.data.source != "bccd" and pack.folder != place_of(images):
-            made_from = f"made from the images in {pack.folder}"
-            raise DataError(f"{pack.path}: {made_from}, not {images}; {REPACK}")
+    path = pack_path(config, split)
+    pack = open_pack(path, annotations, config.data.classes)
+    # BCCD's are the same wherever they lie: their hash was asked for
+    if config.data.source != "bccd" and pack.folder != place_of(images):
+        made_from = f"made from the images in {pack.folder}, not {images}; {_repack(path)}"
+        copy = "" if config.data.source == "folder" else ", or set LIGHTDET_COCO as it was then"
+        raise DataError(f"{path}: {made_from}{copy}")
     return pack
 
 
@@ -170,7 +170,7 @@ def read_truth(pack: Pack) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged: {error}; {REPACK}") from None
+        raise DataError(f"{path}: damaged: {error}; {_repack(path)}") from None
 
 
 def check_categories(path: Path | str, learned: list[dict], categories: list[dict]) -> None:

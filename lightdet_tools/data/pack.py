@@ -23,7 +23,7 @@ from lightdet_core.machinery.packs import (
     ARRAYS,
     FORMAT,
     Pack,
-    naming,
+    objects,
     open_pack,
     pack_path,
     place_of,
@@ -33,6 +33,7 @@ from lightdet_core.machinery.packs import (
 from lightdet_tools.data.annotations import SKIP, Annotations, complain, read_annotations
 from lightdet_tools.data.checks import file_state, other_spelling, text_hash
 
+SHOWN = 10  # classes without an object that are named
 WORKERS = min(8, os.cpu_count() or 1)  # threads: decoding and resizing release the GIL
 
 
@@ -171,10 +172,12 @@ def _write(
     write_json(out / "pack.json", meta, indent=1)
 
 
-def _absent(pack: Pack) -> list[str]:
-    """The names of the classes without an object, crowds apart."""
-    real = (np.arange(pack.gt_labels.shape[1]) < pack.counts[:, None]) & ~pack.gt_crowd
-    found = set(pack.gt_labels[real].tolist())
+def _absent(pack: Pack, split: str) -> list[str]:
+    """The names of the classes without an object, crowds apart; those under 1 px are evaluated."""
+    found = set(pack.gt_labels[objects(pack)].tolist())
+    if split == "val":
+        real = {a["category_id"] for a in read_truth(pack)["annotations"] if not a["iscrowd"]}
+        found = {label for label, c in enumerate(pack.categories) if c["id"] in real}
     return [c["name"] for label, c in enumerate(pack.categories) if label not in found]
 
 
@@ -327,21 +330,25 @@ def prepare_packs(
     for path, (split, size) in reversed(wanted.items()):  # val is small: its defects come first
         annotations, images = split_paths(config, split)
         more = skip_broken, progress, data.classes, categories
-        with naming(config.profile):
+        try:
             pack = packs[path] = build(annotations, images, path, size, *more)
+        except DataError as error:  # with the profile in the commands that it names
+            named = str(error).replace("--profile NAME", f"--profile {config.profile}")
+            raise DataError(named) from None
         categories = pack.categories
         names[split] = {
             (images / image["file_name"]).resolve() for image in read_truth(pack)["images"]
         }
     if both := len(names["train"] & names["val"]):
         progress(f"{both} pictures are in train and in val: AP is then partly that of learnt ones")
+    for split, path in {split: path for path, (split, _) in wanted.items()}.items():
+        if absent := _absent(packs[path], split):
+            names = ", ".join(absent[:SHOWN]) + (", …" if absent[SHOWN:] else "")
+            what = "nothing to learn of" if split == "train" else "no AP of"
+            progress(f"{split}: {what} {len(absent)} of {len(categories)} classes: {names}")
     summary = {}
-    for path, (split, size) in wanted.items():
+    for path, (_, size) in wanted.items():
         pack = packs[path]
-        if absent := _absent(pack):
-            meaning = "nothing to learn of" if split == "train" else "no AP of"
-            number = f"{len(absent)} of {len(categories)} classes"
-            progress(f"{path.name}: {meaning} {number}, which have no object: {', '.join(absent)}")
         summary[path.name] = {
             "sha256": pack.hash,
             "pixels": pack.pixels,

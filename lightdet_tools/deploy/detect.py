@@ -46,6 +46,7 @@ PICTURES = (
 )  # fmt: skip
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 RESULT = "detections.json"
+KINDS = 6  # of files that are passed over, by name
 TOLD_EVERY = 5.0  # seconds between two lines about a video
 
 Find = Callable[..., Detections]  # canvas (S, S, 3) uint8, three limits -> boxes on the canvas
@@ -162,7 +163,7 @@ def plan(
 
     Drawings have the name of their input, in a folder its path within; the second of the same
     name is called name-2. Images in `out` itself, from an earlier call, are left out of folders.
-    `progress` is told what looks like an image or video in a folder and is not taken.
+    `progress` is told what else lies in a folder and is not taken; hidden files are no matter.
 
     Raises:
         UserError: nothing there, no images in a folder, a video without OpenCV, or a file that
@@ -203,7 +204,7 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
     found = [
         file
         for file in source.rglob("*")
-        if not file.name.startswith(".")
+        if not any(part.startswith(".") for part in file.relative_to(source).parts)
         and not file.is_dir()
         and own not in Path(os.path.realpath(file)).parents  # `resolve` raises in a loop of links
     ]
@@ -218,12 +219,15 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
 
 
 def _passed_over(files: set[Path]) -> str:
-    """Such as "3 files passed over: .heic 2, .mp4 1", or nothing."""
+    """Such as "3 files passed over: .heic 2, .mp4 1", the commonest first, or nothing."""
     kinds = Counter(
         (f.suffix.lower() or "without extension") if f.is_file() else "links to nothing"
         for f in files
     )
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    common = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    rest = sum(count for _, count in common[KINDS:])
+    common = [*common[:KINDS], *([("others", rest)] if rest else [])]
+    counts = ", ".join(f"{kind} {count}" for kind, count in common)
     noun = "file" if len(files) == 1 else "files"
     return f"{len(files)} {noun} passed over: {counts}" if files else ""
 

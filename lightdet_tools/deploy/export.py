@@ -289,17 +289,19 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
 
 
 def _refuse_other(targets: list[Path], ours: dict) -> None:
-    """Raises a UserError for files of these names, unless this data set's run gave all of them."""
-    there, remedy = [path for path in targets if path.exists()], "delete it or take another --out"
+    """Raises a UserError where files of these names are no export of this profile and classes."""
+    there = [path for path in targets if path.exists()]
     if not there:
         return
+    names, remedy = ", ".join(map(str, there)), "delete what is there, or take another --out"
     try:
         old, new = map(_learned, (open_exported(targets[0]).about, ours))
-    except UserError as error:
-        raise UserError(f"{there[0]}: is there and no usable export ({error}); {remedy}") from None
+    except Exception as error:  # whatever reading somebody's file raises
+        reason = str(error).split("; ")[0]
+        raise UserError(f"{names}: no usable export ({reason}); {remedy}") from None
     for what, found in old.items():
         if found != new[what]:
-            raise UserError(f"{targets[0]}: has {what} {found}, not {new[what]}; {remedy}")
+            raise UserError(f"{names}: {what} {found}, not {new[what]}; {remedy}")
 
 
 def _learned(about: dict) -> dict[str, str]:

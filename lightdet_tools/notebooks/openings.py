@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from lightdet_core import activations, sparsity, train
 from lightdet_core.boxes import STRIDES
 from lightdet_core.config import load_config, root
-from lightdet_core.machinery.packs import check_categories, open_pack, pack_path
+from lightdet_core.machinery.packs import Pack, check_categories, open_pack, pack_path
 from lightdet_core.machinery.runs import publish
-from lightdet_core.model import ACTIVATIONS, load_weights
+from lightdet_core.model import ACTIVATIONS, LightDet, load_weights
 from lightdet_tools.notebooks import draw
 from lightdet_tools.report.figures import ACTIVATIONS as NAMES
 from lightdet_tools.report.found import clearest, found_objects
@@ -27,6 +27,15 @@ def weights_of(profile: str, experiment: str, seed: int = 0) -> Path:
     return root() / "runs" / profile / f"{experiment}-s{seed}" / "weights.safetensors"
 
 
+def _opened(profile: str, experiment: str, seed: int = 0) -> tuple[LightDet, Pack]:
+    """A trained run and the val images of its profile, which must have the same classes."""
+    path = weights_of(profile, experiment, seed)
+    model, _, categories = load_weights(path)
+    pack = open_pack(pack_path(load_config(experiment, profile), "val"))
+    check_categories(path, categories, pack.categories)
+    return model, pack
+
+
 @torch.no_grad()
 def detector(profile: str, experiment: str, score_threshold: float = 0.35, seed: int = 0) -> Figure:
     """How a trained network comes to its boxes, on the clearest of (at most) 200 val images.
@@ -34,11 +43,8 @@ def detector(profile: str, experiment: str, score_threshold: float = 0.35, seed:
     That is the one on which it errs least, and of those the one with most objects found.
     """
     draw.notebook_style()
-    path = weights_of(profile, experiment, seed)
-    model, _, categories = load_weights(path)
-    names = [category["name"] for category in categories]
-    pack = open_pack(pack_path(load_config(experiment, profile), "val"))
-    check_categories(path, categories, pack.categories)
+    model, pack = _opened(profile, experiment, seed)
+    names = [category["name"] for category in pack.categories]
     truth = draw.plain_batch(pack, range(min(200, len(pack.images))))
     found = [one for part in truth.images.split(32) for one in model.detect(part, score_threshold)]
     seen = truth.gt_boxes, truth.gt_labels, truth.gt_mask
@@ -94,11 +100,7 @@ def curves() -> None:
 def pattern(profile: str, experiment: str) -> None:
     """A piece of the first layer that 2:4 pruning touches, dense and pruned."""
     draw.notebook_style()
-    path = weights_of(profile, experiment)
-    model, _, categories = load_weights(path)
-    pack = open_pack(pack_path(load_config(experiment, profile), "val"))
-    check_categories(path, categories, pack.categories)
-    state = model.state_dict()
+    state = _opened(profile, experiment)[0].state_dict()
     name = next(key for key, value in state.items() if sparsity.eligible(key, value))
     weight = state[name][:6, :16, 0, 0]
     mask = sparsity.mask_2to4(state[name])[:6, :16, 0, 0]

@@ -333,6 +333,7 @@ def with_experiment(**changes):
             r"params\.yaml: a\.b\.lr: stands twice, in line 1 and",
         ),
         ("demo: {}\n2026: {}", r"params\.yaml: 2026: line 2: not read as text; put it in quotes"),
+        ("? [a, b]\n: 1", r"params\.yaml: line 1: a list or mapping as a key; write text"),
         ("demo: {experiments: {no: {}}}", r"demo\.experiments\.no: line 1: not read as text"),
         ("profile: demo", r"params\.yaml: nothing under runs, seeds, show"),
         (with_(show="c0"), r"show c0-s0: `runs` must hold c0"),
@@ -359,7 +360,9 @@ def test_params_file_errors(tmp_path, text, message):
 
 def test_a_key_that_stands_over_a_merged_one_stands_once(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text((root() / "params.yaml").read_text() + "again: &self {<<: *adamw, lr: 1}\n")
+    path.write_text(
+        (root() / "params.yaml").read_text() + "again: &self {<<: *adamw, lr: 1, self: *self}\n"
+    )
     assert read_params(path)["again"]["lr"] == 1 and read_params(path)["adamw"]["lr"] == 1.5e-3
 
 

@@ -6,7 +6,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import raising
+from conftest import raising, use_root
 
 from lightdet_core.config import ConfigError, root
 from lightdet_tools import cli
@@ -115,6 +115,17 @@ def test_what_stops_a_command_is_told_without_a_stack_trace(capsys, monkeypatch,
     monkeypatch.setattr(cli, "load_config", raising(error))
     found, _, err = ended(capsys, "train", "--experiment", "g1")
     assert found == code and err.startswith(text)
+
+
+def test_a_stage_looks_for_links_before_it_trains(capsys, monkeypatch, tmp_path):
+    use_root(monkeypatch, tmp_path)
+    (tmp_path / "runs").symlink_to("elsewhere")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    code, out, err = ended(capsys, "train", "--experiment", "g1", "--profile", "smoke")
+    assert (code, out) == (2, "") and f"{tmp_path}/runs: is a symbolic link" in err
+    monkeypatch.delenv("DVC_ROOT")  # a training by hand needs no DVC
+    code, out, err = ended(capsys, "train", "--experiment", "g1", "--profile", "smoke")
+    assert (code, out) == (2, "g1-s0 of smoke …\n") and "no pack here; run lightdet pack --profile smoke" in err
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="lightdet_x")])

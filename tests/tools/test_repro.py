@@ -104,13 +104,28 @@ def test_a_run_that_fails_gives_the_profile_back(params, monkeypatch):
     assert yaml.safe_load(params.read_text())["profile"] == "demo"
 
 
-@pytest.mark.parametrize("profile", ["my-birds", "minicoco", "bccd", "coco"])
-def test_pictures_that_may_have_changed_are_looked_at_first(params, monkeypatch, profile):
+@pytest.mark.parametrize(
+    ("profile", "pictures", "looks"),
+    [
+        ("my-birds", "", True),
+        ("minicoco", "data/minicoco/raw/val2017", True),
+        ("bccd", "data/bccd/raw/BCCD/JPEGImages", True),
+        ("coco", "data/coco/val2017", True),
+        ("coco", "data/coco/train2017", False),  # only packs are left: nothing is downloaded
+        ("smoke", "data/smoke/images/val", False),
+    ],
+)
+def test_pictures_that_may_have_changed_are_looked_at_first(
+    params, monkeypatch, profile, pictures, looks
+):
     """Behind a variable or in a folder of one's own: DVC knows of neither."""
+    for name in ("BCCD", "COCO", "MINICOCO"):
+        monkeypatch.delenv(f"LIGHTDET_{name}", raising=False)
+    (params.parent / pictures).mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
     repro.run_stages(profile, ["08_table2"], print)
-    words = ["--force --single-item data", "--force --single-item pack", "08_table2"]
-    wanted = "".join(f"{profile} repro {asked}\n" for asked in words)
+    words = ["--force --single-item data", "--force --single-item pack"] if looks else []
+    wanted = "".join(f"{profile} repro {asked}\n" for asked in [*words, "08_table2"])
     assert (params.parent / "asked").read_text() == wanted
 
 
@@ -270,6 +285,12 @@ def test_an_unknown_stage_is_named_with_the_way_to_train_it(pipeline):
     with pytest.raises(UserError, match=message):
         repro.run_stages("smoke", ["train@demo-c0-0"], print)
     assert yaml.safe_load((pipeline / "params.yaml").read_text())["profile"] == "demo"
+
+
+def test_an_unknown_stage_is_named_before_pictures_are_looked_at(pipeline, monkeypatch):
+    monkeypatch.setattr(repro, "_looks", lambda config: True)
+    with pytest.raises(UserError, match="Stage '08_tabel2' not found"):
+        repro.run_stages("smoke", ["08_tabel2"], print)
 
 
 def test_of_several_trainings_and_of_notebooks_each_has_one_thread(params, monkeypatch):

@@ -8,7 +8,7 @@ from lightdet_core.machinery.packs import open_pack
 
 def test_open_pack_errors(made, tmp_path):
     _, _, out = made
-    with pytest.raises(FileNotFoundError, match=r"nothing: no pack here; run `dvc repro pack`"):
+    with pytest.raises(FileNotFoundError, match=r"nothing: no pack here; run lightdet pack --prof"):
         open_pack(tmp_path / "nothing")
     good = {name: (out / name).read_bytes() for name in tree(out)}
 
@@ -19,7 +19,7 @@ def test_open_pack_errors(made, tmp_path):
             (out / name).write_bytes(content)
 
     (out / "pack.json").unlink()
-    fails(FileNotFoundError, "train-32: incomplete pack; run `dvc repro pack`")
+    fails(FileNotFoundError, "train-32: incomplete pack; run lightdet pack --profile ")
     (out / "gt_boxes.npy").unlink()
     fails(FileNotFoundError, r"gt_boxes\.npy: missing")
     (out / "images.npy").write_bytes(good["images.npy"][:2000])

@@ -11,6 +11,8 @@ from PIL import Image
 
 from lightdet_core.config import DataError, UserError
 from lightdet_core.evaluate import coco_metrics
+from lightdet_core.machinery import packs
+from lightdet_core.machinery.files import split_paths
 from lightdet_core.machinery.images import boxes_on_image, letterbox, read_image
 from lightdet_core.machinery.packs import (
     coco_results,
@@ -42,6 +44,11 @@ def test_build(made):
     assert result.gt_labels.dtype == np.int64
     assert result.gt_crowd.tolist() == [[False, False], [True, False], [False, False]]
     assert [p.name for p in out.parent.iterdir()] == ["train-32"]
+
+
+def broken_box(coco):
+    coco["annotations"][0]["bbox"] = [1, 2, -3, 4]
+    return coco
 
 
 def crowds_only(coco):
@@ -171,7 +178,7 @@ def test_other_classes_make_another_pack(made):
     assert result.pixels == pixels and read(out / "pack.json")["classes"] == ["car"]
     assert "  boxes of other classes left out: 1" in lines
     assert not any("images left" in line for line in lines)  # each has a car, or had nothing
-    with pytest.raises(DataError, match=r"train-32: made with the classes car, not all; run `dvc"):
+    with pytest.raises(DataError, match=r"train-32: made with the classes car, not all; run light"):
         open_pack(out, annotations)
     assert again("toothbrush", "car").counts.tolist() == [1, 2, 0]
     lines.clear()
@@ -389,17 +396,42 @@ def test_prepare_packs(tmp_path, monkeypatch):
     open_split(configs[0], "train")
     configs[0].data.images = "images2"
     with pytest.raises(
-        DataError, match=r"made from the images in .*images, not .*images2; run .*--profile p$"
+        DataError,
+        match=r"made from the images in .*images, not .*images2; run lightdet pack --profile p$",
     ):
         open_split(configs[0], "train")
+    configs[0].data.images = "images"
+    elsewhere = tmp_path / "coco.json", tmp_path / "elsewhere"
+    monkeypatch.setattr(packs, "split_paths", lambda config, split: elsewhere)
+    configs[0].data.source = "minicoco"  # its annotations stay where LIGHTDET_COCO is another
+    with pytest.raises(DataError, match=r"not .*elsewhere; run .* or set LIGHTDET_COCO as it was"):
+        open_split(configs[0], "train")
+    configs[0].data.source = "bccd"
+    open_split(configs[0], "train")
+    configs[0].data.source = "folder"
+    monkeypatch.setattr(packs, "split_paths", split_paths)
+    (tmp_path / "linked").symlink_to("images")
+    configs[0].data.images = "linked"
+    open_split(configs[0], "train")
     configs[0].data.images = "images"
     lines = []
     prepare_packs(configs, lines.append)
     assert [line for line in lines if "packed already" not in line] == [
         "3 pictures are in train and in val: AP is then partly that of learnt ones",
-        "train-32: nothing to learn of 1 of 2 classes, which have no object: toothbrush",
-        *(f"val-{x}: no AP of 1 of 2 classes, which have no object: toothbrush" for x in (16, 24)),
-    ]  # but a crowd
+        "train: nothing to learn of 1 of 2 classes: toothbrush",  # but a crowd
+        "val: no AP of 1 of 2 classes: toothbrush",
+    ]
+    coco = make_coco()
+    coco["annotations"].append(coco["annotations"][0] | {"id": 9, "bbox": [1, 1, 9, 0.5]})
+    coco["annotations"][-1]["iscrowd"] = 0
+    (tmp_path / "val.json").write_text(json.dumps(coco))
+    lines.clear()
+    prepare_packs(configs, lines.append)
+    assert "val: no AP" not in "".join(lines)  # under 1 px: not learnt, but evaluated
+    (tmp_path / "val.json").write_text(json.dumps(broken_box(make_coco())))
+    with pytest.raises(DataError, match="lightdet pack --profile p --skip-broken"):
+        prepare_packs(configs, silent)
+    (tmp_path / "val.json").write_text(json.dumps(make_coco()))
     with pytest.raises(ValueError, match="one profile is needed"):
         prepare_packs([make_config("p", 16), make_config("q", 16)], silent)
 

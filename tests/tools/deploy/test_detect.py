@@ -258,15 +258,16 @@ def test_what_a_folder_has_and_is_not_taken(command, tmp_path, capsys):
     for name in ("a.avif", "b.jp2", "c.pgm", "d.ppm", "e.png"):
         pixels = picture(40, 20)[..., 0] if name == "c.pgm" else None
         save(tmp_path / "in" / name, pixels)
-    for name in ("x.heic", "sub/y.HEIC", "clip.mp4", "notes.txt", "p.mpo", ".z.heic", "photo"):
+    files = "x.heic sub/y.HEIC clip.mp4 notes.txt p.mpo .z.heic photo s.1 s.2 .thumbs/z.png"
+    for name in files.split():
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_text("no image")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "in" / "gone.txt").symlink_to("nowhere.txt")
     coco = command("in")
     assert [Path(i["file_name"]).name[0] for i in coco["images"]] == list("abcde")
-    line = "in: 8 files passed over: "
-    line += ".heic 2, .mp4 1, .mpo 1, .txt 1, links to nothing 2, without extension 1\n"
+    line = "in: 10 files passed over: "
+    line += ".heic 2, links to nothing 2, .1 1, .2 1, .mp4 1, .mpo 1, others 2\n"
     out = capsys.readouterr().out
     assert line in out and out.count("passed over") == 1
     with pytest.raises(UserError, match=r"^in/sub: no images in it; known .*; 1 file passed over"):

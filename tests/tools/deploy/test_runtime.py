@@ -200,6 +200,11 @@ def test_damaged_openvino_files_are_named(tmp_path):
     for about, message in (
         (None, "has no LightDet description"),
         ({key: value for key, value in DESCRIPTION.items() if key != "quality"}, "lacks quality"),
+        (
+            DESCRIPTION | {"config": {"profile": "demo"}},
+            r"lacks config\.experiment, config\.model;",
+        ),
+        (DESCRIPTION | {"config": 3}, r"lacks config\.experiment, config\.profile, config\.model;"),
         (DESCRIPTION | {"outputs": outputs}, "has other outputs than its description says"),
     ):
         with pytest.raises(UserError, match=rf"x\.xml: .*{message}"):
