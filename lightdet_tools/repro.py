@@ -89,8 +89,10 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):
-            _planned(stages)  # an unknown stage is said before anything runs
-            for stage in ("data", "pack") if _looks(load_config("c0", profile)) else ():
+            looked_at = ("data", "pack") if _looks(load_config("c0", profile)) else ()
+            if looked_at:
+                _planned(stages)  # an unknown stage is said before anything runs
+            for stage in looked_at:
                 command = [*DVC, "repro", "--force", "--single-item", stage]
                 conduct([Job(stage, command, one_thread=False)], 1, tell, worth_telling)
             jobs, is_due = due_stages(stages)
