@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +61,8 @@ def root() -> Path:
 
 
 SMALLEST_INPUT = 64  # px
+NAME = re.compile(r"[\w-]+", re.ASCII)  # of a profile
+ODD_NUMBER = re.compile(r"^[-+]?0\w|:")  # octal, hexadecimal, binary, and 1:30, which is 90
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as quick
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # "1", true: no numbers
 
@@ -240,13 +243,13 @@ def read_params(path: Path | None = None) -> dict:
     """params.yaml as a dict; `ConfigError` when it is missing, not YAML, or a key stands twice."""
     path = path or root() / "params.yaml"
     try:
-        text = path.read_text()
-        _check_keys(text, path)
+        text = path.read_text(encoding="utf-8")
+        _check_text(text, path)
         params = yaml.load(text, LOADER)
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; it holds every setting, restore it") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from None
     params = params if isinstance(params, dict) else {}
     needed = ("profile", "runs", "seeds", "show", "experiments")
     if missing := [key for key in needed if not params.get(key)]:
@@ -256,6 +259,8 @@ def read_params(path: Path | None = None) -> dict:
         entries = params[key] = [] if params.get(key) is None else params[key]
         if not isinstance(entries, list):
             raise ConfigError(f"{path}: {key}: {entries!r}: write a list, such as [{entries}]")
+        if twice := [entry for i, entry in enumerate(entries) if entry in entries[:i]]:
+            raise ConfigError(f"{path}: {key}: {twice[0]!r} stands twice; keep one")
         for entry in entries if key != "seeds" else ():
             _choose(entry, experiments, f"{path}: {key}:")
     if not all(type(seed) is int and 0 <= seed < 2**32 for seed in params["seeds"]):
@@ -267,28 +272,36 @@ def read_params(path: Path | None = None) -> dict:
     return params
 
 
-def _check_keys(text: str, path: Path) -> None:
-    """`ConfigError` for a key that is no text, or stands twice: the reader takes the last one."""
-    top = yaml.compose(text, LOADER)
-    nodes = [(top, "")] if isinstance(top, yaml.MappingNode) else []
-    for node, where in nodes:  # grows with what each holds
+def _check_text(text: str, path: Path) -> None:
+    """`ConfigError` for what YAML's reader takes without a word: a key that is no text or stands
+    twice (the last one counts), a number that is another one than it looks (0416 is 270)."""
+    nodes: list[tuple[yaml.Node | None, str]] = [(yaml.compose(text, LOADER), "")]
+    for node, where in nodes:  # grows with what each holds; of aliases it has one
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        inside = (
+            [(each, where) for each in node.value] if isinstance(node, yaml.SequenceNode) else []
+        )
         lines: dict[str, int] = {}
-        for key, value in node.value:
+        for key, value in pairs:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise ConfigError(f"{path}: line {line}: a list or mapping as a key; write text")
-            name = f"{where}{key.value}"
+            name = f"{where}.{key.value}" if where else key.value
             if not key.tag.endswith((":str", ":merge")):
-                raise ConfigError(
-                    f"{path}: {name}: line {line}: not read as text; put it in quotes"
-                )
+                remedy = "not read as text; put it in quotes"
+                raise ConfigError(f"{path}: {name}: line {line}: {remedy}")
             if key.value in lines:
                 both = f"in line {lines[key.value]} and in line {line}"
                 raise ConfigError(f"{path}: {name}: stands twice, {both}; keep one")
             lines[key.value] = line
-            aliased = any(value is known for known, _ in nodes)
-            if isinstance(value, yaml.MappingNode) and not aliased:
-                nodes.append((value, f"{name}."))
+            inside.append((value, name))
+        for value, name in inside:
+            if isinstance(value, yaml.ScalarNode):
+                if value.tag.endswith((":int", ":float")) and ODD_NUMBER.search(value.value):
+                    found = f"{value.value} is read as {yaml.safe_load(value.value)}"
+                    raise ConfigError(f"{path}: {name}: {found}; write plain digits")
+            elif all(value is not known for known, _ in nodes):
+                nodes.append((value, name))
 
 
 def _check_order(params: dict, path: Path) -> None:
@@ -327,10 +340,13 @@ def load_config(
     `profile` None is params.yaml's; `params` is another params file, or its contents.
     """
     params = params if isinstance(params, dict) else read_params(params)
-    profile = profile or params["profile"]
+    profile = params["profile"] if profile is None else profile
     experiments = params["experiments"]
     _choose(experiment, experiments, "experiment")
     _choose(profile, profiles(params), "profile")
+    if not NAME.fullmatch(profile):
+        remedy = "folders and DVC take letters, digits, _ and - alone; rename it in params.yaml"
+        raise ConfigError(f"profile {profile!r}: {remedy}")
     base = dict(_mapping(params[profile], profile))
     input_scale, in_profile = base.pop("input_scale", 1.0), base.pop("experiments", None)
     in_profile = _mapping(in_profile, f"{profile}.experiments")

@@ -13,8 +13,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
@@ -312,11 +312,9 @@ def save_weights(
     """Weights as .safetensors, with the config and the classes in its metadata."""
     about = json.dumps({"config": config.settings, "categories": categories})
     state = {name: tensor.contiguous() for name, tensor in state.items()}
-    try:
-        # one key: safetensors writes several in random order, and equal runs should be equal bytes
-        save_file(state, path, metadata={"lightdet": about})
-    except SafetensorError as error:  # its name for a full disk, among others
-        raise UserError(f"{path}: cannot be written ({error})") from None
+    # one key: safetensors writes several in random order, and equal runs should be equal bytes;
+    # its `save_file` would leave a file that nobody else may read
+    path.write_bytes(save(state, metadata={"lightdet": about}))
 
 
 def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:

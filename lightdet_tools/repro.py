@@ -29,7 +29,6 @@ from lightdet_core.machinery.runs import check_links
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
-NAME = re.compile(r"[\w-]+", re.ASCII)
 DVC = [sys.executable, "-m", "dvc"]
 CHATTER = re.compile(  # of DVC, which a person need not read
     r"$|> |(Updat|Generat)ing lock file|Use `dvc push`|Stage '.+' didn't change|To track the chang"
@@ -45,11 +44,6 @@ def set_profile(profile: str) -> str:
             in params.yaml; nothing is written.
     """
     load_config("c0", profile)
-    if not NAME.fullmatch(profile):
-        raise ConfigError(
-            f"profile {profile!r}: DVC takes letters, digits, _ and - alone; rename it in "
-            f"{root() / 'params.yaml'}"
-        )
     before = read_params()["profile"]
     _write(profile)
     return before

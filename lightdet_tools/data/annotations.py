@@ -35,18 +35,25 @@ def read_coco(path: Path) -> dict:
     """A COCO json file without its segmentations (two thirds of COCO's bytes, not used here).
 
     Raises:
-        DataError: missing, not JSON, or without the lists images, annotations and categories.
+        DataError: missing, not JSON, a key that stands twice (JSON's reader takes the last one), or
+            without the lists images, annotations and categories.
     """
 
-    def slim(record: dict) -> dict:
+    def slim(pairs: list[tuple[str, object]]) -> dict:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+            raise DataError(f"{path}: {key!r} stands twice in one place; keep one")
         record.pop("segmentation", None)
         return record
 
     try:
         with open(path, encoding="utf-8-sig") as file:
-            data = json.load(file, object_hook=slim)
+            data = json.load(file, object_pairs_hook=slim)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DataError(f"{path}: annotation file not found{how_to_get(path)}") from None
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
         raise DataError(f"{path}: not JSON: {error}") from None
     keys = ("images", "annotations", "categories")

@@ -205,7 +205,7 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
         file
         for file in source.rglob("*")
         if not any(part.startswith(".") for part in file.relative_to(source).parts)
-        and not file.is_dir()
+        and (file.is_symlink() or not file.is_dir())
         and own not in Path(os.path.realpath(file)).parents  # `resolve` raises in a loop of links
     ]
     files = sorted(f for f in found if f.suffix.lower() in PICTURES and f.is_file())
@@ -220,16 +220,19 @@ def _images(source: Path, out: Path, progress: Callable[[str], None]) -> list[tu
 
 def _passed_over(files: set[Path]) -> str:
     """Such as "3 files passed over: .heic 2, .mp4 1", the commonest first, or nothing."""
-    kinds = Counter(
-        (f.suffix.lower() or "without extension") if f.is_file() else "links to nothing"
-        for f in files
-    )
+    kinds = Counter(map(_kind, files))
     common = sorted(kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     rest = sum(count for _, count in common[KINDS:])
     common = [*common[:KINDS], *([("others", rest)] if rest else [])]
     counts = ", ".join(f"{kind} {count}" for kind, count in common)
     noun = "file" if len(files) == 1 else "files"
     return f"{len(files)} {noun} passed over: {counts}" if files else ""
+
+
+def _kind(file: Path) -> str:
+    if file.is_file():
+        return file.suffix.lower() or "without extension"
+    return "linked folders" if file.is_dir() else "links to nothing"
 
 
 def _is_video(path: Path) -> bool:

@@ -290,7 +290,7 @@ def _finish(job: _Job, variants: dict[str, dict[str, bytes]]) -> dict:
 
 def _refuse_other(targets: list[Path], ours: dict) -> None:
     """Raises a UserError where files of these names are no export of this profile and classes."""
-    there = [path for path in targets if path.exists()]
+    there = [path for path in targets if os.path.lexists(path)]
     if not there:
         return
     names, remedy = ", ".join(map(str, there)), "delete what is there, or take another --out"

@@ -333,6 +333,13 @@ def with_experiment(**changes):
             r"params\.yaml: a\.b\.lr: stands twice, in line 1 and",
         ),
         ("demo: {}\n2026: {}", r"params\.yaml: 2026: line 2: not read as text; put it in quotes"),
+        ("demo: {train: {<<: [{lr: 1, lr: 2}]}}", r"demo\.train\.<<\.lr: stands twice"),
+        ("demo: {data: {pack_size: 0416}}", r"data\.pack_size: 0416 is read as 270; write plain"),
+        ("demo: {data: {pack_size: 0x20}}", r"data\.pack_size: 0x20 is read as 32; write plain"),
+        ("demo: {train: {milestones: [1:30]}}", r"milestones: 1:30 is read as 90; write plain"),
+        (with_(runs=[*PARAMS["runs"], "g1"]), r"runs: 'g1' stands twice; keep one"),
+        (with_(seeds=[0, 0]), r"seeds: 0 stands twice; keep one"),
+        ("# für".encode("latin-1"), r"params\.yaml: not YAML in UTF-8: .*0xfc"),
         ("? [a, b]\n: 1", r"params\.yaml: line 1: a list or mapping as a key; write text"),
         ("demo: {experiments: {no: {}}}", r"demo\.experiments\.no: line 1: not read as text"),
         ("profile: demo", r"params\.yaml: nothing under runs, seeds, show"),
@@ -353,9 +360,15 @@ def with_experiment(**changes):
 def test_params_file_errors(tmp_path, text, message):
     path = tmp_path / "params.yaml"
     if text:
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message):
         load_config("g1", "demo", params=path)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "my birds", ".x"])
+def test_a_profile_is_the_name_of_a_folder(name):
+    with pytest.raises(ConfigError, match=f"profile '{name}': "):
+        load_config("g1", name, params=PARAMS | {name: PARAMS["demo"]} if name else None)
 
 
 def test_a_key_that_stands_over_a_merged_one_stands_once(tmp_path):

@@ -125,7 +125,10 @@ def test_a_stage_looks_for_links_before_it_trains(capsys, monkeypatch, tmp_path)
     assert (code, out) == (2, "") and f"{tmp_path}/runs: is a symbolic link" in err
     monkeypatch.delenv("DVC_ROOT")  # a training by hand needs no DVC
     code, out, err = ended(capsys, "train", "--experiment", "g1", "--profile", "smoke")
-    assert (code, out) == (2, "g1-s0 of smoke …\n") and "no pack here; run lightdet pack --profile smoke" in err
+    assert (code, out) == (
+        2,
+        "g1-s0 of smoke …\n",
+    ) and "no pack here; run lightdet pack --profile smoke" in err
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="lightdet_x")])

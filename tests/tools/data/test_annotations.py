@@ -108,6 +108,17 @@ def test_bad_annotation_files(tmp_path):
             read_annotations(tmp_path / "bad.json")
 
 
+@pytest.mark.parametrize("key", ["annotations", "bbox"])
+def test_a_key_that_stands_twice_is_named(tmp_path, key):
+    path = tmp_path / "coco.json"
+    text = json.dumps(make_coco())
+    path.write_text(text.replace(f'"{key}": ', f'"{key}": [], "{key}": ', 1))
+    with pytest.raises(
+        DataError, match=f"coco\\.json: '{key}' stands twice in one place; keep one"
+    ):
+        read_annotations(path)
+
+
 def test_all_problems_at_once(tmp_path):
     coco = make_coco()
     coco["images"].append({"id": 10, "file_name": "d.png", "width": 1, "height": 1})

@@ -264,10 +264,12 @@ def test_what_a_folder_has_and_is_not_taken(command, tmp_path, capsys):
         (tmp_path / "in" / name).write_text("no image")
     (tmp_path / "in" / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "in" / "gone.txt").symlink_to("nowhere.txt")
+    save(tmp_path / "more" / "f.png")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "more")
     coco = command("in")
     assert [Path(i["file_name"]).name[0] for i in coco["images"]] == list("abcde")
-    line = "in: 10 files passed over: "
-    line += ".heic 2, links to nothing 2, .1 1, .2 1, .mp4 1, .mpo 1, others 2\n"
+    line = "in: 11 files passed over: "
+    line += ".heic 2, links to nothing 2, .1 1, .2 1, .mp4 1, .mpo 1, others 3\n"
     out = capsys.readouterr().out
     assert line in out and out.count("passed over") == 1
     with pytest.raises(UserError, match=r"^in/sub: no images in it; known .*; 1 file passed over"):

@@ -475,6 +475,13 @@ def test_a_file_that_is_no_export_is_not_replaced(weights, tmp_path, form, name,
     assert names(tmp_path) == [name] and (tmp_path / name).read_bytes() == content
 
 
+def test_a_link_to_nothing_is_not_replaced(weights, tmp_path):
+    (tmp_path / "g5-s4.onnx").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"g5-s4\.onnx: no usable export .*not found"):
+        export.export("onnx", weights, tmp_path)
+    assert (tmp_path / "g5-s4.onnx").is_symlink()
+
+
 def test_a_failed_write_leaves_what_was_there(finish, tmp_path, monkeypatch):
     old = tmp_path / "g5-s4-uint8.onnx"
     old.write_bytes(b"old")
@@ -575,7 +582,7 @@ def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="bf16: not for onnx"):
         export.export("onnx", weights, tmp_path, precision="bf16")
     monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
-    with pytest.raises(FileNotFoundError, match=r"train-64.*; run lightdet pack --profile smoke$"):
+    with pytest.raises(FileNotFoundError, match=r"train-64: no pack here; run lightdet pack --p"):
         export.export("onnx", weights, tmp_path, precision="int8", progress=lines.append)
     assert lines == ["converting to ONNX", "quantizing with training images"]
     assert not list(tmp_path.glob("*.onnx"))
