@@ -135,9 +135,13 @@ def pack_path(config: Config, split: str) -> Path:
 
 
 def place_of(folder: Path) -> str:
-    """A folder as a pack names it, links resolved: within the repository, so that this may move."""
-    folder, home = folder.resolve(), root().resolve()
-    return str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
+    """A folder as a pack names it: within the repository, so that this may be moved."""
+    return str(folder.relative_to(root()) if folder.is_relative_to(root()) else folder)
+
+
+def is_place(name: str, folder: Path) -> bool:
+    """Whether a folder, by whatever link, is the one that `place_of` named so."""
+    return (root() / name).resolve() == folder.resolve()
 
 
 def _repack(path: Path) -> str:
@@ -157,7 +161,7 @@ def open_split(config: Config, split: str) -> Pack:
     path = pack_path(config, split)
     pack = open_pack(path, annotations, config.data.classes)
     # BCCD's are the same wherever they lie: their hash was asked for
-    if config.data.source != "bccd" and pack.folder != place_of(images):
+    if config.data.source != "bccd" and not is_place(pack.folder, images):
         made_from = f"made from the images in {pack.folder}, not {images}; {_repack(path)}"
         copy = "" if config.data.source == "folder" else ", or set LIGHTDET_COCO as it was then"
         raise DataError(f"{path}: {made_from}{copy}")

@@ -23,6 +23,7 @@ from lightdet_core.machinery.packs import (
     ARRAYS,
     FORMAT,
     Pack,
+    is_place,
     objects,
     open_pack,
     pack_path,
@@ -75,7 +76,8 @@ def build(
         try:
             meta = read_meta(out)
             pack = open_pack(out)
-            same = meta.items() >= settings.items()
+            same = {**meta, "folder": settings["folder"]}.items() >= settings.items()
+            same = same and is_place(meta["folder"], images)
             if same and meta["files"] == _files(images, read_truth(pack)):
                 left_out = ", ".join(f"{rule}: {n}" for rule, n in meta["drops"].items() if n)
                 note = f", with --skip-broken; if what it left out is mended, delete {out}"

@@ -267,7 +267,8 @@ def test_runs_are_trained_seed_by_seed_and_students_after_their_teacher(asked, c
     command = [sys.executable, "-m", "lightdet_tools", "train"]
     command += ["--experiment", "g1", "--profile", "smoke", "--seed", "1"]
     assert jobs[6].command == command and all(job.one_thread for job in jobs)
-    assert at_once == 4 and capsys.readouterr().out == "runs: 10, 4 at a time\n"
+    assert at_once == 4
+    assert capsys.readouterr().out == "10 runs of smoke …\nruns: 10, 4 at a time\n"
 
 
 def test_a_teacher_that_is_neither_listed_nor_there_is_named_first(asked, tmp_path):
