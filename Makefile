@@ -25,7 +25,8 @@ $(STAMP): requirements.txt pyproject.toml
 	    "name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_PIN)
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python -r requirements.txt -e .
+	@# compiled here: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile torch
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python -r requirements.txt -e .
 	touch $@
 
 plan: setup  ## estimated hours, memory and disk of PROFILE's training, measured in a minute or two
