@@ -314,7 +314,10 @@ def save_weights(
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     # one key: safetensors writes several in random order, and equal runs should be equal bytes;
     # its `save_file` would leave a file that nobody else may read
-    path.write_bytes(save(state, metadata={"lightdet": about}))
+    try:
+        path.write_bytes(save(state, metadata={"lightdet": about}))
+    except OSError as error:  # a full disk, whose error names no file
+        raise UserError(f"{path}: cannot be written ({error})") from None
 
 
 def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:

@@ -99,11 +99,8 @@ def other_spelling(folder: Path, names: list[str], missing: list[str]) -> str:
     if not found:
         return ""
     name, like = next(iter(found.items()))
-    rest = (
-        "; `lightdet pack --profile NAME --skip-broken` leaves out the others"
-        if missing[len(found) :]
-        else ""
-    )
+    skip = "; `lightdet pack --profile NAME --skip-broken` leaves out the others"
+    rest = skip if missing[len(found) :] else ""
     like = f"{name!a} is {like!a}; correct it"
     return f"{len(found)} of {len(missing)} have another name there: {like}{rest}"
 

@@ -176,11 +176,11 @@ def _write(
 
 def _absent(pack: Pack, split: str) -> list[str]:
     """The names of the classes without an object, crowds apart; those under 1 px are evaluated."""
-    found = set(pack.gt_labels[objects(pack)].tolist())
-    if split == "val":
-        real = {a["category_id"] for a in read_truth(pack)["annotations"] if not a["iscrowd"]}
-        found = {label for label, c in enumerate(pack.categories) if c["id"] in real}
-    return [c["name"] for label, c in enumerate(pack.categories) if label not in found]
+    if split == "train":
+        found = {pack.categories[i]["id"] for i in set(pack.gt_labels[objects(pack)].tolist())}
+    else:
+        found = {a["category_id"] for a in read_truth(pack)["annotations"] if not a["iscrowd"]}
+    return [c["name"] for c in pack.categories if c["id"] not in found]
 
 
 def _files(folder: Path, truth: dict) -> str:

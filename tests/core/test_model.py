@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import close, count_macs, network, saw
+from conftest import close, count_macs, network, raising, saw
 from safetensors.torch import save_file
 from torch import nn
 
@@ -270,3 +270,11 @@ def test_damaged_weights_are_named(tmp_path):
 def test_classes_must_be_known():
     with pytest.raises(ValueError, match="num_classes is null"):
         m.build(load_config("g1", "custom"))
+
+
+def test_a_full_disk_names_the_weights_that_it_cannot_take(tmp_path, monkeypatch):
+    full = raising(OSError(28, "No space left on device"))
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    message = r"w\.safetensors: cannot be written .*No space left"
+    with pytest.raises(UserError, match=message):
+        m.save_weights(tmp_path / "w.safetensors", {}, load_config("g1", "demo"), [])
