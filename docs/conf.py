@@ -54,7 +54,7 @@ COLUMNS = ("experiment", "AP", "AP50", "seeds", "input size", "backbone", "activ
 # what a page shows of a cell's outputs; other kinds would need JavaScript from elsewhere
 SHOWN = ("text/html", "text/markdown", "image/png", "image/jpeg", "text/plain")
 
-project, html_title = "LightDet", "LightDet"
+project, html_title, author = "LightDet", "LightDet", "LightDet contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {
