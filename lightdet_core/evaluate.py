@@ -66,7 +66,8 @@ def coco_metrics(
     Args:
         coco_gt: ground truth: a `COCO` object, its dict, or the path of the json file.
         detections: COCO results (image_id, category_id, bbox xywh, score); may be empty.
-        leave_out: whether AP_without is wanted, too, see `_jackknife`.
+        leave_out: whether AP_without and per_class_without, {name: the same of one class}, are
+            wanted, too, see `_jackknife`.
 
     Returns:
         AP, AP50, AP75, APs, APm, APl, AR100 in 0..1 and per_class {name: AP}; -1 where the
@@ -88,12 +89,11 @@ def coco_metrics(
     # (thresholds, recalls, classes, areas, max detections): all areas, 100 detections
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     names = {category["id"]: category["name"] for category in truth["categories"]}
-    metrics["per_class"] = {
-        names[category_id]: _mean(precision[:, :, place])
-        for place, category_id in enumerate(evaluation.params.catIds)
-    }
+    classes = [names[category_id] for category_id in evaluation.params.catIds]
+    metrics["per_class"] = dict(zip(classes, _each(precision), strict=True))
     if leave_out:
-        metrics["AP_without"] = _jackknife(evaluation)
+        metrics["AP_without"], *each = _jackknife(evaluation)
+        metrics["per_class_without"] = dict(zip(classes, each, strict=True))
     return metrics
 
 
@@ -103,15 +103,21 @@ def _mean(precision: np.ndarray) -> float:
     return float(there.mean()) if there.size else -1.0
 
 
-def _jackknife(evaluation: Any) -> list[float]:
+def _each(precision: np.ndarray) -> list[float]:
+    """AP of each class; precision is (thresholds, recalls, classes)."""
+    return [_mean(of_class) for of_class in precision.transpose(2, 0, 1)]
+
+
+def _jackknife(evaluation: Any) -> list[list[float]]:
     """AP without each of 20 parts of the images: how much it depends on them.
 
     The images are dealt out in turn, by rising id, the same for every network
     (a delete-a-group jackknife; `report.contrasts` makes intervals of it). Their matches stay.
 
     Returns:
-        AP in 0..1 per part left out; of fewer than 20 images each is a part. A class that has all
-        its objects in it is then missing from the mean; -1 where no object is left.
+        AP in 0..1 per part left out, then the same of each class; of fewer than 20 images each is
+        a part. A class that has all its objects in it is then missing from the mean; -1 where no
+        object is left.
     """
     params, found = evaluation.params, []
     params.areaRng, params.maxDets = params.areaRng[:1], [100]  # all that AP needs
@@ -123,8 +129,9 @@ def _jackknife(evaluation: Any) -> list[float]:
         ]
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.accumulate()
-        found.append(_mean(evaluation.eval["precision"]))
-    return found
+        precision = evaluation.eval["precision"][:, :, :, 0, 0]
+        found.append([_mean(precision), *_each(precision)])
+    return np.reshape(found, (-1, 1 + len(params.catIds))).T.tolist()
 
 
 def _index(truth: Any, boxes: list[dict]) -> COCO:

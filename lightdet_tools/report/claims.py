@@ -1,6 +1,6 @@
 """The paper's claims, what tests them (design.yaml), and what the runs say -> verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -8,18 +8,19 @@ import yaml
 
 from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
-from lightdet_tools.report.tables import seed_table, write_table
+from lightdet_tools.report.tables import seed_table, tested_class, write_table
 
 NOTE = """Differences in AP, percentage points, seed by seed. `within`, in a table of verdicts what
 stands after ±, is half of an interval; all {family} intervals of design.yaml hold together with
 95 %. Where one holds 0, nothing is shown. `from seeds`, `from images`: standard errors. One teacher
 serves all seeds: what another would bring is in no interval."""
+OF_CLASS = " In {tier} AP is that of the class {name}."
 REDO = """`redo` trains what a row needs, for its first profile; data come before
 (`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
 
 def load_design(path: Path | None = None) -> dict:
-    """design.yaml: `rule`, `seeds` by tier, `assumed`, `claims` and `controls`.
+    """design.yaml: `rule`, `seeds` and `tested_class` by tier, `assumed`, `claims`, `controls`.
 
     Raises:
         UserError: not YAML; a comparison that cannot be read, predicts something else than up or
@@ -131,12 +132,18 @@ def redo(design: dict, contrast: str, profile: str) -> str:
     )
 
 
+def note(design: dict, tiers: Iterable[str]) -> str:
+    """What stands below tables of differences and verdicts."""
+    named = {tier: tested_class(tier) for tier in tiers}
+    of_class = [OF_CLASS.format(tier=tier, name=name) for tier, name in named.items() if name]
+    return NOTE.format(family=family(design)) + "".join(of_class)
+
+
 def write_verdicts(differences: Mapping[str, pd.DataFrame], path: Path) -> pd.DataFrame:
     """`verdicts` of the design as `path`.md and .csv, with its rule below; returns them."""
     design = load_design()
     found = verdicts(design, differences)
-    note = NOTE.format(family=family(design))
-    write_table(found, path, f"{note}\n\n{design['rule']}\n\n{REDO}")
+    write_table(found, path, f"{note(design, differences)}\n\n{design['rule']}\n\n{REDO}")
     return found
 
 

@@ -76,7 +76,9 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
         errors = (sum(variance for variance, _ in part) ** 0.5 for part in (by_seeds, by_images))
         found.append((contrast, mean, each["AP"].std(ddof=1), len(each), *errors, within, verdict))
     columns = ["contrast", "difference", "difference std", "seeds", "from seeds", "from images"]
-    return pd.DataFrame(found, columns=[*columns, "within", "verdict"])
+    table = pd.DataFrame(found, columns=[*columns, "within", "verdict"])
+    table.attrs["metric"] = seeds.attrs.get("metric", "AP")  # the figures' axis
+    return table
 
 
 def in_words(row: pd.Series) -> str:

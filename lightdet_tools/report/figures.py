@@ -104,16 +104,15 @@ def plot_table2(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_contrasts(table: pd.DataFrame, metric: str = "AP") -> Figure:
+def plot_contrasts(table: pd.DataFrame) -> Figure:
     """Differences with their intervals, one row each; filled where there is a difference.
 
     Args:
         table: of `contrasts`.
-        metric: its name, for the axis.
     """
     names = [_name(words_of_contrast(c), n) for c, n in table[["contrast", "seeds"]].to_numpy()]
     figure, axis = plt.subplots(figsize=(WIDTH, 1.1 + _row_height(names) * max(len(table), 1)))
-    _intervals(axis, table, metric)
+    _intervals(axis, table)
     axis.set_yticks(range(len(table)), names, fontsize=9)
     if table["within"].notna().any():
         figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -132,7 +131,7 @@ def _row_height(names: Iterable[str]) -> float:
     return 0.06 + 0.155 * max((name.count("\n") + 1 for name in names), default=1)
 
 
-def _intervals(axis: plt.Axes, table: pd.DataFrame, metric: str) -> None:
+def _intervals(axis: plt.Axes, table: pd.DataFrame) -> None:
     """The rows of `contrasts` from the top, without their names."""
     rows = np.arange(len(table))
     clear = table["verdict"].isin(["up", "down"]).to_numpy()
@@ -149,6 +148,7 @@ def _intervals(axis: plt.Axes, table: pd.DataFrame, metric: str) -> None:
     axis.set_xlim(-edge, edge)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_ylim(len(table) - 0.4, -0.6)
+    metric = table.attrs.get("metric", "AP")
     axis.set(xlabel=f"difference in {metric}, percentage points (seeds)")
     axis.grid(axis="y", visible=False)
 
@@ -208,7 +208,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         axis.grid(axis="y", visible=False)
     if len(changes):
         axis = axes["ladder"]
-        _intervals(axis, changes, "AP")
+        _intervals(axis, changes)
         axis.set_yticks(range(len(changes)), words, fontsize=9)
         axis.set_title("one change at a time, measured here")
         figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)

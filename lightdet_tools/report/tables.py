@@ -15,11 +15,18 @@ from lightdet_core.machinery.files import short_hash, write_text
 from lightdet_tools.report.results import read_result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+OF_CLASS = ("per_class", "per_class_without")
 
 
 def load_paper(path: Path | None = None) -> dict:
     """paper.yaml: `table1`, `table2` and `nanodet` with source and certainty per row."""
     return yaml.safe_load((path or root() / "paper.yaml").read_text(encoding="utf-8"))
+
+
+def tested_class(profile: str) -> str:
+    """The class whose AP answers a profile's claims, by design.yaml; "" where that of all does."""
+    design = yaml.safe_load((root() / "design.yaml").read_text(encoding="utf-8"))
+    return design["tested_class"].get(profile, "")
 
 
 def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
@@ -34,12 +41,12 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 
     Returns:
         `<metric>` is the mean in percent, `<metric> std` the sample standard deviation (NaN for
-        one seed); NaN where the images have no such objects.
+        one seed); NaN where the images have no such objects. `AP <class>` of `tested_class`, too.
 
     Raises:
         UserError: a run has no results, or unreadable ones.
     """
-    printed = load_paper()["table2"]
+    printed, tested = load_paper()["table2"], tested_class(profile)
     runs = all_runs(read_params()) if runs is None else runs
     rows = []
     for run in runs:
@@ -58,6 +65,9 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         for metric in METRICS:
             values = pd.Series([100 * m[metric] for m in pooled.values() if m[metric] >= 0])
             row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
+        if tested:
+            values = 100 * pd.Series([m["per_class"][tested] for m in pooled.values()])
+            row |= {f"AP {tested}": values.mean(), f"AP {tested} std": values.std(ddof=1)}
         paper = printed.get(run, {}).get("printed", {})
         row |= {f"printed {key}": float(paper.get(key, "nan")) for key in ("AP", "FPS")}
         row |= {
@@ -73,8 +83,8 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 
     Only what may be compared: seeds that `run_table` pools, of runs whose settings, and those of
     the runs that they learn from or start with, are those of params.yaml, on the images of the
-    first one. `attrs["left out"]` says which were left out and why; runs without results just have
-    no row.
+    first one. `attrs["left out"]` says which were left out and why, `attrs["metric"]` what was
+    measured; runs without results just have no row.
 
     Args:
         profile: whose results to read, below `results`.
@@ -82,13 +92,13 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 
     Returns:
         Index run, seed; columns start (ImageNet or scratch), AP, then 0, 1, …: `AP_without` of
-        `evaluate.coco_metrics`, NaN where no object is left.
+        `evaluate.coco_metrics`, NaN where no object is left; all of `tested_class` if there is one.
 
     Raises:
         UserError: unreadable results.
     """
     results = root() / "results" / profile
-    rows, left_out, images = [], {}, None
+    rows, left_out, images, tested = [], {}, None, tested_class(profile)
     for run in read_params()["experiments"] if runs is None else runs:
         if not _files(results, run):
             continue
@@ -104,12 +114,15 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
             left_out[run] = "trained or evaluated on other images"
         else:
             for seed, metrics in pooled.items():
-                aps = pd.Series({"AP": metrics["AP"], **dict(enumerate(metrics["AP_without"]))})
+                whole, parts = (metrics[key] for key in ("AP", "AP_without"))
+                if tested:
+                    whole, parts = (metrics[key][tested] for key in OF_CLASS)
+                aps = pd.Series({"AP": whole, **dict(enumerate(parts))})
                 aps = (100 * aps).where(aps >= 0)
                 rows.append({"run": run, "seed": seed, "start": start, **aps})
     table = pd.DataFrame(rows, columns=None if rows else ["run", "seed", "start", "AP"])
     table = table.dropna(subset="AP").set_index(["run", "seed"])
-    table.attrs["left out"] = left_out
+    table.attrs |= {"left out": left_out, "metric": f"AP of {tested}" if tested else "AP"}
     return table
 
 
@@ -146,10 +159,9 @@ def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dic
 
 def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
     """Seed -> metrics of every result of `run`, by rising seed."""
+    keys = ("config", *METRICS, "AP_without", *(OF_CLASS if tested_class(profile) else ()))
     found = {
-        seed: read_result(
-            path, ("config", *METRICS, "AP_without"), train_command(run, profile, seed)
-        )
+        seed: read_result(path, keys, train_command(run, profile, seed))
         for seed, path in _files(results, run).items()
     }
     if not found:

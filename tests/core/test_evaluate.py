@@ -100,12 +100,16 @@ def test_jackknife_is_ap_without_each_part():
         moved = [value + shift for value, shift in zip(box, rng.normal(0, 3, 4), strict=True)]
         found.append({"bbox": moved, "score": float(rng.random()), **one})
     rng.shuffle(truth["images"])
-    parts = jackknife(truth, found)
+    metrics = coco_metrics(truth, found, leave_out=True)
+    parts = metrics["AP_without"]
     assert len(parts) == 20 and len(set(parts)) == 20
     for part, ap in enumerate(parts):
         left_out = set(ids[part::20])
         rest = [one for one in found if one["image_id"] not in left_out]
-        assert ap == coco_metrics(without(truth, left_out), rest)["AP"]
+        alone = coco_metrics(without(truth, left_out), rest)
+        assert ap == alone["AP"]
+        each = {name: aps[part] for name, aps in metrics["per_class_without"].items()}
+        assert each == alone["per_class"]
 
 
 def test_jackknife_of_few_images_and_lost_classes():
@@ -114,6 +118,9 @@ def test_jackknife_of_few_images_and_lost_classes():
     assert jackknife(TRUTH, found) == pytest.approx([1, 0.5, 0.5 * (51 / 101 + 1)], abs=1e-12)
     assert jackknife(without(TRUTH, {9, 11}), results()) == [-1]
     assert jackknife({**TRUTH, "annotations": []}, []) == [-1, -1, -1]
+    assert jackknife({**TRUTH, "annotations": [], "images": []}, []) == []
+    dogless = coco_metrics(TRUTH, found, leave_out=True)["per_class_without"]["dog"]
+    assert dogless == pytest.approx([-1, 1, 1])
 
 
 class Oracle(torch.nn.Module):

@@ -88,6 +88,7 @@ def test_run_folder_and_repetition(here, trained):
     assert run["steps"] == 6 and run["train_images"] == 16 and run["val_images"] == 4
     assert run["versions"]["torch"] == torch.__version__
     assert len(metrics["AP_without"]) == 4 and max(metrics["AP_without"]) < 1
+    assert {len(aps) for aps in metrics["per_class_without"].values()} == {4}
     rows = (folder / "log.csv").read_text().splitlines()
     assert rows[0] == ",".join(log.COLUMNS) and len(rows) == 7
     assert not kept(here)

@@ -159,6 +159,14 @@ def test_the_table_says_what_each_profile_shows_and_how_to_redo_it(tmp_path):
     assert only["redo"][0].endswith("--experiment c0 --seed 0 --profile bccd")
 
 
+def test_the_note_says_whose_ap_it_is():
+    found = claims.load_design()
+    assert claims.note(found, ["demo", "minicoco"]).endswith(
+        "in no interval. In minicoco AP is that of the class person."
+    )
+    assert claims.note(found, ["demo"]).endswith("in no interval.")
+
+
 def test_what_a_run_learns_from_is_trained_first(tmp_path):
     found = written(tmp_path)
     assert claims.redo(found, "g5 - g4", "bccd") == (

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from conftest import use_root
 
-from lightdet_core.config import load_config, read_params, root
+from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_core.machinery.files import short_hash, write_json
 from lightdet_tools import style
 from lightdet_tools.report import figures, tables
+from lightdet_tools.report.contrasts import contrasts
 
 MODEL = {"backbone": "lite1", "activation": "mish", "head": "gflv1"}
 
@@ -22,7 +23,16 @@ def here(tmp_path, monkeypatch):
 
 
 def add_result(
-    run, seed, ap, config="a" * 12, key="d" * 8, teacher="", init="", pack="p", **metrics
+    run,
+    seed,
+    ap,
+    config="a" * 12,
+    key="d" * 8,
+    teacher="",
+    init="",
+    pack="p",
+    profile="demo",
+    **metrics,
 ):
     values = {**dict.fromkeys(tables.METRICS, ap), "AP_without": [ap, ap / 2, -1], **metrics}
     model = MODEL | {"pretrained": not run.endswith("-scratch")}
@@ -35,7 +45,7 @@ def add_result(
         "pack_hash": pack,
     }
     for folder, content in {"metrics": {"config": config, **values}, "runs": run_json}.items():
-        write_json(root() / "results/demo" / folder / f"{run}-s{seed}.json", content)
+        write_json(root() / "results" / profile / folder / f"{run}-s{seed}.json", content)
 
 
 def row(run="g2"):
@@ -88,11 +98,11 @@ def test_names_that_begin_alike_are_other_runs():
 
 def test_a_missing_run_says_which_command_makes_it(tmp_path):
     command = "lightdet train --experiment g3 --profile demo --seed 0"
-    with pytest.raises(tables.UserError, match=command):
+    with pytest.raises(UserError, match=command):
         tables.run_table("demo", ["g3"])
     add_result("g3", 1, 0.3)
     (tmp_path / "results/demo/runs/g3-s1.json").unlink()
-    with pytest.raises(tables.UserError, match=r"g3-s1\.json: not found.*--seed 1"):
+    with pytest.raises(UserError, match=r"g3-s1\.json: not found.*--seed 1"):
         tables.run_table("demo", ["g3"])
 
 
@@ -106,7 +116,7 @@ def test_results_that_do_not_belong_together_are_refused(tmp_path):
         ('{"config": "a"}', "without AP, AP50, .*AP_without"),
     ):
         metrics.write_text(content)
-        with pytest.raises(tables.UserError, match=message):
+        with pytest.raises(UserError, match=message):
             row()
 
 
@@ -200,6 +210,26 @@ def test_seed_table_holds_what_may_be_compared(as_trained):
     }
     assert tables.seed_table("demo", ["+never"]).empty
     assert len(tables.seed_table("demo")) == 4  # of the experiments of params.yaml
+
+
+def test_one_class_answers_where_the_design_says_so(as_trained, monkeypatch):
+    """minicoco's people: their AP in each table and on the axis; the others have AP of all."""
+    assert tables.tested_class("minicoco") == "person" and tables.tested_class("demo") == ""
+    for seed, ap in enumerate((0.2, 0.3)):
+        each = {"per_class": {"person": ap}, "per_class_without": {"person": [ap, ap / 2]}}
+        add_result("c0", seed, 0.9, profile="minicoco", **each)
+    seeds = tables.seed_table("minicoco", ["c0"])
+    assert seeds[["AP", 0, 1]].to_numpy().tolist() == [[20, 20, 10], [30, 30, 15]]
+    table = contrasts(seeds, ["c0"], 1)
+    assert table["difference"].tolist() == [25.0]
+    (axis,) = figures.plot_contrasts(table[table["seeds"] > 1]).axes
+    assert axis.get_xlabel() == "difference in AP of person, percentage points (seeds)"
+    found = tables.run_table("minicoco", ["c0"]).iloc[0]
+    assert found[["AP", "AP person"]].tolist() == [90, 25]
+    assert found["AP person std"] == pytest.approx(50**0.5)
+    add_result("c0", 0, 0.9, profile="minicoco")
+    with pytest.raises(UserError, match="without per_class, per_class_without; `lightdet train"):
+        tables.seed_table("minicoco", ["c0"])
 
 
 def test_students_of_another_teacher_are_left_out(as_trained):
