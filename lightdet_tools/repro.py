@@ -29,7 +29,7 @@ from lightdet_core.machinery.runs import check_links
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
-DVC = [sys.executable, "-m", "lightdet_tools.whole_lock"]
+DVC = [sys.executable, "-m", "lightdet_tools.steady_dvc"]
 CHATTER = re.compile(  # of DVC, which a person need not read
     r"$|> |(Updat|Generat)ing lock file|Use `dvc push`|Stage '.+' didn't change|To track the chang"
     r"|\s+git add|To enable auto staging|\s+dvc config core.autostage"
