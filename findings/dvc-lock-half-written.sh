@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Guess: a Ctrl-C (or kill) while DVC notes a finished stage leaves dvc.lock as it was, or as it will be.
-# Really: DVC opens the file itself for writing, which empties it, and then fills it in small steps; with
-#   thousands of parameters, or many stages, that takes seconds. Stopped meanwhile, the file is cut: DVC
-#   refuses it. Without it, or with an older one from git, DVC knows nothing of the stages that had
-#   finished: it restores those that its run cache holds; of one with a plain `cache: false` output it
-#   deletes the outputs and runs it again. `dvc commit --force STAGE` before that keeps them.
-# Here: `make repro` runs DVC with a writer that writes aside and renames; the guide has the way out.
+# Guess: a Ctrl-C while DVC notes a finished stage leaves dvc.lock as it was, or as it will be.
+# Really: DVC opens the file itself for writing, which empties it, and then fills it in small steps. Stopped meanwhile
+#   (here the stage has 8,000 parameters, so that there is time), the file is cut: DVC refuses it. Without it DVC
+#   knows nothing of the stages that had finished: one with a plain `cache: false` output loses its outputs and runs
+#   again. `dvc commit --force STAGE` before that keeps them.
+# Here: `make repro` runs DVC with a writer that writes aside and renames; docs/faq.md has the way out.
 set -euo pipefail
 room="$(mktemp -d)"
 trap 'rm -rf "$room"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Guess: folding constants with onnx-graphsurgeon, or with `polygraphy surgeon sanitize --fold-constants`, computes what
-#   is known beforehand and leaves the outputs alone.
-# Really: before it folds, it takes two Casts away, those of whole numbers to float before an Add, Sub, Mul, Div, Max
-#   or Min and back to whole numbers after it, and cuts the stored float number to a whole one. Times 0.5 is times 0
-#   then, times 1.5 times 1, plus 0.5 (to round) plus 0, by 2.5 by 2. It is meant for sizes, but looks neither where the
-#   numbers come from nor whether the stored one is whole: a Resize to 1.5 times the size of its input does not enlarge
-#   any more. Nothing is said. Right are whole factors, a Floor before the second Cast, a second Cast to another type
-#   than the first one's input, a float result that something else reads as well, and `fold_shapes=False`
-#   (`--no-fold-shapes`).
+# Guess: folding constants with onnx-graphsurgeon, or with `polygraphy surgeon sanitize --fold-constants`, computes
+#   what is known beforehand and leaves the outputs alone.
+# Really: before it folds, it takes two Casts away, those of whole numbers to float before an Add, Mul or Div (by its
+#   source Sub, Max and Min, too) and back to whole numbers after it, and cuts the stored float number to a whole one.
+#   Times 0.5 is times 0 then, times 1.5 times 1, plus 0.5 (to round) plus 0, by 2.5 by 2. It is meant for sizes, but
+#   looks neither where the numbers come from nor whether the stored one is whole: a Resize to 1.5 times the size of
+#   its input does not enlarge any more. Nothing is said. Right are whole factors, a Floor before the second Cast, a
+#   second Cast to another type than the first one's input, a float result that something else reads as well, and
+#   `fold_shapes=False` (`--no-fold-shapes`).
 # Here: judged by ONNX Runtime on the file before the folding, and by plain arithmetic.
 set -euo pipefail
 room="$(mktemp -d)"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Guess: the optimizer of onnxconverter-common puts a Pad into the convolution after it where that computes the same:
 #   zeros, and no auto_pad.
-# Really: it takes each Pad that has one reader and an operator before it, and looks only at how much is padded.
-#   Edge, reflect and wrap become zeros, and so does any other constant, as the grey of a letterbox: other values along
-#   the whole border. With a Transpose between the two it is the same. SAME_UPPER and SAME_LOWER, for which it looks
-#   in the wrong attribute, are replaced by the amounts of the Pad: the output is smaller than the file says. A Pad
-#   before a MaxPool, and one that is the first operator, stay. Nothing is said. onnxoptimizer and onnxsim take away the
-#   zeros without auto_pad only, and compute the same as before.
+# Really: it takes each Pad that has (by its source) one reader and an operator before it, and looks only at how much
+#   is padded. Edge, reflect and wrap become zeros, and so does any other constant, as the grey of a letterbox: other
+#   values along the whole border. With a Transpose between the two it is the same. SAME_UPPER and SAME_LOWER, for
+#   which it looks in the wrong attribute, are replaced by the amounts of the Pad: the output is smaller than the file
+#   says. A Pad before a MaxPool, and one that is the first operator, stay. Nothing is said. onnxoptimizer and onnxsim
+#   take away the zeros without auto_pad only, and compute the same as before.
 # Here: judged by ONNX Runtime on the file before.
 set -euo pipefail
 room="$(mktemp -d)"

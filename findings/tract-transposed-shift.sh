@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Guess: what tract reads from an ONNX file it computes as ONNX Runtime does, what it cannot do it refuses.
-# Really: a ConvTranspose with `output_shape` is cut at its end only. ONNX halves the surplus, the larger part before:
-#   at twice the size with stride 2 all values sit one pixel aside, with kernel 4 as with kernel 3. With the same cut
-#   written as `pads` tract is right, and where nothing is to cut. GlobalLpPool is divided by the number of cells before
-#   its root is taken, and with an odd p negative numbers keep their sign: a mean in place of a sum, negative or nan;
-#   ReduceL2 is right. Celu lacks its factor alpha: right for 1 only; Elu has it. Softplus is infinite
-#   from 89 on, LogSoftmax from about -104 on, and off somewhat before. Nothing is said.
+# Really: a ConvTranspose with `output_shape` is cut at its end only. ONNX halves the surplus, without auto_pad the
+#   larger part before: at twice the size with stride 2 all values sit one pixel aside, with kernel 4 as with kernel
+#   3. With the same cut written as `pads` tract is right, and where nothing is to cut. GlobalLpPool is divided by the
+#   number of cells before its root is taken, and with an odd p negative numbers keep their sign: a mean in place of a
+#   sum, negative or nan; ReduceL2 is right. Celu lacks its factor alpha: right for 1 only; Elu has it. Softplus is
+#   infinite from 89 on, LogSoftmax somewhere beyond -100, and off before that. Nothing is said.
 # Here: judged by ONNX Runtime and by the formulas of the operators, written out.
 set -euo pipefail
 room="$(mktemp -d)"

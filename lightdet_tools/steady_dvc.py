@@ -1,10 +1,10 @@
-"""`python -m dvc`, but a stop loses nothing of what has ended.
+"""`python -m dvc`, but a Ctrl-C loses nothing of what has ended.
 
 DVC 3.67.1 removes what a stage has made before it runs it again, trained networks too, unless
 dvc.lock says that it ended well. But a Ctrl-C after its command and before that is written ends
 DVC, and the file itself is emptied and then takes a second or more to fill, on busy cores four. So
-here a stop waits until the stage is noted, and the file is written aside. (A plain `dvc repro` does
-without: docs/faq.md.)
+here a stop waits until the stage is noted, and the file is written aside. (A plain `dvc repro` has
+neither: docs/faq.md. Nothing helps against SIGKILL between command and note.)
 """
 
 import signal
@@ -24,19 +24,22 @@ stops: list[int] = []  # signals that came after a command had ended
 
 
 def run_steadily(*arguments: Any, **options: Any) -> None:
-    """`run_command`; a stop after it waits for `dump_whole`."""
+    """`run_command`; a stop after it waits for the end of `dump_whole`."""
     run_command(*arguments, **options)
     signal.signal(signal.SIGINT, lambda number, _: stops.append(number))
 
 
 def dump_whole(path: str, data: Any, dumper: Callable, fs: Any = None, **options: Any) -> None:
-    """As `dvc.utils.serialize._common._dump_data`; after an error the old file is still there.
+    """As `dvc.utils.serialize._common._dump_data` of a local file: of dvc.lock, at a stage's end.
+
+    After an error the old one is still there.
 
     Raises:
         KeyboardInterrupt: a stop that waited for this.
     """
     with replacing(Path(path)) as aside, aside.open("w", encoding="utf-8") as file:
         dumper(data, file, **options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if stops:
         raise KeyboardInterrupt
 

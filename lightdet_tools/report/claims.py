@@ -8,7 +8,7 @@ import yaml
 
 from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
-from lightdet_tools.report.tables import seed_table, tested_class, write_table
+from lightdet_tools.report.tables import seed_table, write_table
 
 NOTE = """Differences in AP, percentage points, seed by seed. `within`, in a table of verdicts what
 stands after ±, is half of an interval; all {family} intervals of design.yaml hold together with
@@ -31,6 +31,8 @@ def load_design(path: Path | None = None) -> dict:
         design = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
+    if unknown := set(design.get("tested_class", {})) - set(design["seeds"]):
+        raise UserError(f"{path}: tested_class: no seeds for tier {', '.join(sorted(unknown))}")
     known = read_params()["experiments"]
     for name, entry in {**design["claims"], **design["controls"]}.items():
         if "contrast" in entry:
@@ -134,8 +136,8 @@ def redo(design: dict, contrast: str, profile: str) -> str:
 
 def note(design: dict, tiers: Iterable[str]) -> str:
     """What stands below tables of differences and verdicts."""
-    named = {tier: tested_class(tier) for tier in tiers}
-    of_class = [OF_CLASS.format(tier=tier, name=name) for tier, name in named.items() if name]
+    named = design.get("tested_class", {})
+    of_class = [OF_CLASS.format(tier=tier, name=named[tier]) for tier in tiers if tier in named]
     return NOTE.format(family=family(design)) + "".join(of_class)
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from lightdet_core.config import UserError, all_runs, load_config, read_params, root, train_command
+from lightdet_core.config import (
+    LOADER,
+    UserError,
+    all_runs,
+    load_config,
+    read_params,
+    root,
+    train_command,
+)
 from lightdet_core.machinery.files import short_hash, write_text
 from lightdet_tools.report.results import read_result
 
@@ -25,8 +33,8 @@ def load_paper(path: Path | None = None) -> dict:
 
 def tested_class(profile: str) -> str:
     """The class whose AP answers a profile's claims, by design.yaml; "" where that of all does."""
-    design = yaml.safe_load((root() / "design.yaml").read_text(encoding="utf-8"))
-    return design["tested_class"].get(profile, "")
+    design = yaml.load((root() / "design.yaml").read_text(encoding="utf-8"), LOADER)
+    return design.get("tested_class", {}).get(profile, "")
 
 
 def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
@@ -62,12 +70,12 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
             "parameters": provenance["num_params"],
             "seeds": len(pooled),
         }
-        for metric in METRICS:
-            values = pd.Series([100 * m[metric] for m in pooled.values() if m[metric] >= 0])
-            row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
+        found = {metric: [m[metric] for m in pooled.values()] for metric in METRICS}
         if tested:
-            values = 100 * pd.Series([m["per_class"][tested] for m in pooled.values()])
-            row |= {f"AP {tested}": values.mean(), f"AP {tested} std": values.std(ddof=1)}
+            found[f"AP {tested}"] = [m["per_class"][tested] for m in pooled.values()]
+        for metric, aps in found.items():
+            values = pd.Series([100 * ap for ap in aps if ap >= 0])
+            row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
         paper = printed.get(run, {}).get("printed", {})
         row |= {f"printed {key}": float(paper.get(key, "nan")) for key in ("AP", "FPS")}
         row |= {
@@ -159,7 +167,8 @@ def _pooled(results: Path, run: str, profile: str) -> tuple[dict[int, dict], dic
 
 def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
     """Seed -> metrics of every result of `run`, by rising seed."""
-    keys = ("config", *METRICS, "AP_without", *(OF_CLASS if tested_class(profile) else ()))
+    tested = tested_class(profile)
+    keys = ("config", *METRICS, "AP_without", *(OF_CLASS if tested else ()))
     found = {
         seed: read_result(path, keys, train_command(run, profile, seed))
         for seed, path in _files(results, run).items()
@@ -168,6 +177,11 @@ def _seeds(results: Path, run: str, profile: str) -> dict[int, dict]:
         raise UserError(
             f"{results / 'metrics'}: nothing of {run} there; "
             f"`{train_command(run, profile, 0)}` or `dvc repro` makes it"
+        )
+    if tested and any(tested not in metrics["per_class"] for metrics in found.values()):
+        raise UserError(
+            f"{results / 'metrics'}: {run} knows no class {tested}, whose AP answers the claims; "
+            f"take {profile} out of tested_class in {root() / 'design.yaml'}, or add the class"
         )
     return found
 

@@ -18,7 +18,7 @@ import os, runpy, signal, sys
 from dvc.stage import Stage
 from dvc.utils.serialize import _yaml
 
-dump, save = _yaml._dump, Stage.save
+dump, save, remove = _yaml._dump, Stage.save, Stage.remove_outs
 
 def half(data, stream):
     if "schema" not in data:  # not dvc.lock
@@ -30,6 +30,11 @@ def half(data, stream):
 def stopped(stage, *arguments, **options):
     os.kill(os.getpid(), signal.SIGINT)
     save(stage, *arguments, **options)
+
+def between(stage, *arguments, **options):
+    if stage.name == "second":
+        os.kill(os.getpid(), signal.SIGINT)
+    remove(stage, *arguments, **options)
 
 {change}
 sys.argv[0] = "dvc"
@@ -71,3 +76,9 @@ def test_a_stop_after_a_command_waits_until_it_is_noted(run, tmp_path, dvc):
     assert noted == (dvc is not PLAIN)
     assert run(*dvc, "repro", "--quiet") == 0
     assert (tmp_path / "end").read_text() == "2"
+
+
+def test_a_stop_between_two_stages_ends_it_at_once(run, tmp_path):
+    code = CODE.format(change="Stage.remove_outs = between", module=DVC[-1])
+    assert run(sys.executable, "-c", code, "repro", "--quiet")
+    assert [(tmp_path / name).read_text() for name in ("to", "end")] == ["2", "1"]

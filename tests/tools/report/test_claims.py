@@ -85,7 +85,11 @@ def test_printed_steps_are_those_of_the_paper():
 def test_mistakes_in_the_design_are_named(tmp_path, entry, problem):
     with pytest.raises(UserError, match=problem):
         written(tmp_path, one=entry)
-    (tmp_path / "design.yaml").write_text("claims: {")
+    path = tmp_path / "design.yaml"
+    path.write_text(yaml.safe_dump(design() | {"tested_class": {"coco": "person"}}))
+    with pytest.raises(UserError, match=r"tested_class: no seeds for tier coco$"):
+        claims.load_design(path)
+    path.write_text("claims: {")
     with pytest.raises(UserError, match=r"design\.yaml: not YAML"):
         claims.load_design(tmp_path / "design.yaml")
 

@@ -227,6 +227,16 @@ def test_one_class_answers_where_the_design_says_so(as_trained, monkeypatch):
     found = tables.run_table("minicoco", ["c0"]).iloc[0]
     assert found[["AP", "AP person"]].tolist() == [90, 25]
     assert found["AP person std"] == pytest.approx(50**0.5)
+    none = {"per_class": {"person": -1}, "per_class_without": {"person": [-1, -1]}}
+    add_result("+silu", 0, 0.9, profile="minicoco", **none)
+    assert math.isnan(tables.run_table("minicoco", ["+silu"])["AP person"][0])
+    assert tables.seed_table("minicoco", ["+silu"]).empty
+    other = {"per_class": {"car": 0.1}, "per_class_without": {"car": [0.1, 0.1]}}
+    add_result("c0", 0, 0.9, profile="minicoco", **other)
+    with pytest.raises(
+        UserError, match=r"c0 knows no class person, .*tested_class in .*design\.yaml"
+    ):
+        tables.run_table("minicoco", ["c0"])
     add_result("c0", 0, 0.9, profile="minicoco")
     with pytest.raises(UserError, match="without per_class, per_class_without; `lightdet train"):
         tables.seed_table("minicoco", ["c0"])
