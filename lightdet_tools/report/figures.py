@@ -74,6 +74,8 @@ def plot_table2(frame: pd.DataFrame) -> Figure:
     Args:
         frame: of `run_table`.
     """
+    metric = frame.attrs.get("metric", "AP")
+    aps, spread = frame[metric], frame[f"{metric} std"]
     names = [
         f"{words_of_run(row['experiment'])}: {ACTIVATIONS[row['activation']]},\n"
         f"{row['head'].replace('gfl', 'GFL')}, {row['input size']} px"
@@ -84,12 +86,12 @@ def plot_table2(frame: pd.DataFrame) -> Figure:
     )
     rows = range(len(frame))
     # a single seed has no spread (NaN): its dot stands without a bar
-    measured.errorbar(frame["AP"], rows, xerr=frame["AP std"], fmt="o", capsize=4, markersize=7)
-    seeds = [f"{ap:.1f} ({n})" for ap, n in zip(frame["AP"], frame["seeds"], strict=True)]
-    _label_points(measured, frame["AP"], seeds, frame["AP std"])
+    measured.errorbar(aps, rows, xerr=spread, fmt="o", capsize=4, markersize=7)
+    seeds = [f"{ap:.1f} ({n})" for ap, n in zip(aps, frame["seeds"], strict=True)]
+    _label_points(measured, aps, seeds, spread)
     measured.set(
         title=f"measured here: profile {frame['profile'].iloc[0]}\n(seeds), bar: ± 1 std",
-        xlabel="AP, percent",
+        xlabel=f"{metric}, percent",
     )
     printed.plot(frame["printed AP"], rows, "s", color=PRINTED_COLOR, markersize=7)
     _label_points(printed, frame["printed AP"], [f"{ap:g}" for ap in frame["printed AP"]])
@@ -172,7 +174,7 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
             for what chapter 06 slims.
             Without any the panel stays away.
     """
-    profile = groups["profile"].iloc[0]
+    profile, metric = groups["profile"].iloc[0], groups.attrs.get("metric", "AP")
     groups = groups[groups["printed AP"].notna()]
     about = [
         f"{run} - {changes.get('against', 'c0')}"
@@ -198,11 +200,11 @@ def plot_overview(groups: pd.DataFrame, differences: pd.DataFrame) -> Figure:
         ("measured", "measured: {}, ± std", {"color": COLORS[0], "fmt": "o"}),
     ):
         axis, here = axes[key], key == "measured"
-        values = groups["AP" if here else "printed AP"]
-        spread = groups["AP std"] if here else None
+        values = groups[metric if here else "printed AP"]
+        spread = groups[f"{metric} std"] if here else None
         axis.errorbar(values, rows, xerr=spread, capsize=3, markersize=6, **look)
         _label_points(axis, values, [f"{ap:.1f}" if here else f"{ap:g}" for ap in values], spread)
-        axis.set(title=title.format(profile), xlabel="AP, percent")
+        axis.set(title=title.format(profile), xlabel=f"{metric if here else 'AP'}, percent")
         axis.set_yticks(rows, [""] * len(names) if here else names)
         axis.set_ylim(len(groups) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)

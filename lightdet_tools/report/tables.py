@@ -37,6 +37,10 @@ def tested_class(profile: str) -> str:
     return design.get("tested_class", {}).get(profile, "")
 
 
+def _metric(tested: str) -> str:
+    return f"AP of {tested}" if tested else "AP"
+
+
 def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
     """One row per experiment: settings, measured AP over seeds, the paper's printed numbers.
 
@@ -49,7 +53,8 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
 
     Returns:
         `<metric>` is the mean in percent, `<metric> std` the sample standard deviation (NaN for
-        one seed); NaN where the images have no such objects. `AP <class>` of `tested_class`, too.
+        one seed); NaN where the images have no such objects. `AP of <class>`, too, where there is a
+        `tested_class`; `attrs["metric"]` is this column then, else AP.
 
     Raises:
         UserError: a run has no results, or unreadable ones.
@@ -72,7 +77,7 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         }
         found = {metric: [m[metric] for m in pooled.values()] for metric in METRICS}
         if tested:
-            found[f"AP {tested}"] = [m["per_class"][tested] for m in pooled.values()]
+            found[_metric(tested)] = [m["per_class"][tested] for m in pooled.values()]
         for metric, aps in found.items():
             values = pd.Series([100 * ap for ap in aps if ap >= 0])
             row |= {metric: values.mean(), f"{metric} std": values.std(ddof=1)}
@@ -83,7 +88,9 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
             "left out": ", ".join(f"s{seed} ({key})" for seed, key in others.items()),
         }
         rows.append(row)
-    return pd.DataFrame(rows).astype({"printed FPS": "Int64"})
+    table = pd.DataFrame(rows).astype({"printed FPS": "Int64"})
+    table.attrs["metric"] = _metric(tested)
+    return table
 
 
 def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
@@ -130,7 +137,7 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
                 rows.append({"run": run, "seed": seed, "start": start, **aps})
     table = pd.DataFrame(rows, columns=None if rows else ["run", "seed", "start", "AP"])
     table = table.dropna(subset="AP").set_index(["run", "seed"])
-    table.attrs |= {"left out": left_out, "metric": f"AP of {tested}" if tested else "AP"}
+    table.attrs |= {"left out": left_out, "metric": _metric(tested)}
     return table
 
 

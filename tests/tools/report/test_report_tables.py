@@ -224,12 +224,15 @@ def test_one_class_answers_where_the_design_says_so(as_trained, monkeypatch):
     assert table["difference"].tolist() == [25.0]
     (axis,) = figures.plot_contrasts(table[table["seeds"] > 1]).axes
     assert axis.get_xlabel() == "difference in AP of person, percentage points (seeds)"
-    found = tables.run_table("minicoco", ["c0"]).iloc[0]
-    assert found[["AP", "AP person"]].tolist() == [90, 25]
-    assert found["AP person std"] == pytest.approx(50**0.5)
+    found = tables.run_table("minicoco", ["c0"])
+    assert found[["AP", "AP of person"]].to_numpy().tolist() == [[90, 25]]
+    assert found["AP of person std"][0] == pytest.approx(50**0.5)
+    measured, _ = figures.plot_table2(found).axes
+    assert measured.get_xlabel() == "AP of person, percent"
+    assert [text.get_text() for text in measured.texts] == ["25.0 (2)"]
     none = {"per_class": {"person": -1}, "per_class_without": {"person": [-1, -1]}}
     add_result("+silu", 0, 0.9, profile="minicoco", **none)
-    assert math.isnan(tables.run_table("minicoco", ["+silu"])["AP person"][0])
+    assert math.isnan(tables.run_table("minicoco", ["+silu"])["AP of person"][0])
     assert tables.seed_table("minicoco", ["+silu"]).empty
     other = {"per_class": {"car": 0.1}, "per_class_without": {"car": [0.1, 0.1]}}
     add_result("c0", 0, 0.9, profile="minicoco", **other)
