@@ -18,6 +18,7 @@ import os, runpy, signal, sys
 from dvc.stage import Stage
 from dvc.utils.serialize import _yaml
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 dump, save, remove = _yaml._dump, Stage.save, Stage.remove_outs
 
 def half(data, stream):
