@@ -95,7 +95,7 @@ def busy(number: int) -> Generator[None]:
 
 
 def write_throughput(config: Config, seconds: float, progress: Callable[[str], None]) -> Path:
-    """results/speed/side-by-side.json: both ways on idle and on busy cores, and their ratios.
+    """results/<profile>/benchmarks/side-by-side.json: both ways, idle and busy, and their ratios.
 
     Args:
         seconds: of each measurement; there are `ROUNDS` of each.
@@ -117,7 +117,7 @@ def write_throughput(config: Config, seconds: float, progress: Callable[[str], N
     }
     text = "side by side against one at a time: {idle} on idle cores, {busy} on busy ones"
     progress(text.format(**ratios))
-    path = root() / "results" / "speed" / "side-by-side.json"
+    path = root() / "results" / config.profile / "benchmarks" / "side-by-side.json"
     result = {
         "command": f"lightdet benchmark --side-by-side --experiment {config.experiment} "
         f"--profile {config.profile}",
