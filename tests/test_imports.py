@@ -21,7 +21,7 @@ ROOMS = {  # of the tools, and the rooms that each may import
     "table1": {"data", "deploy", "report"},
     "cost": {"data", "deploy", "report", "table1"},
     "notebooks": {"data", "deploy", "report", "table1"},
-    "publish": {"report"},
+    "publish": {"report", "table1"},
 }
 CORE = {"lightdet_core", "machinery", *ORDER, "predict"}
 MAY = {  # place: what it may import

@@ -15,6 +15,7 @@ import pandas as pd
 from lightdet_core.config import UserError, root
 from lightdet_core.machinery.files import write_text
 from lightdet_tools.report.claims import load_design
+from lightdet_tools.table1.tables import read_latency, speed_table
 
 # README's table; results/verdicts.md has all claims
 CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "gflv2")
@@ -22,6 +23,9 @@ CLAIMS += ("prune-silu", "prune-relu6", "ld", "ld-vlr-kd")
 VERDICTS = ("supported", "contradicted", "not shown", "open", "not testable here")
 LAST = ("experiment", "profile", "backbone", "input size", "seeds", "AP", "AP50")  # of make repro
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "torch": "torch"}
+FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the table by processor
+FAST |= {"slim-e3-layers": "slim-e3-layers"}
+SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "hswish-retrain", "slim-e3-layers"  # as long trained
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -47,15 +51,17 @@ def renewed(text: str, parts: dict[str, str]) -> str:
     return PART.sub(put, text)
 
 
-def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
+def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, str]:
     """Every part by its name.
 
     Args:
         read: a table below `results`, by its path without .csv, all cells as text.
+        speeds: what `lightdet latency` measured, one per processor.
 
     Returns:
         `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts,
-        `times`, `slim`; and on lines of their own `claims` and `last lines` (of `make repro`).
+        `times`, `slim`; and on lines of their own `claims`, `processors` and `last lines` (of
+        `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -76,6 +82,7 @@ def parts(read: Callable[[str], pd.DataFrame]) -> dict[str, str]:
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
         "slim": _slimmed(read("demo/tables/variants").set_index("experiment")),
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
+        "processors": _processors(speeds),
         "last lines": _last_lines(groups),
     }
 
@@ -105,8 +112,27 @@ def _answer(row: pd.Series, tiers: list[str]) -> str:
 
 def _claims(rows: list[pd.Series], tiers: list[str]) -> str:
     columns = ["claim", "printed", *tiers, "verdict"]
-    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    return _table([columns, *([row[name] for name in columns] for row in rows)])
+
+
+def _table(lines: list[list[str]]) -> str:
+    """Markdown, on lines of its own, of a head and rows."""
+    head, *rows = lines
+    lines = [head, ["---"] * len(head), *rows]
     return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _processors(speeds: list[dict]) -> str:
+    """Networks' times as shares of YOLOv4-tiny's, by processor and runtime."""
+    lines = [["processor", "runtime", *FAST.values()]]
+    for found in speeds:
+        table = speed_table(found).query("part == 'network'")
+        ratios = table.set_index(["runtime", "system"])["ratio"]
+        for runtime, words in RUNTIMES.items():
+            shares = [f"{ratios[runtime, system]:.2f}" for system in FAST]
+            processor = found["hardware"].split(",")[0].replace("(R)", "")
+            lines.append([processor, words, *shares])
+    return _table(lines)
 
 
 def _last_lines(groups: pd.DataFrame) -> str:
@@ -129,7 +155,8 @@ def table_of(name: str) -> pd.DataFrame:
 
 def renew() -> list[Path]:
     """Renew the pages from results/; returns those that have changed."""
-    current, changed = parts(table_of), []
+    files = [path for name in SPEEDS for path in sorted((root() / "results").glob(f"{name}.json"))]
+    current, changed = parts(table_of, [read_latency(path) for path in files]), []
     for path in pages():
         text = path.read_text(encoding="utf-8")
         if (new := renewed(text, current)) != text:

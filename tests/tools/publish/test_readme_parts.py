@@ -61,7 +61,7 @@ def tables():
 
 
 def test_parts_are_cells_of_the_tables(tables):
-    parts = readme.parts(tables.__getitem__)
+    parts = readme.parts(tables.__getitem__, [])
     assert (parts["AP g1"], parts["AP teacher"]) == ("49.39 ± 1.52", "57.93")
     assert parts["group-2"] == "open (demo +3.18 ± 8.11, 2 seeds of 3)"
     assert (parts["ld"], parts["gflv2"]) == ("supported (demo +2.00 ± 1.00, 3 seeds)", "open")
@@ -73,7 +73,7 @@ def test_parts_are_cells_of_the_tables(tables):
         "time 0.66 in ONNX Runtime, 0.63 in OpenVINO, 0.99 in ncnn"
     )
     tables["demo/tables/variants"] = VARIANTS[2:]
-    assert readme.parts(tables.__getitem__)["slim"] == "no such runs yet"
+    assert readme.parts(tables.__getitem__, [])["slim"] == "no such runs yet"
     assert (
         "\n| g1 | demo | lite0 | 128 | … | 2 | 49.39 ± 1.52 | 81.57 ± 1.94 | …\n"
         in (parts["last lines"])
@@ -86,7 +86,7 @@ def test_parts_are_cells_of_the_tables(tables):
 
 def test_a_profile_with_runs_has_a_column(tables):
     tables["verdicts"].loc[0, "bccd"] = "-1.00 ± 2.00, 3 seeds"
-    parts = readme.parts(tables.__getitem__)
+    parts = readme.parts(tables.__getitem__, [])
     assert parts["claims"].startswith("\n| claim | printed | demo | bccd | verdict |\n")
     assert parts["group-2"].endswith("2 seeds of 3; bccd -1.00 ± 2.00, 3 seeds)")
 
@@ -94,7 +94,33 @@ def test_a_profile_with_runs_has_a_column(tables):
 def test_a_claim_without_a_row_is_an_error(tables):
     tables["verdicts"] = tables["verdicts"].iloc[1:]
     with pytest.raises(UserError, match="no row of group-2; `lightdet verdicts`"):
-        readme.parts(tables.__getitem__)
+        readme.parts(tables.__getitem__, [])
+
+
+def timed(hardware, times):
+    """What `lightdet latency` writes, of the median times in ms of each system, in any runtime."""
+    rows = [
+        {"runtime": runtime, "base": runtime, "system": system, "part": part, "calls": 5,
+         "median_ms": ms * factor, "p10_ms": ms, "p90_ms": ms}
+        for runtime, factor in {"onnxruntime": 1, "openvino": 1, "ncnn": 1, "torch": 2}.items()
+        for part in ("network", "boxes")
+        for system, ms in times.items()
+    ]  # fmt: skip
+    systems = [{"key": key, "title": key} for key in times]
+    return {"hardware": hardware, "reference": "yolov4_tiny", "systems": systems, "latency": rows}
+
+
+def test_each_processor_has_its_own_reference(tables):
+    ours = dict.fromkeys(readme.FAST, 30.0)
+    speeds = [
+        timed("a fast(R) one, 2 cores", {"yolov4_tiny": 20.0, **ours}),
+        timed("a slow one", {"yolov4_tiny": 40.0, **ours, "c0": 10.0}),
+    ]
+    head, _, *rows = readme.parts(tables.__getitem__, speeds)["processors"].strip().splitlines()
+    assert head == "| processor | runtime | g5 | c0 (ReLU6) | +hswish | slim-e3-layers |"
+    assert len(rows) == 8
+    assert rows[0] == "| a fast one | ONNX Runtime | 1.50 | 1.50 | 1.50 | 1.50 |"
+    assert rows[7] == "| a slow one | torch | 0.75 | 0.25 | 0.75 | 0.75 |"
 
 
 def test_only_what_is_between_markers_changes():
