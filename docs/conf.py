@@ -77,6 +77,7 @@ myst_dmath_double_inline = True  # $$...$$ on a line of its own below text
 myst_url_schemes = {"http": None, "https": None, "page": "{{path}}#{{fragment}}"}
 myst_heading_anchors = 4
 myst_update_mathjax = False
+smartquotes = False  # commands in tables keep their two hyphens
 default_role = "py:obj"
 autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
@@ -127,7 +128,8 @@ def links(text: str, stems: list[str]) -> str:
         if file in PAGES:
             row = f"#{label.lower()}" if re.fullmatch(r"D\d+", label) else anchor.lower()
             return f"[{label}]({PAGES[file]}.md{row})"
-        if (ROOT / "docs" / path.name).is_file() and file in (path.name, f"docs/{path.name}"):
+        places = (path.name, f"docs/{path.name}", f"results/{path.name}")
+        if (ROOT / "docs" / path.name).is_file() and file in places:
             return f"[{label}]({path.name}{anchor.lower()})"
         if path.suffix == ".md" and (RESULTS / "tables" / path.name) == ROOT / file:
             return f"[{label}](tables.md#{path.stem})"
@@ -143,7 +145,7 @@ def links(text: str, stems: list[str]) -> str:
 
 
 def table(path: Path, columns: tuple[str, ...] = ()) -> str:
-    """A Markdown table with numbers to the right, and what follows it; or only `columns` of it."""
+    """A Markdown table with numbers to the right, and what follows it; or only some columns."""
     lines = path.read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in x.split("|")[1:-1]] for x in lines if x.startswith("|")]
     found = []
@@ -154,7 +156,13 @@ def table(path: Path, columns: tuple[str, ...] = ()) -> str:
     if columns:
         found = [column for name in columns for column in found if column[0] == name]
     text = "\n".join(f"| {' | '.join(row)} |" for row in zip(*found, strict=True))
-    return text if columns else "\n".join([text, *lines[len(rows) :]])
+    return "\n".join([text, *lines[len(rows) :]]) if len(found) == len(rows[0]) else text
+
+
+def verdicts(path: Path) -> str:
+    """The table of all claims, each verdict next to its claim."""
+    names = [cell.strip() for cell in path.read_text(encoding="utf-8").split("\n")[0].split("|")]
+    return table(path, tuple(sorted(names[1:-1], key=lambda x: x not in ("claim", "verdict"))))
 
 
 def figure(name: str, chapters: dict[str, nbformat.NotebookNode]) -> str:
@@ -168,6 +176,13 @@ def figure(name: str, chapters: dict[str, nbformat.NotebookNode]) -> str:
 def prepare(notebook: nbformat.NotebookNode, stem: str, stems: list[str]) -> None:
     """Links, a title that names the run, and outputs as the pages show them."""
     heading, run = "", re.search(r"_([^_]+-s\d+)$", stem)
+    tagged = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", ())}
+    if given := tagged.get("injected-parameters"):  # by papermill: they stand once, as they count
+        defaults = tagged["parameters"]
+        for name, value in re.findall(r"^(\w+) = (.+)", given.source, re.MULTILINE):
+            line = re.compile(rf"^{name} = .+?(?=  #|$)", re.MULTILINE)
+            defaults.source = line.sub(lambda _, new=f"{name} = {value}": new, defaults.source)
+        notebook.cells.remove(given)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
             cell.source = links(cell.source, stems)
@@ -232,6 +247,7 @@ def collect(folder: Path) -> None:
         "chapters": "\n".join(questions)
         or f"`make repro PROFILE={PROFILE}` executes the notebooks.",
         "figures": "\n".join(figure(name, chapters) for name in drawn),
+        "verdicts": verdicts(ROOT / "results/verdicts.md"),
         "tables": "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in tables),
         "api": "\n".join(api),
     }

@@ -18,9 +18,10 @@ from lightdet_tools.report.claims import load_design
 from lightdet_tools.table1.tables import read_latency, speed_table
 
 # README's table; results/verdicts.md has all claims
-CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "gflv2")
-CLAIMS += ("prune-silu", "prune-relu6", "ld", "ld-vlr-kd")
-VERDICTS = ("supported", "contradicted", "not shown", "open", "not testable here")
+CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "silu-leakyrelu", "gflv2")
+CLAIMS += ("prune-silu", "prune-relu6", "ld", "ld-vlr-kd", "mosaic", "mixup")
+DECIDED = ("supported", "contradicted")
+VERDICTS = (*DECIDED, "not shown", "open", "not testable here")
 LAST = ("experiment", "profile", "backbone", "input size", "seeds", "AP", "AP50")  # of make repro
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "torch": "torch"}
 FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the table by processor
@@ -59,9 +60,9 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         speeds: what `lightdet latency` measured, one per processor.
 
     Returns:
-        `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts,
-        `times`, `slim`; and on lines of their own `claims`, `processors` and `last lines` (of
-        `make repro`).
+        `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts
+        with the claims that are decided, `times`, `slim`; and on lines of their own `claims`,
+        `processors` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -74,11 +75,10 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     claims = {key: row.iloc[0] for key, row in rows.items()}
     ours = speed.set_index("model").loc["LightDet g5"]
     ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
-    counts = {name: (found["verdict"] == name).sum() for name in VERDICTS}
     return {
         **{f"AP {row['experiment']}": _spread(row, "AP") for _, row in groups.iterrows()},
         **{key: _answer(row, tiers) for key, row in claims.items()},
-        "tally": ", ".join(f"{count} {name}" for name, count in counts.items() if count),
+        "tally": _tally(found),
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
         "slim": _slimmed(read("demo/tables/variants").set_index("experiment")),
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
@@ -102,6 +102,16 @@ def _slimmed(variants: pd.DataFrame) -> str:
     counts = slim["seeds"], wide["seeds"]
     seeds = "{} and {} seeds".format(*counts) if len({*counts}) > 1 else f"{counts[0]} seeds each"
     return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), time {', '.join(times)}"
+
+
+def _tally(found: pd.DataFrame) -> str:
+    """How many claims have each verdict; those that are decided by name."""
+    parts = []
+    for name in VERDICTS:
+        claims = found["claim"][found["verdict"] == name]
+        named = f" ({'; '.join(claims)})" if name in DECIDED else ""
+        parts += [f"{len(claims)} {name}{named}"] if len(claims) else []
+    return ", ".join(parts)
 
 
 def _answer(row: pd.Series, tiers: list[str]) -> str:
