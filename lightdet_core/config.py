@@ -266,8 +266,7 @@ def read_params(path: Path | None = None) -> dict:
     if not all(type(seed) is int and 0 <= seed < 2**32 for seed in params["seeds"]):
         raise ConfigError(f"{path}: seeds: {params['seeds']}: whole numbers from 0 below 2**32")
     _check_order(params, path)
-    if params["show"] not in params["runs"] or 0 not in params["seeds"]:
-        show = params["show"]
+    if (show := params["show"]) not in params["runs"] or 0 not in params["seeds"]:
         raise ConfigError(f"{path}: notebooks show {show}-s0: `runs` must hold {show}, `seeds` 0")
     return params
 
@@ -363,13 +362,15 @@ def load_config(
     for where, layer in layers.items():
         for section, values in _mapping(layer, where).items():
             _choose(section, SECTIONS, f"{where}:")
+            if section == "data" and where != profile:
+                raise ConfigError(f"{where}.data: runs share packs; set it under {profile}.data")
             for key, value in _mapping(values, f"{where}.{section}").items():
                 merged[section][key] = value
                 places[f"{section}.{key}"] = f"{where}.{section}.{key}"
     built = {name: _built(cls, merged[name], places, name) for name, cls in SECTIONS.items()}
     built["model"] = _scaled(built["model"], input_scale, profile)
-    run = {"experiment": experiment, "profile": profile, "seed": seed}
-    config = _built(Config, run | built, places)
+    built |= {"experiment": experiment, "profile": profile, "seed": seed}
+    config = _built(Config, built, places)
     _check_together(config, experiments, places)
     return config
 

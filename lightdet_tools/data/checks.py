@@ -22,13 +22,14 @@ ENOUGH = 10  # boxes, to say so
 def check_form(path: Path, boxes: np.ndarray, sizes: np.ndarray) -> None:
     """Raises a DataError if all boxes (M, 4) make more sense as another form than COCO's.
 
-    That is: numbers in 0..1, shares of the sides as YOLO has them; or, where many would stick out
-    of their images (sizes (M, 2)) as [x, y, width, height], corners or centres that fit in.
+    That is: numbers around 0..1, shares of the sides as YOLO has them; or, where many would stick
+    out of their images (sizes (M, 2)) as [x, y, width, height], corners or centres that fit in.
     """
     low, other = boxes[:, :2], boxes[:, 2:]
-    if len(boxes) and (boxes >= 0).all() and (boxes <= 1).all():
+    if len(boxes) and (boxes >= 0).all() and (boxes < 2).all():  # rounding may go beyond 1
+        most, some = max(1, boxes.max()), boxes[0].tolist()
         raise DataError(
-            f"{path}: all {len(boxes)} boxes are numbers from 0 to 1, such as {boxes[0].tolist()}; "
+            f"{path}: all {len(boxes)} boxes are numbers from 0 to {most:g}, such as {some}; "
             "COCO's are pixels [x, y, width, height]: multiply them by the image's width and height"
         )
     out = (low + other > sizes * (1 + FAR) + 1).any(1)

@@ -226,9 +226,14 @@ def _check_same(annotations: Path, found: list[dict], wanted: list[dict] | None)
     pairs = [[(c["id"], c["name"]) for c in some] for some in (found, wanted or found)]
     for label, (ours, theirs) in enumerate(zip_longest(*pairs)):
         if ours != theirs:
+            remedy = "list the same in both"
+            if (
+                ours and theirs and ours[1] == theirs[1]
+            ):  # of several, what annotations have is kept
+                remedy += ", and each name once"
             raise UserError(
                 f"{annotations}: its categories differ from the other split's: label {label} "
-                f"(id, name) is {ours} here, {theirs} there; list the same in both"
+                f"(id, name) is {ours} here, {theirs} there; {remedy}"
             )
 
 

@@ -30,7 +30,7 @@ from lightdet_core.boxes import Detections
 from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
-from lightdet_core.machinery.packs import check_categories, open_pack, pack_path, read_truth
+from lightdet_core.machinery.packs import check_categories, open_split, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert
@@ -127,14 +127,16 @@ FORMS = {  # its files, first the one that is opened; precisions; what makes the
 
 def _onnx_models(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, onnx.ModelProto]:
     """The network with its description, by precision: fp32, fp16 and the one that is asked for."""
+    images = None
+    if job.precision == "int8":
+        images = calibration_images(weights, job.about["config"], job.about["categories"])
     job.progress("converting to ONNX")
     full = convert.convert_onnx(job.module, example, list(job.module.outputs))
     models = {"fp32": full, "fp16": convert.store_half(full)}
     if job.precision == "bf16":
         models["bf16"] = copy.deepcopy(full)
-    if job.precision == "int8":
+    if images is not None:
         job.progress("quantizing with training images")
-        images = calibration_images(weights, job.about["config"], job.about["categories"])
         models["int8"] = convert.quantize(full, (job.input(image[None]) for image in images))
     for name, model in models.items():
         about = job.about | {"precision": name}
@@ -154,11 +156,10 @@ def calibration_images(
     """
     settings = load_config(config["experiment"], config["profile"])
     size = config["model"]["input_size"]
-    pack = open_pack(pack_path(settings, "train"))
+    pack = open_split(settings, "train")
     check_categories(weights, categories, pack.categories)
-    images = pack.images
-    for row in np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int):
-        yield letterbox(np.array(images[row]), size)
+    rows = np.linspace(0, len(pack.images) - 1, min(CALIBRATION, len(pack.images))).astype(int)
+    return (letterbox(np.array(pack.images[row]), size) for row in rows)
 
 
 class _Job(NamedTuple):
@@ -398,7 +399,7 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
         path: .onnx, ncnn's .param or OpenVINO's .xml.
         config: of the run that was exported.
     """
-    pack, exported = open_pack(pack_path(config, "val")), open_exported(path, threads)
+    pack, exported = open_split(config, "val"), open_exported(path, threads)
     check_categories(path, exported.about["categories"], pack.categories)
     network = _Network(exported_find(exported))
     return coco_metrics(read_truth(pack), detect_pack(network, pack))

@@ -234,6 +234,8 @@ ELSEWHERE = [
     ("demo.data.pack_size", 128, r"demo\.data\.pack_size: 128: at least the 160 px of c0's input"),
     ("demo.model.chanels", 3, r"demo\.model\.chanels: 3: unknown"),
     ("experiments.c0", "x", r"experiments\.c0: 'x', but keys"),
+    ("experiments.c0.data", {"pack_size": 800}, r"ts\.c0\.data: runs share packs; .* demo\.data"),
+    ("demo.experiments", {"c0": {"data": {"seed": 1}}}, r"demo\.experiments\.c0\.data: runs share"),
 ]
 
 

@@ -152,13 +152,13 @@ def test_skip_broken_drops_and_counts(tmp_path):
         read_annotations(write_coco(tmp_path, coco), skip_broken=True)
 
 
-def test_shares_instead_of_pixels_are_named(tmp_path):
+@pytest.mark.parametrize(("side", "most"), [(0.75, "1"), (1.02, r"1\.02")])  # rounded beyond 1
+def test_shares_instead_of_pixels_are_named(tmp_path, side, most):
     coco = make_coco()
     for one in coco["annotations"]:
-        one["bbox"] = [0.25, 0.5, 0.125, 1.0]
-    with pytest.raises(
-        DataError, match=r"all 3 boxes are numbers from 0 to 1, .*0\.25.*: multiply"
-    ):
+        one["bbox"] = [0.25, 0.5, 0.125, side]
+    wanted = rf"all 3 boxes are numbers from 0 to {most}, .*0\.25.*: multiply"
+    with pytest.raises(DataError, match=wanted):
         read_annotations(write_coco(tmp_path, coco), skip_broken=True)
 
 

@@ -436,6 +436,14 @@ def test_prepare_packs(tmp_path, monkeypatch):
         prepare_packs([make_config("p", 16), make_config("q", 16)], silent)
 
     coco = make_coco()
+    coco["categories"][0]["id"] += 1
+    for one in coco["annotations"]:
+        one["category_id"] = coco["categories"][0]["id"]
+    (tmp_path / "val.json").write_text(json.dumps(coco))
+    with pytest.raises(UserError, match=r"list the same in both, and each name once$"):
+        prepare_packs(configs, silent)
+
+    coco = make_coco()
     coco["categories"][0]["name"] = "brush"
     (tmp_path / "val.json").write_text(json.dumps(coco))
     wanted = (

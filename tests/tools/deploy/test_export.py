@@ -3,6 +3,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from torch import nn
 from lightdet_core import boxes, sparsity
 from lightdet_core.config import UserError
 from lightdet_core.evaluate import coco_metrics, detect_pack
+from lightdet_core.machinery import packs
 from lightdet_core.machinery.packs import read_truth
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools import cli
@@ -524,7 +526,7 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     }  # fmt: skip
     (tmp_path / "val.json").write_text(json.dumps(truth))
     pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
-    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "val")
+    monkeypatch.setattr(export, "open_split", lambda *_: packs.open_pack(tmp_path / "val"))
     expected = coco_metrics(read_truth(pack), detect_pack(net, pack))
     found = export.accuracy(onnx_export[0]["files"][0], config)
     assert 0.05 < expected["AP"] < 0.95
@@ -581,10 +583,18 @@ def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):
             export.export("ncnn", weights, tmp_path, precision=precision)
     with pytest.raises(UserError, match="bf16: not for onnx"):
         export.export("onnx", weights, tmp_path, precision="bf16")
-    monkeypatch.setattr(export, "pack_path", lambda *_: tmp_path / "train-64")
+    (tmp_path / "train.json").write_text("{}")
+    monkeypatch.setattr(packs, "split_paths", lambda *_: (tmp_path / "train.json", tmp_path))
+    monkeypatch.setattr(packs, "pack_path", lambda *_: tmp_path / "train-64")
     with pytest.raises(FileNotFoundError, match=r"train-64: no pack here; run lightdet pack --p"):
         export.export("onnx", weights, tmp_path, precision="int8", progress=lines.append)
-    assert lines == ["converting to ONNX", "quantizing with training images"]
+    other = SimpleNamespace(categories=[{"id": 1, "name": "other"}])
+    monkeypatch.setattr(export, "open_split", lambda *_: other)
+    with pytest.raises(
+        UserError, match=r"label 0 \(id, name\) is .* but \(1, 'other'\) in the data"
+    ):
+        export.export("onnx", weights, tmp_path, precision="int8", progress=lines.append)
+    assert lines == []  # before anything is converted
     assert not list(tmp_path.glob("*.onnx"))
 
 
