@@ -196,6 +196,27 @@ def test_links(conf, source, moved):
     assert conf.links(source, ["04_activations", "05_train_g2-s0", "05_train_g3-s0"]) == moved
 
 
+def test_parameters_stand_once_as_they_count(conf):
+    def cell(source, tag):
+        return nbformat.v4.new_code_cell(source, metadata={"tags": [tag]})
+
+    defaults = cell('profile = "smoke"\nrun = "g1"  # a run\nimages = ""', "parameters")
+    given = cell('# Parameters\nprofile = "demo"\nrun = "g\\1"\n', "injected-parameters")
+    notebook = nbformat.v4.new_notebook(cells=[defaults, given])
+    conf.prepare(notebook, "00_quickstart", [])
+    assert [x.source for x in notebook.cells] == [
+        'profile = "demo"\nrun = "g\\1"  # a run\nimages = ""'
+    ]
+
+
+def test_a_verdict_stands_beside_its_claim(conf, tmp_path):
+    path = tmp_path / "verdicts.md"
+    path.write_text("| claim | demo | verdict |\n|---|---|---|\n| it helps | +1.0 | open |\n\nrule")
+    lines = conf.verdicts(path).splitlines()
+    assert lines[0] == "| claim | verdict | demo |" and lines[-1] == "rule"
+    assert lines[2] == "| it helps | open | +1.0 |"
+
+
 def test_docstrings_are_plain_text_and_formulas_that_cannot_be_read_are_errors(conf):
     lines = ["f: |x|*2 of `a`, `a <b>`.", "", "    a_", "", "Args:", "    a: (N,). b_: (M,)."]
     conf.to_rst(None, "function", "f", None, None, lines)
