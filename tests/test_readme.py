@@ -153,7 +153,7 @@ def parts():
         ["git", "ls-files", *(f"results/{name}.json" for name in readme.SPEEDS)],
         cwd=root(), capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    speeds = [json.loads(in_git(name)) for name in sorted(listed, key="demo".__contains__)]
+    speeds = [json.loads(in_git(name)) for name in sorted(listed, key=lambda name: "demo" in name)]
     return readme.parts(committed, speeds)
 
 
