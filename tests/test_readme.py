@@ -164,6 +164,13 @@ def test_numbers_between_markers_are_those_of_the_tables(page, parts):
     assert not re.search(r"^ *<!-- begin: [^>]+-->.", TEXT[page], re.M)  # no Markdown in that line
 
 
+def test_the_other_processor_is_that_of_its_runs():
+    runs = json.loads(in_git("results/demo/benchmarks/another-processor.json"))
+    there = " | ".join(f"{100 * run['metrics']['AP']:.2f}" for run in runs.values())
+    assert f"| | {' | '.join(runs)} |" in TEXT["docs/reproduce.md"]
+    assert f"| AP there | {there} |" in TEXT["docs/reproduce.md"]
+
+
 def test_readme_is_short_and_shows_every_group():
     assert len(TEXT["README.md"].splitlines()) <= 120
     rows = re.findall(

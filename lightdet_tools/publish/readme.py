@@ -6,6 +6,7 @@ The words around them are written by hand. (A line must not begin with a marker 
 it: Markdown takes such a line for HTML.)
 """
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,8 @@ def _processors(speeds: list[dict]) -> str:
         table = speed_table(found).query("part == 'network'")
         ratios = table.set_index(["runtime", "system"])["ratio"]
         for runtime, words in RUNTIMES.items():
-            shares = [f"{ratios[runtime, system]:.2f}" for system in FAST]
+            timed = [ratios.get((runtime, system), math.nan) for system in FAST]
+            shares = ["" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in timed]
             processor = found["hardware"].split(",")[0].replace("(R)", "")
             lines.append([processor, words, *shares])
     return _table(lines)

@@ -113,6 +113,7 @@ def timed(hardware, times):
 
 def test_each_processor_has_its_own_reference(tables):
     ours = dict.fromkeys(readme.FAST, 30.0)
+    del ours["+hswish"]  # somebody timed some of them
     speeds = [
         timed("a fast(R) one, 2 cores", {"yolov4_tiny": 20.0, **ours}),
         timed("a slow one", {"yolov4_tiny": 40.0, **ours, "c0": 10.0}),
@@ -120,8 +121,8 @@ def test_each_processor_has_its_own_reference(tables):
     head, _, *rows = readme.parts(tables.__getitem__, speeds)["processors"].strip().splitlines()
     assert head == "| processor | runtime | g5 | c0 (ReLU6) | +hswish | slim-e3-layers |"
     assert len(rows) == 8
-    assert rows[0] == "| a fast one | ONNX Runtime | 1.50 | 1.50 | 1.50 | 1.50 |"
-    assert rows[7] == "| a slow one | torch | 0.75 | 0.25 | 0.75 | 0.75 |"
+    assert rows[0] == "| a fast one | ONNX Runtime | 1.50 | 1.50 |  | 1.50 |"
+    assert rows[7] == "| a slow one | torch | 0.75 | 0.25 |  | 0.75 |"
 
 
 def test_only_what_is_between_markers_changes():
