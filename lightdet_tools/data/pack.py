@@ -67,7 +67,9 @@ def build(
     # another Pillow may resize otherwise: 13.0 takes tall pictures in another order than 12
     settings |= {"folder": place_of(images), "pillow": PIL.__version__}
     if not images.is_dir():
-        raise DataError(f"{images}: image folder not found")
+        remedy = "data.images in params.yaml names your own; for the others run lightdet data, "
+        remedy += "or set LIGHTDET_BCCD, LIGHTDET_COCO or LIGHTDET_MINICOCO to a copy"
+        raise DataError(f"{images}: image folder not found; {remedy}")
     out.parent.mkdir(parents=True, exist_ok=True)
     parent = os.open(out.parent, os.O_RDONLY)
     fcntl.flock(parent, fcntl.LOCK_EX)  # another process packing here finishes first

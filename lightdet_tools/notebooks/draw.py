@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from lightdet_core.boxes import STRIDES, Batch, Detections, decode, level_grid
-from lightdet_core.machinery.packs import Pack
+from lightdet_core.machinery.packs import Pack, objects
 from lightdet_core.model import LightDet
 from lightdet_tools.style import COLORS, WIDTH, place_labels, use_style
 
@@ -147,22 +147,21 @@ def names_of(pack: Pack) -> list[str]:
 
 def scene(axis: plt.Axes, pack: Pack, row: int, title: str = "") -> None:
     """One packed image with its objects; crowd regions are dashed and not named."""
-    names, objects = names_of(pack), slice(0, int(pack.counts[row]))
-    crowd, labels = pack.gt_crowd[row, objects], pack.gt_labels[row, objects]
+    names, slots = names_of(pack), slice(0, int(pack.counts[row]))
+    crowd, labels = pack.gt_crowd[row, slots], pack.gt_labels[row, slots]
     image(axis, pack.images[row], title)
-    single = pack.gt_boxes[row, objects][~crowd]
+    single = pack.gt_boxes[row, slots][~crowd]
     boxes(axis, single, [names[label] for label in labels[~crowd]])
-    boxes(axis, pack.gt_boxes[row, objects][crowd], color=COLORS[6], style="--")
+    boxes(axis, pack.gt_boxes[row, slots][crowd], color=COLORS[6], style="--")
 
 
 def plain_batch(pack: Pack, rows: Sequence[int]) -> Batch:
     """The packed images `rows` as they are, not augmented; `gt_mask` leaves crowds out."""
     images = torch.from_numpy(np.array(pack.images[rows])).permute(0, 3, 1, 2).float()
-    gt_boxes, gt_labels, crowd, counts = (
+    gt_boxes, gt_labels, gt_mask = (
         torch.from_numpy(np.array(array[rows]))
-        for array in (pack.gt_boxes, pack.gt_labels, pack.gt_crowd, pack.counts)
+        for array in (pack.gt_boxes, pack.gt_labels, objects(pack))
     )
-    gt_mask = (torch.arange(gt_labels.shape[1]) < counts[:, None]) & ~crowd
     return Batch(images, gt_boxes, gt_labels, gt_mask, gt_mask.float())
 
 

@@ -111,7 +111,7 @@ def test_other_pictures_make_another_pack(made, monkeypatch):
     Image.new("RGB", (64, 48), (1, 2, 3)).save(other / "sub/a.png")  # behind a link
     assert build(annotations, other, out, 32, progress=silent).pixels not in (before, after)
     shutil.rmtree(other)
-    with pytest.raises(DataError, match="images2: image folder not found"):
+    with pytest.raises(DataError, match=r"images2: image folder not found; data\.images in"):
         build(annotations, other, out, 32, progress=silent)
 
 
