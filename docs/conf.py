@@ -7,7 +7,6 @@ lie elsewhere: sphinx-build -c docs EMPTY_FOLDER OUT, the profile in LIGHTDET_PR
 """
 
 import ast
-import functools
 import importlib
 import inspect
 import os
@@ -27,8 +26,6 @@ from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the packages of this checkout, whatever is installed
-# autodoc asks twice per object, and for each class Python parses its whole file
-inspect.getsource = functools.cache(inspect.getsource)
 PROFILE = os.environ.get("LIGHTDET_PROFILE", "demo")
 RESULTS = ROOT / "results" / PROFILE
 DATA = {
@@ -70,7 +67,7 @@ html_theme_options = {
 }
 html_static_path, html_css_files = [str(ROOT / "docs/_static")], ["custom.css"]
 html_context = {"default_mode": "auto"}
-# sources have links back; the tree of all pages beside each of them took a twelfth of the time
+# a page of sources has links back; to draw the tree of all pages beside each takes time
 html_sidebars = {"_modules/**": ["navbar-logo.html", "search-button-field.html"]}
 html_copy_source = html_show_sourcelink = html_show_copyright = html_domain_indices = (
     html_use_index

