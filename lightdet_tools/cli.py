@@ -190,6 +190,9 @@ def export(
         Literal["fp32", "fp16", "bf16", "int8"],
         option("fp16: a smaller file; bf16: OpenVINO; int8: not ncnn, needs the training packs"),
     ] = "fp32",
+    accuracy: Annotated[
+        bool, option("AP of the file and of torch, on the run's val images", "--accuracy")
+    ] = False,
 ) -> None:
     """Export a trained run to ONNX, ncnn or OpenVINO."""
     begin(f"exporting {weights}")
@@ -197,6 +200,8 @@ def export(
 
     report = export.export(form, weights, out, decoded, uint8, precision, told)
     print("\n".join(export.summary(report)))
+    if accuracy:
+        print(export.compared(max(report["files"]), weights))
 
 
 @app.command(**USE)

@@ -45,6 +45,7 @@ STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxrun
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.5}
 INT8_ADVICE = "; train longer, take an experiment with ReLU6 (g1, c0), or fp16"
 CALIBRATION = 64  # images that int8 learns its ranges from
+SHOWN = ("AP", "AP50")
 
 
 def export(
@@ -403,6 +404,21 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
     check_categories(path, exported.about["categories"], pack.categories)
     network = _Network(exported_find(exported))
     return coco_metrics(read_truth(pack), detect_pack(network, pack))
+
+
+def compared(path: Path | str, weights: Path | str) -> str:
+    """What the exported file and the network that it was made of reach on val, in a line to read.
+
+    Raises:
+        UserError: the run's val images are not packed here, or have other classes.
+    """
+    model, about, _ = load_weights(weights)
+    config = load_config(about["experiment"], about["profile"], about["seed"])
+    after = accuracy(path, config)
+    pack = open_split(config, "val")
+    before = coco_metrics(read_truth(pack), detect_pack(model, pack))
+    said = (f"{key} {100 * after[key]:.2f} (torch {100 * before[key]:.2f})" for key in SHOWN)
+    return f"on {len(pack.images)} val images of {config.profile}: {', '.join(said)}"
 
 
 def summary(report: dict) -> list[str]:

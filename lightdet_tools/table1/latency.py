@@ -47,7 +47,7 @@ from lightdet_tools.table1.systems import System, systems, to_tensor
 from lightdet_tools.timing import cuda_graph, interleaved
 
 COMPILED = ("g5",)  # most of a minute each
-QUANTIZED = ("g1", "c0", "g5")
+QUANTIZED = ("g1", "c0", "g5", "slim-relu6")
 REFERENCE = "yolov4_tiny"  # of the ratios
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = (

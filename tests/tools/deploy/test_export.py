@@ -506,7 +506,7 @@ def test_user_errors_come_before_the_work(tmp_path, weights, monkeypatch):
         export.export("onnx", weights, tmp_path / "file")
 
 
-def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monkeypatch):
+def test_accuracy_of_a_file_is_that_of_the_run(net, weights, onnx_export, tmp_path, monkeypatch):
     """The objects are what the network sees itself, so that its AP is far from 0 and 1."""
     config = small_run(SIZE)
     images = export.example_images(SIZE)[:1]
@@ -528,8 +528,14 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, onnx_export, tmp_path, monke
     pack = build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
     monkeypatch.setattr(export, "open_split", lambda *_: packs.open_pack(tmp_path / "val"))
     expected = coco_metrics(read_truth(pack), detect_pack(net, pack))
-    found = export.accuracy(onnx_export[0]["files"][0], config)
+    file = onnx_export[0]["files"][0]
+    found = export.accuracy(file, config)
     assert 0.05 < expected["AP"] < 0.95
+    monkeypatch.setattr(export, "load_config", lambda *_: config)
+    told = {name: f"{100 * found[name]:.2f} (torch {100 * expected[name]:.2f})"
+            for name in ("AP", "AP50")}  # fmt: skip
+    line = f"on 1 val images of {config.profile}: AP {told['AP']}, AP50 {told['AP50']}"
+    assert export.compared(file, weights) == line
     truth["categories"] = [c | {"name": f"{c['name']}s"} for c in CATEGORIES]
     (tmp_path / "val.json").write_text(json.dumps(truth))
     build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
