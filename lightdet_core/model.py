@@ -273,7 +273,8 @@ def build(config: Config) -> LightDet:
     """
     model, pretrained = LightDet(config.model), config.model.pretrained
     if isinstance(pretrained, str) and _is_detector(path := root() / pretrained):
-        _take_over(model, load_weights(path)[0], pretrained)
+        other, about, _ = load_weights(path)
+        _take_over(model, other, f"model.pretrained {pretrained}: {_other(about, config)}")
     elif pretrained:
         net = model.backbone.net
         wanted = net.state_dict()
@@ -286,7 +287,15 @@ def _is_detector(path: Path) -> bool:
     return any(name.startswith("backbone.net.") for name in read_safetensors(path))
 
 
-def _take_over(model: LightDet, other: LightDet, path: str) -> None:
+def _other(about: dict, config: Config) -> str:
+    """In which settings another network differs, which has the settings `about`."""
+    names = ("backbone", "head", "channels", "stacked_convs", "reg_max")
+    pairs = [(name, about["model"][name], getattr(config.model, name)) for name in names]
+    differ = [f"{name} {there}, not {here}" for name, there, here in pairs if there != here]
+    return f"another network ({', '.join(differ)})"
+
+
+def _take_over(model: LightDet, other: LightDet, said: str) -> None:
     """The weights of another detector, its wide blocks cut to fit, without its class scores."""
     own, bins = model.state_dict(), 4 * model.head.num_bins
     state = slim.narrowed(other.state_dict(), own)
@@ -295,7 +304,7 @@ def _take_over(model: LightDet, other: LightDet, path: str) -> None:
         like = own[name].shape[1:] == state[name].shape[1:]
         if like and other.head.num_bins == model.head.num_bins:  # else it will not fit
             state[name] = torch.cat([own[name][:-bins], state[name][-bins:]])
-    load_state(model, state, f"model.pretrained {path}: another network")
+    load_state(model, state, said)
 
 
 def load_state(model: LightDet, state: dict[str, Tensor], said: str) -> None:

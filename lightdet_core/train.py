@@ -26,7 +26,7 @@ from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, short_hash, write_json
 from lightdet_core.machinery.packs import Pack, check_categories, read_truth
 from lightdet_core.machinery.precision import check_precision, exact
-from lightdet_core.machinery.provenance import provenance, rounded
+from lightdet_core.machinery.provenance import first_weights, provenance, rounded
 from lightdet_core.machinery.runs import alone, finished_key, identify, keep_memory, move_aside
 from lightdet_core.model import LightDet, build, load_weights, save_weights
 
@@ -95,6 +95,9 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     for split, pack in packs.items():
         if notice := check_sizes(pack, config.model.input_size):
             progress(f"{config.run_name}: {split}: {notice}")
+    begins = first_weights(config)  # now: a file may be gone when the training is over
+    other = f"the run {config.train.init}" if config.train.init else "random weights"
+    progress(f"{config.run_name}: begins with {' '.join(begins.values()) or other}")
     keep_memory()
     checkpoint = runs / ".checkpoints" / f"{config.run_name}-{key}-{_code_hash()}.safetensors"
     teacher = init = None
@@ -107,13 +110,13 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
         check_categories(source, learned, packs["train"].categories)
     run = Run(config, packs["train"], checkpoint, teacher, init, device, progress)
     with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
-        _train_and_write(run, packs, folder, key)
+        _train_and_write(run, packs, folder, begins | {"key": key})
         distributed.from_first(None)  # the others wait until everything is written
     return folder
 
 
-def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -> None:
-    """Train, evaluate, and put the run folder into its place."""
+def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, known: dict) -> None:
+    """Train, evaluate, and put the run folder into its place; `known` goes into its run.json."""
     config, device, progress = run.config, run.device, run.progress
     truth = read_truth(packs["val"])
 
@@ -145,12 +148,12 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, key: str) -
     (unfinished / "detections.json").write_text(json.dumps(detections))
     shutil.copy(run.checkpoint.with_suffix(".csv"), unfinished / "log.csv")
     about = provenance(config, model, packs, device) | {"processes": distributed.count()}
-    write_json(unfinished / "run.json", about | facts | {"key": key}, indent=2)
+    write_json(unfinished / "run.json", about | facts | known, indent=2)
     if folder.exists():
         aside = move_aside(folder)
         progress(f"{folder.name}: the run with other settings is kept as {aside.name}")
     unfinished.rename(folder)
-    for leftover in run.checkpoint.parent.glob(f"{config.run_name}-{key}-*"):
+    for leftover in run.checkpoint.parent.glob(f"{config.run_name}-{known['key']}-*"):
         leftover.unlink()
     progress(
         f"{config.run_name}: AP {metrics['AP']:.3f}  AP50 {metrics['AP50']:.3f}  "

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightdet_core.config import Config, root, train_command
+from lightdet_core.machinery.files import file_hash
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.weights import imagenet_origin
 
@@ -25,7 +26,6 @@ def provenance(
     config: Config, model: nn.Module, packs: dict[str, Pack], device: torch.device
 ) -> dict:
     """The facts about a run that run.json holds, but for those that training measures."""
-    source = None if config.train.init else config.model.pretrained
     # another number of threads rounds otherwise
     threads = "OMP_NUM_THREADS=1 " if device.type == "cpu" and torch.get_num_threads() == 1 else ""
     return {
@@ -42,7 +42,6 @@ def provenance(
             **{k: version(k) for k in LIBRARIES},
             "torch": str(torch.__version__),  # with the build: +cu130
         },
-        **({"imagenet": imagenet_origin(config.model.backbone, source)} if source else {}),
         "num_params": sum(p.numel() for p in model.parameters()),
         "input_size": config.model.input_size,
         "train_images": len(packs["train"].images),
@@ -50,6 +49,17 @@ def provenance(
         "pack_hash": packs["train"].hash,
         "val_hash": packs["val"].hash,
     }
+
+
+def first_weights(config: Config) -> dict[str, str]:
+    """Weights that a run begins with for run.json, `imagenet` or a file, `pretrained`; {} if it
+    begins with a run (`train.init`) or at random."""
+    source = config.model.pretrained
+    if config.train.init or not source:
+        return {}
+    if isinstance(source, str):
+        return {"pretrained": f"{source}, sha256 {file_hash(root() / source)[:16]}"}
+    return {"imagenet": imagenet_origin(config.model.backbone, source)}
 
 
 def hardware(device: torch.device) -> str:

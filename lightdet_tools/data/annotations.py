@@ -154,7 +154,9 @@ def usable(coco: dict, categories: list[dict]) -> tuple[list[dict], list[dict], 
                 "annotation of a broken image" if lost else "unknown image",
                 f"image_id {image!r}",
             )
-        if not _is_id(category) or category not in known:
+        if not _is_id(category):
+            return "category_id is no whole number", f"image {image}: category_id {category!r}"
+        if category not in known:
             return "unknown category", f"image {image}: category_id {category!r}"
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             return "box is not four finite numbers", f"image {image}: bbox {box}"

@@ -213,8 +213,7 @@ def describe(module: Deployable, config: dict, categories: list[dict]) -> dict:
     Returns:
         form (raw or decoded), input (name, dtype, layout, size in pixels), outputs (shape after B
         by name), quality (of `quality_layers`, for the raw form), categories (id and name by
-        label), config (of the run, with the thresholds). An export adds its precision: how the
-        weights are stored.
+        label), config (of the run). An export adds its precision: how the weights are stored.
     """
     return {
         "form": "decoded" if module.decoded else "raw",
@@ -425,7 +424,8 @@ def summary(report: dict) -> list[str]:
     """The report of an export in lines to read."""
     counts = report["sparsity"]
     differences = ", ".join(f"{name} {value:.2g}" for name, value in report["parity"].items())
-    lines = [f"largest difference from torch: {differences}"]
+    cost = "; --accuracy says what it costs" if report["precision"] == "int8" else ""
+    lines = [f"largest difference from torch: {differences}{cost}"]
     for precision, size in report["sizes"].items():
         written = " (written)" if precision == report["precision"] else ""
         lines.append(

@@ -145,7 +145,8 @@ def _commit(about: dict) -> str:
 def _start(about: dict) -> str:
     """What the run began with and learnt from."""
     distill, init = about["config"]["distill"]["teacher"], about["config"]["train"]["init"]
-    source = about.get("imagenet") or (f"the run {init}" if init else "random weights")
+    source = about.get("imagenet") or about.get("pretrained")
+    source = source or (f"the run {init}" if init else "random weights")
     return f"Began with {source}" + (f"; learnt from the run {distill}." if distill else ".")
 
 

@@ -10,12 +10,13 @@ from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
 from lightdet_tools.report.tables import seed_table, write_table
 
-NOTE = """Differences in AP, percentage points, seed by seed. `within`, in a table of verdicts what
-stands after ±, is half of an interval; all {family} intervals of design.yaml hold together with
-95 %. Where one holds 0, nothing is shown. `from seeds`, `from images`: standard errors. One teacher
-serves all seeds: what another would bring is in no interval."""
+NOTE = """Differences in AP, percentage points, seed by seed, ± their standard deviation. `within`,
+in a table of verdicts what stands after ±, is half of an interval; all {family} intervals of
+design.yaml hold together with 95 %. Where one holds 0, nothing is shown. `from seeds`,
+`from images`: standard errors. One teacher serves all seeds: what another would bring
+is in no interval."""
 OF_CLASS = " In {tier} AP is that of the class {name}."
-REDO = """`redo` trains what a row needs, for its first profile; data come before
+REDO = """`redo` trains what a row needs, for the first profile that says so; data come before
 (`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
 
@@ -85,8 +86,10 @@ def verdicts(design: dict, differences: Mapping[str, pd.DataFrame]) -> pd.DataFr
             cells[profile], answer = _answer(claim, differences[profile], len(seeds))
             answers.append(answer)
         about = {"claim": claim["claim"], "printed": claim["printed"]}
-        command = redo(design, contrast, testing[0]) if testing else claim["reason"]
         verdict = claim.get("verdict") or _together(answers)
+        decided = verdict in ("supported", "contradicted") and verdict in answers
+        decides = answers.index(verdict) if decided else 0
+        command = redo(design, contrast, testing[decides]) if testing else claim["reason"]
         rows.append({**about, **cells, "verdict": verdict, "redo": command})
     return pd.DataFrame(rows)
 

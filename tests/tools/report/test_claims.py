@@ -156,6 +156,8 @@ def test_the_table_says_what_each_profile_shows_and_how_to_redo_it(tmp_path):
         "lightdet train --experiment +silu --experiment c0 "
         "--seed 0 --seed 1 --seed 2 --profile demo"
     )
+    other = {"demo": differences(**{"+silu": (1, 3, "unclear")}), "bccd": rows}
+    assert claims.verdicts(found, other)["redo"][0].endswith("--profile bccd")  # that decides it
     only = claims.verdicts(found, {"bccd": differences(**{"+silu": (1, 1, "unknown")})})
     assert only["bccd"].tolist() == ["+1.00, 1 seed", "no runs yet", "", ""]
     assert only["verdict"].tolist() == ["not shown", "open", "not testable here", "supported"]
