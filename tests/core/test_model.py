@@ -238,8 +238,13 @@ def test_a_detector_of_other_classes_gives_all_but_their_scores(tmp_path, classe
 def test_a_detector_with_another_network_is_refused_and_wide_blocks_are_cut(tmp_path):
     file, theirs = learned(tmp_path, backbone="lite1")
     usual = load_config("g4", "smoke").with_model(num_classes=5, pretrained=file)
-    for change in ({"backbone": "lite0"}, {"reg_max": 7}, {"head": "gflv1"}, {"channels": 96}):
-        with pytest.raises(UserError, match=r"model.pretrained .*other.safetensors: another netw"):
+    for change, words in (
+        ({"backbone": "lite0"}, "backbone lite1, not lite0"),
+        ({"reg_max": 7, "head": "gflv1"}, "head gflv2, not gflv1, reg_max 10, not 7"),
+        ({"channels": 96}, "channels 128, not 96"),
+    ):
+        said = rf"model.pretrained .*other.safetensors: another network \({words}\): "
+        with pytest.raises(UserError, match=said):
             m.build(usual.with_model(**change))
     narrow = m.build(usual.with_model(backbone="lite1-e3")).state_dict()
     name = "backbone.net.blocks.2.1.conv_pwl.weight"

@@ -20,6 +20,7 @@ from lightdet_core import augment, distill, engine, sparsity, train
 from lightdet_core.augment import training_batch
 from lightdet_core.config import TrainConfig, UserError, load_config
 from lightdet_core.machinery import checkpoint, log, precision
+from lightdet_core.machinery.files import file_hash
 from lightdet_core.machinery.packs import pack_path
 from lightdet_core.model import build, load_weights, save_weights
 from lightdet_tools.data import pack
@@ -418,6 +419,21 @@ def test_other_first_weights_make_another_run(here):
     save_weights(path, state, started, categories)
     with pytest.raises(UserError, match=r"g2-s0/.*: label 0 .* \(1, 'cell'\) there, but \(1"):
         fit(started, here)
+
+
+def test_a_run_says_with_which_weights_it_begins(here):
+    teach(here, "g2")
+    path, lines = here / "g2-s0" / "weights.safetensors", []
+    said = f"{path}, sha256 {file_hash(path)[:16]}"
+    about = read(
+        fit(tiny(epochs=1, model={"pretrained": str(path)}), here, lines.append) / "run.json"
+    )
+    assert f"g1-s0: begins with {said}" in lines
+    assert about["pretrained"] == said and "imagenet" not in about
+    fit(tiny(epochs=1, init="g2"), here, lines.append)
+    assert "g1-s0: begins with the run g2" in lines
+    about = read(fit(tiny(epochs=1), here, lines.append) / "run.json")
+    assert "g1-s0: begins with random weights" in lines and "pretrained" not in about
 
 
 def test_checkpoint_of_other_code_is_not_used(here, monkeypatch):
