@@ -59,6 +59,9 @@ COMMANDS = {
     ".ci/smoke: python -m lightdet_tools detect runs/smoke/g5-s0/weights.safetensors",
     "lightdet export runs/demo/g5-s0/weights.safetensors --format onnx --uint8 --out exported":
     ".ci/smoke: --format onnx --uint8 --out exported",
+    "lightdet export runs/demo/slim-relu6-s0/weights.safetensors --format onnx --precision int8"
+    " --accuracy --out exported":
+    'tests/tools/deploy/test_export.py: "--format", "onnx", "--precision", "int8", "--accuracy")',
     "lightdet detect exported/g5-s0-openvino.xml photos --out found-openvino":
     ".ci/smoke: python -m lightdet_tools detect exported/g5-s0-openvino.xml",
     "lightdet export runs/demo/g5-s0/weights.safetensors --format openvino --out exported":

@@ -28,7 +28,7 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn
 FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the table by processor
 FAST |= {name: name for name in ("slim-e3-layers", "slim-relu6", "slim-relu6-third")}
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
-WIDE, SLIM = "hswish-retrain", "slim-e3-layers"  # as long trained
+WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -613,10 +613,17 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     cli.run(*common, "--format", "onnx", "--uint8")
     cli.run(*common, "--format", "ncnn", "--precision", "fp16", "--decoded")
     cli.run(*common, "--format", "openvino", "--precision", "bf16")
+    monkeypatch.setattr(export, "compared", lambda file, run: f"{run} as {file}: AP 61.63")
+    assert "AP 61.63" not in capsys.readouterr().out
+    cli.run(*common, "--format", "onnx", "--precision", "int8", "--accuracy")
+    assert f"{weights} as f: AP 61.63" in capsys.readouterr().out
+    cli.run(*common, "--format", "onnx")
     assert found == [
         ("onnx", weights, tmp_path, False, True, "fp32"),
         ("ncnn", weights, tmp_path, True, False, "fp16"),
         ("openvino", weights, tmp_path, False, False, "bf16"),
+        ("onnx", weights, tmp_path, False, False, "int8"),
+        ("onnx", weights, tmp_path, False, False, "fp32"),
     ]
     out = capsys.readouterr().out
     assert "torch: x 1e-06" in out and "in 2 of 3 eligible layers, trained: in 2" in out
