@@ -23,7 +23,7 @@ from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy.export import export
 from lightdet_tools.publish import readme
 from lightdet_tools.report.tables import load_paper
-from lightdet_tools.table1.systems import settle, to_tensor
+from lightdet_tools.table1 import systems
 
 GUIDES = [path.relative_to(root()).as_posix() for path in readme.pages()]
 SHOWING = [*GUIDES, "FULL_SCALE.md", "data/README.md"]  # commands
@@ -235,11 +235,10 @@ def test_the_host_that_they_show_finds_what_detect_finds(tmp_path, monkeypatch):
     teach(tmp_path / "runs/demo", "g5")
     file = tmp_path / "runs/demo/g5-s0/weights.safetensors"
     model = lightdet_core.load(file)
-    network = settle(model.network, model.size)
+    network = systems.settle(model.network, model.size)
     scene = letterbox(draw_scene(0, 0)[0], model.size)
-    spread = network(to_tensor(scene))[0].detach().std()
-    for tower in network.head.towers:
-        tower[-1].weight.data[: len(model.categories)] *= 3 / spread
+    monkeypatch.setattr(systems, "SPREAD", 3.0)
+    systems._spread(network, systems.to_tensor(scene))
     config = dataclasses.replace(tiny(), experiment="g5")
     save_weights(file, network.state_dict(), config, model.categories)
     (tmp_path / "photos").mkdir()  # of a size that no resizing changes
