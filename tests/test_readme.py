@@ -29,6 +29,7 @@ GUIDES = [path.relative_to(root()).as_posix() for path in readme.pages()]
 SHOWING = [*GUIDES, "FULL_SCALE.md", "data/README.md"]  # commands
 PAGES = [*SHOWING, "CONTRIBUTING.md", "DEVIATIONS.md", "findings/README.md"]
 PAGES += ["results/README.md", "data/weights/README.md"]
+METRICS = "results/demo/metrics/{}-s0.json"
 TEXT = {page: (root() / page).read_text() for page in PAGES}
 # A command -> the line of .ci/smoke, .ci/run that runs it in small, or the test that does.
 COMMANDS = {
@@ -176,10 +177,26 @@ def test_numbers_between_markers_are_those_of_the_tables(page, parts):
 
 
 def test_the_other_processor_is_that_of_its_runs():
-    runs = json.loads(in_git("results/demo/benchmarks/another-processor.json"))
-    there = " | ".join(f"{100 * run['metrics']['AP']:.2f}" for run in runs.values())
-    assert f"| | {' | '.join(runs)} |" in TEXT["docs/reproduce.md"]
-    assert f"| AP there | {there} |" in TEXT["docs/reproduce.md"]
+    """Six runs of both, and every claim that is clear on one of the two only."""
+    other = json.loads(in_git("results/demo/benchmarks/another-processor.json"))
+    page, six = TEXT["docs/reproduce.md"], ("g1", "g2", "g3", "g4", "g5", "teacher")
+    for name, aps in (
+        ("in git", [100 * json.loads(in_git(METRICS.format(run)))["AP"] for run in six]),
+        ("there", [other["AP"][run][0] for run in six]),
+    ):
+        assert f"| AP {name} | {' | '.join(f'{ap:.2f}' for ap in aps)} |" in page
+    now = committed("verdicts").set_index("claim")["demo"]
+    both = {claim: (there, now[claim]) for claim, there in other["claims"].items()}
+    unlike = {claim: cells for claim, cells in both.items() if len({*map(clear, cells)}) == 2}
+    rows = [f"| {claim} | {there} | {here} |" for claim, (there, here) in unlike.items()]
+    assert re.findall(r"^\| .* ± .* ± .* \|$", page, re.M) == rows
+    assert f"{len(unlike)} of {len(both)} claims" in " ".join(page.split())
+
+
+def clear(cell):
+    """Whether a cell "+1.23 ± 0.50, 3 seeds" shows a difference."""
+    effect, within = map(float, re.match(r"([+-][\d.]+) ± ([\d.]+)", cell).groups())
+    return abs(effect) > within
 
 
 def test_readme_is_short_and_shows_every_group():

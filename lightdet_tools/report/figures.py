@@ -141,7 +141,7 @@ def _intervals(axis: plt.Axes, table: pd.DataFrame) -> None:
     bars["label"] = "interval, 95 % for all together"
     axis.errorbar(table["difference"], rows, xerr=table["within"], **bars)
     looks = ((clear, COLORS[0], "a difference"), (~clear, "white", "none shown"))
-    for chosen, face, label in looks:
+    for chosen, face, label in (look for look in looks if look[0].any()):
         look = {"color": face, "edgecolors": COLORS[0], "s": 45, "zorder": 2, "label": label}
         axis.scatter(table["difference"][chosen], rows[chosen], **look)
     # an interval that few runs leave very wide goes out of the frame, or no other could be read

@@ -90,7 +90,7 @@ def settle(model: nn.Module, size: int) -> nn.Module:
     cell to cell as those of a trained one do.
     """
     generator = torch.Generator().manual_seed(0)
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in model.state_dict().values():  # not buffers that are constants, as mean and std
         if tensor.is_floating_point() and tensor.numel() > 1:
             noise = torch.rand(tensor.shape, generator=generator)
             tensor.mul_(1 + 0.01 * noise).add_(1e-4 * noise)

@@ -108,6 +108,12 @@ def test_the_checkout_leaves_room_for_what_make_gpu_takes_along():
     assert gpu_bundle.checkout_bytes() < gpu_bundle.TREE_LIMIT - 45.7 * 2**20
 
 
+def test_what_the_results_say_of_the_pictures_is_what_is_done():
+    text = " ".join((root() / "results/gpu/README.md").read_text().split())
+    said = "those for training at quality {train}, those for evaluation at {val},"
+    assert said.format(**gpu_bundle.QUALITY) in text
+
+
 def test_wheels_are_the_locked_ones(tmp_path, monkeypatch):
     commands = []
 
