@@ -30,7 +30,10 @@ def timed(times: dict[str, list[float]], device: torch.device, name: str) -> Ite
 
 
 def interleaved(
-    calls: dict[object, Callable[[], object]], seconds: float, rounds: int = ROUNDS
+    calls: dict[object, Callable[[], object]],
+    seconds: float,
+    rounds: int = ROUNDS,
+    least: int = LEAST,
 ) -> dict[object, list[float]]:
     """Seconds of each call, measured in turns.
 
@@ -39,7 +42,7 @@ def interleaved(
 
     Args:
         calls: what to time, by name; each has run before.
-        seconds: for each of them; the slowest get LEAST calls, whatever these take.
+        seconds: for each of them; the slowest get `least` calls, whatever these take.
         rounds: turns that the calls of each are spread over.
     """
     times, wanted, warm, draw = {name: [] for name in calls}, {}, {}, random.Random(0)
@@ -48,7 +51,7 @@ def interleaved(
         warm[name] = took < SLOW
         if warm[name]:
             took = _seconds(call)
-        wanted[name] = max(LEAST, int(seconds / took))
+        wanted[name] = max(least, int(seconds / took))
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])

@@ -1,7 +1,6 @@
 """What `lightdet latency` times: Table 1's comparators and our networks, with random weights."""
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +22,8 @@ OURS += ("slim-relu6", "slim-relu6-third")
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo
 
 
-class System(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class System:
     """One detector."""
 
     key: str

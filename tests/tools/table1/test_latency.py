@@ -10,7 +10,6 @@ from conftest import raising, read
 
 from lightdet_core import sparsity
 from lightdet_core.config import SparsityConfig, UserError, load_config
-from lightdet_tools import timing
 from lightdet_tools.report import zeros
 from lightdet_tools.table1 import latency, systems
 
@@ -68,7 +67,7 @@ def test_two_systems_in_one_run(runtimes, small_g5):
         for part in ("network", "boxes")
         if runtime in ("torch", "onnxruntime", "ncnn", "openvino") or system == "g5"
     }
-    assert all(r["median_ms"] > 0.1 and r["calls"] >= timing.LEAST for r in found["latency"])
+    assert all(r["median_ms"] > 0.1 and r["calls"] >= latency.OPENINGS * latency.LEAST for r in found["latency"])
     nanodet = found["systems"][0]
     assert nanodet["parameters"] == 950_036
     if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
@@ -98,6 +97,26 @@ def test_what_cannot_run_is_said(monkeypatch):
     assert row == {
         "runtime": "other", "system": "NanoDet-m", "part": "network", "reason": "no such runtime"
     }  # fmt: skip
+
+
+def test_each_network_is_opened_anew_and_converted_once(monkeypatch):
+    opened, converted = [], []
+    convert = latency.convert.convert_onnx
+
+    def load(system: systems.System, threads: int, folder) -> latency.Loaded:
+        opened.append(system.key)
+        return latency.load_onnx(system, threads, folder)
+
+    def convert_onnx(*given) -> object:
+        converted.append(given)
+        return convert(*given)
+
+    group = {"onnxruntime": latency.Runtime(load, "onnxruntime")}
+    monkeypatch.setattr(latency, "GROUPS", (group,))
+    monkeypatch.setattr(latency.convert, "convert_onnx", convert_onnx)
+    found = latency.measure(["nanodet_m"], ["onnxruntime"], 0.01, 1, str)
+    assert len(opened) == 1 + latency.OPENINGS and len(converted) == 1
+    assert {row["calls"] for row in found["latency"]} == {latency.OPENINGS * latency.LEAST}
 
 
 def test_other_outputs_are_refused():
