@@ -67,7 +67,10 @@ def test_two_systems_in_one_run(runtimes, small_g5):
         for part in ("network", "boxes")
         if runtime in ("torch", "onnxruntime", "ncnn", "openvino") or system == "g5"
     }
-    assert all(r["median_ms"] > 0.1 and r["calls"] >= latency.OPENINGS * latency.LEAST for r in found["latency"])
+    assert all(
+        r["median_ms"] > 0.1 and r["calls"] >= latency.OPENINGS * latency.LEAST
+        for r in found["latency"]
+    )
     nanodet = found["systems"][0]
     assert nanodet["parameters"] == 950_036
     if runtimes[0] != "torch":  # four bytes for each weight, batch norm folded
