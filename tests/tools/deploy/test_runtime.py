@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -11,7 +12,13 @@ from onnx import TensorProto, helper
 
 from lightdet_core.config import UserError
 from lightdet_tools.deploy.convert import convert_openvino
-from lightdet_tools.deploy.runtime import KEY, open_exported, openvino_network, read_openvino
+from lightdet_tools.deploy.runtime import (
+    KEY,
+    onnx_session,
+    open_exported,
+    openvino_network,
+    read_openvino,
+)
 
 SIZE = 3
 DESCRIPTION = {
@@ -63,6 +70,22 @@ def write_openvino(folder, **changes):
     path.write_bytes(text)
     path.with_suffix(".bin").write_bytes(values)
     return path
+
+
+def test_a_session_leaves_the_cores_between_calls(tmp_path):
+    """By default its second thread looks for work, for about a tenth of a second."""
+    weights = onnx.numpy_helper.from_array(WEIGHTS, "weights")
+    values = [helper.make_tensor_value_info(x, 1, [64, 64]) for x in "xy"]
+    node = helper.make_node("MatMul", ["x", "weights"], ["y"])
+    graph = helper.make_graph([node], "net", values[:1], values[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session, used = onnx_session(model.SerializeToString(), threads=2), []
+    for _ in range(5):
+        session.run(None, {"x": WEIGHTS})
+        before = time.process_time()
+        time.sleep(0.03)
+        used.append(time.process_time() - before)
+    assert np.median(used) < 0.01
 
 
 def test_onnx_gets_its_pixels_in_its_layout(tmp_path):
