@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from lightdet_core.config import all_runs, read_params, root
 from lightdet_core.machinery.files import replacing
@@ -22,6 +23,7 @@ LOSSES = {
     "loss_giou": "GIoU (boxes)",
     "loss_dfl": "distribution focal (sides)",
 }
+FEW = 1024  # colours; of lines and letters with soft edges there are 300 to 600
 ACTIVATIONS = {
     "relu6": "ReLU6",
     "leakyrelu": "LeakyReLU",
@@ -41,6 +43,16 @@ def save_figure(figure: Figure, path: Path | str) -> None:
     for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
         with replacing(path.with_suffix(f".{kind}")) as aside:
             figure.savefig(aside, format=kind, metadata=metadata)
+            if kind == "png":
+                _in_few_colours(aside)
+
+
+def _in_few_colours(path: Path) -> None:
+    """A PNG with a palette, a third of its bytes, unless it shows a picture or many shades."""
+    with Image.open(path) as image:
+        pixels = image.convert("RGB")
+    if pixels.getcolors(FEW):
+        pixels.quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 
 
 def plot_losses(logs: Mapping[str, Path | pd.DataFrame]) -> Figure:

@@ -360,15 +360,6 @@ def _times(
 ) -> dict[tuple, list[float]]:
     """Seconds of calls of one opening, by (runtime, base, system, part)."""
     torch.set_num_threads(threads)
-    calls = _calls(group, usable, threads, folder)
-    if "torch" not in group:  # a second thread of it would wait for the runtime's
-        torch.set_num_threads(1)
-    with torch.inference_mode():
-        return interleaved(calls, seconds / OPENINGS, ROUNDS, LEAST)
-
-
-def _calls(group: dict[str, Runtime], usable: dict, threads: int, folder: Path) -> dict:
-    """Every usable system opened anew, by (runtime, base, system, part), each called once."""
     calls = {}
     for (name, system), threshold in usable.items():
         loaded = group[name].load(system, threads, folder)
@@ -376,10 +367,12 @@ def _calls(group: dict[str, Runtime], usable: dict, threads: int, folder: Path) 
         calls[*key, "network"] = partial(loaded.network, loaded.prepare(system.canvas))
         if threshold is not None:
             calls[*key, "boxes"] = image_to_boxes(system, loaded, threshold)
-        with torch.inference_mode():
-            for part in ("network", "boxes"):
-                calls.get((*key, part), lambda: None)()
-    return calls
+    with torch.inference_mode():
+        for call in calls.values():
+            call()
+        if "torch" not in group:  # a second thread of it would wait for the runtime's
+            torch.set_num_threads(1)
+        return interleaved(calls, seconds / OPENINGS, ROUNDS, LEAST)
 
 
 def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:

@@ -4,9 +4,11 @@ import dataclasses
 import math
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import use_root
+from PIL import Image
 
 from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_core.machinery.files import short_hash, write_json
@@ -180,6 +182,12 @@ def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
         files = [tmp_path / f"{n}.{kind}" for n in ("table2", "losses") for kind in ("png", "svg")]
         found.append([file.read_bytes() for file in files])
     assert found[0] == found[1]
+    with Image.open(tmp_path / "table2.png") as image:
+        assert image.mode == "P"  # few colours
+        few = np.asarray(image.convert("RGB")).astype(int)
+    table.savefig(tmp_path / "full.png")
+    with Image.open(tmp_path / "full.png") as image:
+        assert np.abs(few - np.asarray(image.convert("RGB"))).mean() < 0.1  # of 255
     measured, printed = ([text.get_text() for text in axis.texts] for axis in table.axes[:2])
     assert measured == ["25.0 (1)", "33.0 (2)"] and printed == ["24.7", "27.35"]
     assert losses.axes[0].lines[1].get_xydata().tolist() == [[10, 2], [20, 1]]
