@@ -289,8 +289,9 @@ def _is_detector(path: Path) -> bool:
 
 def _other(about: dict, config: Config) -> str:
     """In which settings another network differs, which has the settings `about`."""
-    names = ("backbone", "head", "channels", "stacked_convs", "reg_max")
-    pairs = [(name, about["model"][name], getattr(config.model, name)) for name in names]
+    names = ("backbone", "inner", "head", "channels", "stacked_convs", "reg_max")
+    own = json.loads(json.dumps(config.settings))["model"]  # as a file holds it
+    pairs = [(name, about["model"][name], own[name]) for name in names]
     differ = [f"{name} {there}, not {here}" for name, there, here in pairs if there != here]
     return f"another network ({', '.join(differ)})"
 

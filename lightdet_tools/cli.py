@@ -198,10 +198,13 @@ def export(
     begin(f"exporting {weights}")
     from lightdet_tools.deploy import export
 
+    if accuracy:
+        export.val_images(weights)  # what is missing is said before the work
     report = export.export(form, weights, out, decoded, uint8, precision, told)
     print("\n".join(export.summary(report)))
     if accuracy:
-        print(export.compared(max(report["files"]), weights))
+        entry = next(file for file in report["files"] if Path(file).suffix in export.ENTRIES)
+        print(export.compared(entry, weights, told))
 
 
 @app.command(**USE)

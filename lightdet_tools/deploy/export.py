@@ -30,7 +30,7 @@ from lightdet_core.boxes import Detections
 from lightdet_core.config import Config, UserError, load_config
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery.images import letterbox
-from lightdet_core.machinery.packs import check_categories, open_split, read_truth
+from lightdet_core.machinery.packs import Pack, check_categories, open_split, read_truth
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert
@@ -43,9 +43,8 @@ STORED = r"(\.fp16|_quantized)$"  # what names of weights in fp16 and in onnxrun
 # largest difference from torch, as a share of the largest output; fp16: of rounded weights; int8:
 # of rounded activations, too, so that only the AP says what it costs
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.5}
-INT8_ADVICE = "; train longer, take an experiment with ReLU6 (g1, c0), or fp16"
+INT8_ADVICE = "; train longer, take an experiment with ReLU6 (slim-relu6, g1, c0), or fp16"
 CALIBRATION = 64  # images that int8 learns its ranges from
-SHOWN = ("AP", "AP50")
 
 
 def export(
@@ -405,19 +404,32 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
     return coco_metrics(read_truth(pack), detect_pack(network, pack))
 
 
-def compared(path: Path | str, weights: Path | str) -> str:
+def val_images(weights: Path | str) -> tuple[Config, Pack]:
+    """The settings of a run as params.yaml has them now, and its val images.
+
+    Raises:
+        ConfigError, DataError, UserError: it has them no more; the images are not packed or of
+            other classes.
+    """
+    _, about, categories = load_weights(weights)
+    config = load_config(about["experiment"], about["profile"], about["seed"])
+    pack = open_split(config, "val")
+    check_categories(weights, categories, pack.categories)
+    return config, pack
+
+
+def compared(path: Path | str, weights: Path | str, progress: Callable[[str], object]) -> str:
     """What the exported file and the network that it was made of reach on val, in a line to read.
 
     Raises:
-        UserError: the run's val images are not packed here, or have other classes.
+        ConfigError, DataError, UserError: of `val_images`.
     """
-    model, about, _ = load_weights(weights)
-    config = load_config(about["experiment"], about["profile"], about["seed"])
+    config, pack = val_images(weights)
+    progress(f"evaluating {path}, then torch, on {len(pack.images)} val images")
     after = accuracy(path, config)
-    pack = open_split(config, "val")
-    before = coco_metrics(read_truth(pack), detect_pack(model, pack))
-    said = (f"{key} {100 * after[key]:.2f} (torch {100 * before[key]:.2f})" for key in SHOWN)
-    return f"on {len(pack.images)} val images of {config.profile}: {', '.join(said)}"
+    before = coco_metrics(read_truth(pack), detect_pack(load_weights(weights)[0], pack))
+    found = [f"{k} {100 * after[k]:.2f} (torch {100 * before[k]:.2f})" for k in ("AP", "AP50")]
+    return f"on {len(pack.images)} val images of {config.profile}: {', '.join(found)}"
 
 
 def summary(report: dict) -> list[str]:

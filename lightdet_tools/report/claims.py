@@ -87,8 +87,7 @@ def verdicts(design: dict, differences: Mapping[str, pd.DataFrame]) -> pd.DataFr
             answers.append(answer)
         about = {"claim": claim["claim"], "printed": claim["printed"]}
         verdict = claim.get("verdict") or _together(answers)
-        decided = verdict in ("supported", "contradicted") and verdict in answers
-        decides = answers.index(verdict) if decided else 0
+        decides = answers.index(verdict) if verdict in answers else 0
         command = redo(design, contrast, testing[decides]) if testing else claim["reason"]
         rows.append({**about, **cells, "verdict": verdict, "redo": command})
     return pd.DataFrame(rows)

@@ -50,9 +50,10 @@ def save_figure(figure: Figure, path: Path | str) -> None:
 def _in_few_colours(path: Path) -> None:
     """A PNG with a palette, a third of its bytes, unless it shows a picture or many shades."""
     with Image.open(path) as image:
-        pixels = image.convert("RGB")
+        pixels, dpi = image.convert("RGB"), image.info["dpi"]
     if pixels.getcolors(FEW):
-        pixels.quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+        few = pixels.quantize(256, dither=Image.Dither.NONE)
+        few.save(path, "PNG", optimize=True, dpi=dpi)
 
 
 def plot_losses(logs: Mapping[str, Path | pd.DataFrame]) -> Figure:

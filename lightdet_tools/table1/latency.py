@@ -123,7 +123,7 @@ def load_openvino_int8(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
-    path = folder / f"{system.key}.param"
+    path = folder / f"{system.key}-ncnn.param"  # OpenVINO's weights are a .bin, too
     if not path.exists():
         deployed = system.deployed
         if isinstance(deployed, graph.Deployable):  # ncnn has a Mish of its own
@@ -310,11 +310,12 @@ def measure(
             usable = _usable(group, pairs, threads, Path(folder), progress, found)
             times = {}
             for number in range(1, OPENINGS + 1 if usable else 0):
-                progress(f"{' and '.join(group)}: timing {len(usable)}, {number} of {OPENINGS}")
+                names = " and ".join(dict.fromkeys(name for name, _ in usable))
+                progress(f"{names}: timing {len(usable)} networks, opening {number} of {OPENINGS}")
                 for key, values in _times(group, usable, threads, Path(folder), seconds).items():
                     times.setdefault(key, []).extend(values)
-            if times:
-                found["latency"] += rows_of(times)
+            found["latency"] += rows_of(times)
+            if pairs:  # what is not possible counts, too
                 keep(found)
     return found
 

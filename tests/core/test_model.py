@@ -251,6 +251,9 @@ def test_a_detector_with_another_network_is_refused_and_wide_blocks_are_cut(tmp_
     assert narrow[name].shape[1] == theirs[name].shape[1] // 2
     kept = [c for c in theirs[name].unbind(1) if (narrow[name] == c[:, None]).all((0, 2, 3)).any()]
     assert len(kept) == narrow[name].shape[1]
+    learned(tmp_path, backbone="lite1", inner=(16,) * 20)
+    with pytest.raises(UserError, match=r"another network \(inner \[16, .*\], not \[\]\): "):
+        m.build(usual)
 
 
 def test_damaged_weights_are_named(tmp_path):

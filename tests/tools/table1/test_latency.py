@@ -94,8 +94,11 @@ def test_what_cannot_run_is_said(monkeypatch):
     """One runtime's failure costs neither the others' numbers nor the reason."""
     other = latency.Runtime(raising(OSError("no such runtime\nhere")), "other")
     monkeypatch.setattr(latency, "GROUPS", ({"torch": latency.GROUPS[0]["torch"], "other": other},))
+    kept = []
     found = latency.measure(["nanodet_m"], ["torch", "other"], 0.01, 1, str)
     assert {row["runtime"] for row in found["latency"]} == {"torch"}
+    alone = latency.measure(["nanodet_m"], ["other"], 0.01, 1, str, kept.append)
+    assert alone["not_possible"] == found["not_possible"] and kept == [alone]
     (row,) = found["not_possible"]
     assert row == {
         "runtime": "other", "system": "NanoDet-m", "part": "network", "reason": "no such runtime"
