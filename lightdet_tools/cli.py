@@ -198,13 +198,13 @@ def export(
     begin(f"exporting {weights}")
     from lightdet_tools.deploy import export
 
-    if accuracy:
-        export.val_images(weights)  # what is missing is said before the work
+    judges = export.judged(weights) if accuracy else None  # missing images: before the work
     report = export.export(form, weights, out, decoded, uint8, precision, told)
     print("\n".join(export.summary(report)))
-    if accuracy:
+    if judges:
         entry = next(file for file in report["files"] if Path(file).suffix in export.ENTRIES)
-        print(export.compared(entry, weights, told))
+        told(f"evaluating {entry}, then torch")
+        print(export.compared(entry, *judges))
 
 
 @app.command(**USE)

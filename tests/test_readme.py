@@ -257,7 +257,7 @@ def test_the_host_that_they_show_finds_what_detect_finds(tmp_path, monkeypatch):
     network = systems.settle(model.network, model.size)
     scenes = [letterbox(draw_scene(0, index)[0], model.size) for index in range(8)]
     scene = scenes[0]
-    # 18 values of a channel make deep layers multiply rounding, 72 do not
+    # of two scenes, 8 values of a channel, deep layers multiply rounding; of eight they do not
     images = torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).float()
     measure_batch_norm(network, [images])
     monkeypatch.setattr(systems, "SPREAD", 3.0)

@@ -404,30 +404,28 @@ def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:
     return coco_metrics(read_truth(pack), detect_pack(network, pack))
 
 
-def val_images(weights: Path | str) -> tuple[Config, Pack]:
-    """The settings of a run as params.yaml has them now, and its val images.
+def judged(weights: Path | str) -> tuple[LightDet, Config, Pack]:
+    """A run's network, its settings as params.yaml has them now, and its val images.
 
     Raises:
         ConfigError, DataError, UserError: it has them no more; the images are not packed or of
             other classes.
     """
-    _, about, categories = load_weights(weights)
+    model, about, categories = load_weights(weights)
     config = load_config(about["experiment"], about["profile"], about["seed"])
     pack = open_split(config, "val")
     check_categories(weights, categories, pack.categories)
-    return config, pack
+    return model, config, pack
 
 
-def compared(path: Path | str, weights: Path | str, progress: Callable[[str], object]) -> str:
+def compared(path: str, model: LightDet, config: Config, pack: Pack) -> str:
     """What the exported file and the network that it was made of reach on val, in a line to read.
 
-    Raises:
-        ConfigError, DataError, UserError: of `val_images`.
+    Args:
+        model, config, pack: of `judged`.
     """
-    config, pack = val_images(weights)
-    progress(f"evaluating {path}, then torch, on {len(pack.images)} val images")
     after = accuracy(path, config)
-    before = coco_metrics(read_truth(pack), detect_pack(load_weights(weights)[0], pack))
+    before = coco_metrics(read_truth(pack), detect_pack(model, pack))
     found = [f"{k} {100 * after[k]:.2f} (torch {100 * before[k]:.2f})" for k in ("AP", "AP50")]
     return f"on {len(pack.images)} val images of {config.profile}: {', '.join(found)}"
 

@@ -96,7 +96,7 @@ def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
 
 def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
     """fp16 on the GPU, as one CUDA graph, so that no time goes into launching kernels."""
-    model = copy.deepcopy(system.model).to("cuda", torch.float16, memory_format=torch.channels_last)
+    model = _opened(system).to("cuda", torch.float16)
     zeros = np.zeros((system.size, system.size, 3), np.uint8)
     network = cuda_graph(model, to_tensor(zeros).to("cuda", torch.float16))
     return Loaded(lambda canvas: to_tensor(canvas).to("cuda", torch.float16), network)

@@ -535,16 +535,14 @@ def test_accuracy_of_a_file_is_that_of_the_run(net, weights, onnx_export, tmp_pa
     told = {name: f"{100 * found[name]:.2f} (torch {100 * expected[name]:.2f})"
             for name in ("AP", "AP50")}  # fmt: skip
     line = f"on 1 val images of {config.profile}: AP {told['AP']}, AP50 {told['AP50']}"
-    said = []
-    assert export.compared(file, weights, said.append) == line
-    assert said == [f"evaluating {file}, then torch, on 1 val images"]
+    assert export.compared(file, *export.judged(weights)) == line
     truth["categories"] = [c | {"name": f"{c['name']}s"} for c in CATEGORIES]
     (tmp_path / "val.json").write_text(json.dumps(truth))
     build(tmp_path / "val.json", tmp_path, tmp_path / "val", SIZE)
     with pytest.raises(UserError, match=r"\.onnx: label 0 .* there, but .*s'\) in the data"):
         export.accuracy(onnx_export[0]["files"][0], config)
     with pytest.raises(UserError, match=r"safetensors: label 0 .* there, but .*s'\) in the data"):
-        export.val_images(weights)
+        export.judged(weights)
     assert found["AP"] == pytest.approx(expected["AP"], abs=0.02)
 
 
@@ -618,8 +616,8 @@ def test_command_line(tmp_path, weights, capsys, monkeypatch):
     cli.run(*common, "--format", "onnx", "--uint8")
     cli.run(*common, "--format", "ncnn", "--precision", "fp16", "--decoded")
     cli.run(*common, "--format", "openvino", "--precision", "bf16")
-    monkeypatch.setattr(export, "compared", lambda file, run, _: f"{run} as {file}: AP 61.63")
-    monkeypatch.setattr(export, "val_images", lambda run: None)
+    monkeypatch.setattr(export, "compared", lambda file, run: f"{run} as {file}: AP 61.63")
+    monkeypatch.setattr(export, "judged", lambda run: [run])
     assert "AP 61.63" not in capsys.readouterr().out
     cli.run(*common, "--format", "onnx", "--precision", "int8", "--accuracy")
     assert f"{weights} as f.xml: AP 61.63" in capsys.readouterr().out

@@ -302,10 +302,7 @@ def test_figure_of_contrasts_fills_what_differs():
     assert axis.get_xlim() == pytest.approx((-3.15, 3.15))  # 2 + 1 and a margin
     figure = figures.plot_contrasts(table[table["verdict"] == "none shown"])
     named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == [
-        "none shown",
-        "interval, 95 % for all together",
-    ]  # no "difference": there is none
+    assert named == ["none shown", "interval, 95 % for all together"]  # there is no difference
 
 
 def test_one_very_wide_interval_does_not_hide_the_others():
