@@ -63,10 +63,15 @@ def first_weights(config: Config) -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> str:
-    """The machine in words: GPU if one was used, processor, threads."""
+    """The machine in words: GPU if one was used, processor, threads.
+
+    With the instructions that torch computes with: clouds call several kinds of processor by one
+    name, which round otherwise.
+    """
     info = Path("/proc/cpuinfo")
     model = re.search(r"^model name.*?: *(.+)", info.read_text() if info.is_file() else "", re.M)
     cpu = model[1].strip() if model else platform.processor() or platform.machine()
+    cpu += f" with {torch.backends.cpu.get_cpu_capability()}"
     text = f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name(device)}; {text}" if device.type == "cuda" else text
 

@@ -12,16 +12,16 @@ from lightdet_tools.report.tables import seed_table, write_table
 
 NOTE = """Differences in AP, percentage points, seed by seed, ± their standard deviation. `within`,
 in a table of verdicts what stands after ±, is half of an interval; all {family} intervals of
-design.yaml hold together with 95 %. Where one holds 0, nothing is shown. `from seeds`,
-`from images`: standard errors. One teacher serves all seeds: what another would bring
-is in no interval."""
+design.yaml, one per comparison and look, hold together with 95 %. Where one holds 0, nothing is
+shown. `from seeds`, `from images`: standard errors. One teacher serves all seeds: what another
+would bring is in no interval."""
 OF_CLASS = " In {tier} AP is that of the class {name}."
 REDO = """`redo` trains what a row needs, for the first profile that says so; data come before
 (`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
 
 def load_design(path: Path | None = None) -> dict:
-    """design.yaml: `rule`, `seeds` and `tested_class` by tier, `assumed`, `claims`, `controls`.
+    """design.yaml: `rule`; by tier `seeds`, `looks`, `tested_class`; `assumed`, `claims`, `controls`.
 
     Raises:
         UserError: not YAML; a comparison that cannot be read, predicts something else than up or
@@ -32,8 +32,9 @@ def load_design(path: Path | None = None) -> dict:
         design = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from None
-    if unknown := set(design.get("tested_class", {})) - set(design["seeds"]):
-        raise UserError(f"{path}: tested_class: no seeds for tier {', '.join(sorted(unknown))}")
+    for key in ("tested_class", "looks"):
+        if unknown := set(design.get(key, {})) - set(design["seeds"]):
+            raise UserError(f"{path}: {key}: no seeds for tier {', '.join(sorted(unknown))}")
     known = read_params()["experiments"]
     for name, entry in {**design["claims"], **design["controls"]}.items():
         if "contrast" in entry:
@@ -59,8 +60,9 @@ def comparisons(design: dict, profile: str) -> list[str]:
 
 
 def family(design: dict) -> int:
-    """Comparisons of all tiers: for so many at once the intervals hold."""
-    return sum(len(comparisons(design, tier)) for tier in design["seeds"])
+    """Comparisons of all tiers, once per look: for so many at once the intervals hold."""
+    looks = design.get("looks", {})
+    return sum(looks.get(tier, 1) * len(comparisons(design, tier)) for tier in design["seeds"])
 
 
 def verdicts(design: dict, differences: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

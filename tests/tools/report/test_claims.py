@@ -57,7 +57,8 @@ def test_the_design_names_what_is_trained_and_where():
     assert trained <= runs
     of_tiers = {c for tier in found["seeds"] for c in claims.comparisons(found, tier)}
     assert set(everything) - of_tiers == {"+o3 - c0"}
-    assert claims.family(found) == sum(len(claims.comparisons(found, t)) for t in found["seeds"])
+    counts = {tier: len(claims.comparisons(found, tier)) for tier in found["seeds"]}
+    assert claims.family(found) == sum(counts.values()) + counts["demo"]  # looked at twice
     assert {"up", "down"} >= {claim.get("predicts", "up") for claim in found["claims"].values()}
 
 
@@ -86,9 +87,10 @@ def test_mistakes_in_the_design_are_named(tmp_path, entry, problem):
     with pytest.raises(UserError, match=problem):
         written(tmp_path, one=entry)
     path = tmp_path / "design.yaml"
-    path.write_text(yaml.safe_dump(design() | {"tested_class": {"coco": "person"}}))
-    with pytest.raises(UserError, match=r"tested_class: no seeds for tier coco$"):
-        claims.load_design(path)
+    for key, value in (("tested_class", "person"), ("looks", 2)):
+        path.write_text(yaml.safe_dump(design() | {key: {"coco": value}}))
+        with pytest.raises(UserError, match=rf"{key}: no seeds for tier coco$"):
+            claims.load_design(path)
     path.write_text("claims: {")
     with pytest.raises(UserError, match=r"design\.yaml: not YAML"):
         claims.load_design(tmp_path / "design.yaml")
@@ -106,6 +108,7 @@ def test_tiers_compare_what_they_are_for_and_other_profiles_everything(tmp_path)
     assert claims.comparisons(found, "bccd") == ["+silu - c0"]
     assert claims.comparisons(found, "custom") == ["+silu - c0", "+mish - c0", "+amp - c0"]
     assert claims.family(found) == 3
+    assert claims.family(found | {"looks": {"demo": 3}}) == 7
 
 
 @pytest.mark.parametrize(
@@ -190,8 +193,9 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
     use_root(monkeypatch, tmp_path)
     monkeypatch.setattr(tables, "_hash_now", lambda *_: "a" * 12)
     config = {"model": {"pretrained": True}, "distill": {"teacher": ""}, "train": {"init": ""}}
+    planned = claims.load_design()["seeds"]["demo"]
     for run, base in {"c0": 0.3, "+silu": 0.4, "+mish": 0.31}.items():
-        for seed in range(3):
+        for seed in planned:
             ap = base + 0.001 * seed + (0.001 if run == "+mish" and seed else 0)
             metrics = {"config": "a" * 12, "AP_without": [ap, ap]} | dict.fromkeys(
                 tables.METRICS, ap
@@ -204,7 +208,7 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
     path = tmp_path / "results/verdicts.md"
     table = pd.read_csv(path.with_suffix(".csv"), index_col="claim", keep_default_na=False)
     row = table.loc["SiLU is better than ReLU6"]
-    assert row["demo"].startswith("+10.00 ± 0.") and row["demo"].endswith(", 3 seeds")
+    assert row["demo"].startswith("+10.00 ± 0.") and row["demo"].endswith(f", {len(planned)} seeds")
     assert row["verdict"] == "open" and row["bccd"] == "no runs yet"
     demo = {"demo": claims.of_all_tiers()["demo"]}
     alone = claims.verdicts(claims.load_design(), demo).set_index("claim")["verdict"]
