@@ -21,7 +21,7 @@ REDO = """`redo` trains what a row needs, for the first profile that says so; da
 
 
 def load_design(path: Path | None = None) -> dict:
-    """design.yaml: `rule`; by tier `seeds`, `looks`, `tested_class`; `assumed`, `claims`, `controls`.
+    """design.yaml: `rule`, `assumed`, `claims`, `controls`; by tier `seeds`, `looks`, `tested_class`.
 
     Raises:
         UserError: not YAML; a comparison that cannot be read, predicts something else than up or
