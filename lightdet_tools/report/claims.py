@@ -21,7 +21,7 @@ REDO = """`redo` trains what a row needs, for the first profile that says so; da
 
 
 def load_design(path: Path | None = None) -> dict:
-    """design.yaml: `rule`, `assumed`, `claims`, `controls`; tiers' `seeds`, `looks`, `tested_class`.
+    """design.yaml: `rule`, `assumed`, `claims`, `controls`; by tier `seeds`, `looks`, a class.
 
     Raises:
         UserError: not YAML; a comparison that cannot be read, predicts something else than up or
