@@ -22,7 +22,7 @@ from lightdet_tools.deploy.runtime import first_line, openvino_library
 
 OPSET = 17
 HALF = ".fp16"  # what the names of weights stored in fp16 end in
-# the kinds of nodes in int8: convolutions, the neck, and ReLU6 and SiLU in the forms they export to
+# the kinds of nodes in int8 for ONNX Runtime: convolutions, neck, and ReLU6 and SiLU as exported
 QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "Mul"]
 
 
@@ -87,19 +87,30 @@ class _Canvases(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """Convolutions and what lies between them in 8 bits, for ONNX Runtime.
+def quantize(
+    model: onnx.ModelProto, inputs: Iterable[np.ndarray], openvino: bool = False
+) -> onnx.ModelProto:
+    """Convolutions and what lies between them in 8 bits, for ONNX Runtime or for OpenVINO.
 
     Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
-    by output channel, activations unsigned, which CPUs multiply fastest. ReLU6 and SiLU are part of
-    it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
-    activations, and what comes after the last convolution of a level, stay in fp32.
+    by output channel, activations unsigned, which CPUs multiply fastest. For ONNX Runtime ReLU6 and
+    SiLU are part of it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU
+    two passes. Other activations, and what comes after the last convolution of a level, stay in
+    fp32. OpenVINO computes ReLU6 and SiLU inside of the convolution before them, unless a rounding
+    parts them: for it, only what convolutions read is rounded.
 
     Args:
         model: of `convert_onnx`.
         inputs: as the model takes them, with a batch axis.
+        openvino: for `convert_openvino`.
     """
     name = model.graph.input[0].name
+    types, options = QUANTIZED, {}
+    if openvino:
+        types = ["Conv"]
+        # the mean of the images' extremes, not the farthest of all (the library's name for it is
+        # misleading): SiLU's outputs have long tails; ReLU6's end at 6, and there it was no gain
+        options = {"OpTypesToExcludeOutputQuantization": types, "CalibMovingAverage": True}
     # the library warns and reports on the root logger
     logging.disable(logging.WARNING)
     try:
@@ -112,11 +123,12 @@ def quantize(model: onnx.ModelProto, inputs: Iterable[np.ndarray]) -> onnx.Model
                 small,
                 _Canvases(inputs, name),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=QUANTIZED,
+                op_types_to_quantize=types,
                 nodes_to_exclude=_in_full(onnx.load(plain)),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                extra_options=options,
             )
             return onnx.load(small)
     finally:

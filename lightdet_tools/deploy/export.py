@@ -102,7 +102,7 @@ def _onnx_files(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, 
 def _openvino_files(
     job: "_Job", weights: Path | str, example: Tensor
 ) -> dict[str, dict[str, bytes]]:
-    models = _onnx_models(job, weights, example)
+    models = _onnx_models(job, weights, example, openvino=True)
     job.progress("converting to OpenVINO")
     made = {name: convert.convert_openvino(model) for name, model in models.items()}
     return {name: {".bin": values, ".xml": text} for name, (text, values) in made.items()}
@@ -125,19 +125,21 @@ FORMS = {  # its files, first the one that is opened; precisions; what makes the
 }
 
 
-def _onnx_models(job: "_Job", weights: Path | str, example: Tensor) -> dict[str, onnx.ModelProto]:
+def _onnx_models(
+    job: "_Job", weights: Path | str, example: Tensor, openvino: bool = False
+) -> dict[str, onnx.ModelProto]:
     """The network with its description, by precision: fp32, fp16 and the one that is asked for."""
-    images = None
-    if job.precision == "int8":
+    if int8 := job.precision == "int8":
         images = calibration_images(weights, job.about["config"], job.about["categories"])
     job.progress("converting to ONNX")
     full = convert.convert_onnx(job.module, example, list(job.module.outputs))
     models = {"fp32": full, "fp16": convert.store_half(full)}
     if job.precision == "bf16":
         models["bf16"] = copy.deepcopy(full)
-    if images is not None:
+    if int8:
         job.progress("quantizing with training images")
-        models["int8"] = convert.quantize(full, (job.input(image[None]) for image in images))
+        inputs = (job.input(image[None]) for image in images)
+        models["int8"] = convert.quantize(full, inputs, openvino)
     for name, model in models.items():
         about = job.about | {"precision": name}
         onnx.helper.set_model_props(model, {KEY: json.dumps(about)})

@@ -119,7 +119,7 @@ def load_openvino_bf16(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_openvino_int8(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_quantized(system, folder), threads)
+    return _openvino(_quantized(system, folder, openvino=True), threads)
 
 
 def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
@@ -156,11 +156,11 @@ def _onnx(system: System, folder: Path) -> Path:
     return path
 
 
-def _quantized(system: System, folder: Path) -> Path:
-    path = folder / f"{system.key}-int8.onnx"
+def _quantized(system: System, folder: Path, openvino: bool = False) -> Path:
+    path = folder / f"{system.key}-int8{'-openvino' * openvino}.onnx"
     if not path.exists():
         images = [runtime.to_floats(x[None]) for x in export.example_images(system.size)]
-        onnx.save(convert.quantize(onnx.load(_onnx(system, folder)), images), path)
+        onnx.save(convert.quantize(onnx.load(_onnx(system, folder)), images, openvino), path)
     return path
 
 

@@ -283,23 +283,30 @@ def test_openvino_in_half_precision(net, tmp_path):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_openvino_computes_every_convolution_in_8_bits(net, tmp_path):
-    """What it really executes, of the file that was quantized for ONNX Runtime."""
+@pytest.mark.parametrize("activation", ["relu6", "silu"])
+def test_openvino_computes_every_convolution_in_8_bits(activation, tmp_path):
+    """What it really executes: each with its activation inside."""
+    net = LightDet(small_run(SIZE, activation=activation).model).eval()
     images = planes(export.example_images(SIZE))[:1]
     full = to_onnx(deployable(net, SIZE), images)
-    path = openvino_file(convert.quantize(full, images[None].numpy()), tmp_path)
-    assert export.check_pattern(net.state_dict(), export.stored_weights(path)) == all_layers(net)
+    small = convert.quantize(full, images[None].numpy(), openvino=True)
+    path = openvino_file(small, tmp_path)
+    weights = export.stored_weights(path)
+    assert export.check_pattern(net.state_dict(), weights)["eligible"] == len(
+        sparsity.make_masks(net)
+    )
     core = runtime.openvino_library().Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(runtime.read_openvino(path), "CPU", settings)
-    executed = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    precisions = [
-        info["runtimePrecision"].astype(str)
-        for info in executed
-        if info["layerType"].astype(str) == "Convolution"
+    executed = [
+        [node.get_rt_info()[key].astype(str) for key in ("layerType", "runtimePrecision")]
+        for node in compiled.get_runtime_model().get_ops()
     ]
+    precisions = [bits for kind, bits in executed if kind == "Convolution"]
     convolutions = sum(isinstance(m, nn.Conv2d) for m in deployable(net, SIZE).modules())
     assert len(precisions) == convolutions and set(precisions) <= {"u8", "i8"}
+    elementwise = [kind for kind, _ in executed if kind in ("Subgraph", "Eltwise", "Math")]
+    assert len(elementwise) < convolutions / 2  # of the neck and the skips; activations are inside
     found = list(compiled(images.numpy()).values())
     for a, b in zip(found, run_onnx(full, images), strict=True):
         off = np.abs(a - b).max()
