@@ -38,6 +38,7 @@ from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
+from lightdet_core.machinery.precision import cpu_computes_in
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
 from lightdet_tools.data.scenes import draw_scene
@@ -77,6 +78,8 @@ def load_torch(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
+    if not cpu_computes_in("bf16"):  # what stands in for it takes 20 times as long as fp32
+        raise UserError("this CPU does not compute in bf16; take fp32")
     model = _opened(system)
 
     @torch.inference_mode()
@@ -219,20 +222,11 @@ RUNTIMES = [name for group in GROUPS for name in group]
 def rows_of(times: dict[tuple, list[float]]) -> list[dict]:
     """Median and the middle 80 % in milliseconds, by (runtime, base, system, part)."""
     rows = []
-    for (name, base, system, part), values in times.items():
+    for key, values in times.items():
         low, middle, high = 1000 * np.quantile(values, (0.1, 0.5, 0.9))
-        rows.append(
-            {
-                "runtime": name,
-                "base": base,
-                "system": system,
-                "part": part,
-                "calls": len(values),
-                "median_ms": round(middle, 3),
-                "p10_ms": round(low, 3),
-                "p90_ms": round(high, 3),
-            }
-        )
+        found = {"median_ms": middle, "p10_ms": low, "p90_ms": high}
+        about = dict(zip(("runtime", "base", "system", "part"), key, strict=True))
+        rows.append(about | {"calls": len(values)} | {k: round(v, 3) for k, v in found.items()})
     return rows
 
 
@@ -307,7 +301,10 @@ def measure(
         for group in GROUPS:
             torch.set_num_threads(threads)
             pairs = [(name, s) for name in group if name in runtimes for s in chosen]
-            usable = _usable(group, pairs, threads, Path(folder), progress, found)
+            usable, sizes, problems = _usable(group, pairs, threads, Path(folder), progress)
+            for row in found["systems"]:
+                row["bytes"] |= sizes.get(row["key"], {})
+            found["not_possible"] += problems
             times = {}
             for number in range(1, OPENINGS + 1 if usable else 0):
                 names = " and ".join(dict.fromkeys(name for name, _ in usable))
@@ -326,13 +323,10 @@ def _usable(
     threads: int,
     folder: Path,
     progress: Callable[[str], None],
-    found: dict,
-) -> dict[tuple[str, System], float | None]:
-    """The score threshold of each (runtime, system) that runs; None: only its network does.
-
-    What does not is added to `found`, and the bytes of what does.
-    """
-    usable, facts = {}, {row["key"]: row for row in found["systems"]}
+) -> tuple[dict[tuple[str, System], float | None], dict[str, dict[str, int]], list[dict]]:
+    """The score threshold of each (runtime, system) that runs (None: only its network does), the
+    bytes of their files by system and runtime, and what does not run."""
+    usable, sizes, problems = {}, {}, []
     for name, system in pairs:
         if group[name].keys is not None and system.key not in group[name].keys:
             continue
@@ -343,7 +337,7 @@ def _usable(
             outputs = list(map(_floats, loaded.network(loaded.prepare(system.canvas))))
             _check_same(outputs, system.wanted, group[name].tolerance)
             if loaded.size_bytes is not None:
-                facts[system.key]["bytes"][name] = loaded.size_bytes
+                sizes.setdefault(system.key, {})[name] = loaded.size_bytes
             usable[name, system], part = None, "boxes"
             with torch.inference_mode():
                 threshold = score_threshold(system, outputs)
@@ -351,9 +345,9 @@ def _usable(
             usable[name, system] = threshold
         except Exception as error:  # of six libraries: no common class
             row = {"runtime": name, "system": system.title, "part": part}
-            found["not_possible"].append(row | {"reason": runtime.first_line(error)})
-            progress(f"{name}: no {part} of {system.title}: {runtime.first_line(error)}")
-    return usable
+            problems.append(row | {"reason": runtime.first_line(error)})
+            progress(f"{name}: no {part} of {system.title}: {problems[-1]['reason']}")
+    return usable, sizes, problems
 
 
 def _times(

@@ -145,3 +145,9 @@ def test_a_pruned_network_is_timed_with_its_zeros():
     (pruned,) = systems.systems(["hswish-prune"], "demo")
     state = pruned.model.state_dict()
     assert sparsity.check_2to4(state) == [] and zeros.report(state)[1]["zeros"] > 1e6
+
+
+def test_bf16_is_for_processors_that_compute_in_it(monkeypatch):
+    monkeypatch.setattr(latency, "cpu_computes_in", lambda half: half != "bf16")
+    with pytest.raises(UserError, match="this CPU does not compute in bf16"):
+        latency.load_bf16(None, 1, None)
