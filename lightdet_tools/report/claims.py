@@ -11,21 +11,22 @@ from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
 from lightdet_tools.report.tables import seed_table, write_table
 
 NOTE = """Differences in AP, percentage points, seed by seed, ± their standard deviation. `within`,
-in a table of verdicts what stands after ±, is half of an interval; all {family} intervals of
-design.yaml, one per comparison and look, hold together with 95 %. Where one holds 0, nothing is
-shown. `from seeds`, `from images`: standard errors. One teacher serves all seeds: what another
-would bring is in no interval."""
+in a table of verdicts what stands after ±, is half of an interval, wide enough for {family} to hold
+together with 95 %: those of all comparisons of design.yaml, once per look. Where one holds 0,
+nothing is shown. `from seeds`, `from images`: standard errors. Teachers are of seed 0 alone: what
+another would bring is in no interval."""
 OF_CLASS = " In {tier} AP is that of the class {name}."
 REDO = """`redo` trains what a row needs, for the first profile that says so; data come before
 (`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
 
 def load_design(path: Path | None = None) -> dict:
-    """design.yaml: `rule`, `assumed`, `claims`, `controls`; by tier `seeds`, `looks`, a class.
+    """design.yaml: `rule`, `assumed`, `claims`, `controls`, and by tier `seeds`, `looks` and
+    `tested_class`.
 
     Raises:
         UserError: not YAML; a comparison that cannot be read, predicts something else than up or
-            down, or is for a tier without seeds; neither comparison nor reason.
+            down, or is for a tier without seeds; neither comparison nor reason; less than one look.
     """
     path = path or root() / "design.yaml"
     try:
@@ -35,6 +36,9 @@ def load_design(path: Path | None = None) -> dict:
     for key in ("tested_class", "looks"):
         if unknown := set(design.get(key, {})) - set(design["seeds"]):
             raise UserError(f"{path}: {key}: no seeds for tier {', '.join(sorted(unknown))}")
+    for tier, looks in design.get("looks", {}).items():
+        if type(looks) is not int or looks < 1:
+            raise UserError(f"{path}: looks: {tier}: {looks!r}: write a whole number from 1 on")
     known = read_params()["experiments"]
     for name, entry in {**design["claims"], **design["controls"]}.items():
         if "contrast" in entry:

@@ -35,15 +35,15 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
 
     Runs of one seed share the order of the images and, where the network is the same, their first
     weights. What the seeds make uncertain comes from the spread of all runs that start alike,
-    s sqrt(sum of w^2 / n): the three seeds of one pair say too little. What the images do comes
+    s sqrt(sum of w^2 / n): the few seeds of one pair say too little. What the images do comes
     from leaving out each part of them (a jackknife) in all runs at once. The part of that which
     differs from seed to seed is taken off: it is in the spread already.
 
     Args:
         seeds: of `tables.seed_table`, with every run that there is, not only the wanted ones.
         wanted: comparisons as `weights_of` reads them.
-        family: how many comparisons the intervals are for (Bonferroni, so that interval and
-            verdict say the same, whatever the runs have in common).
+        family: how many intervals are to hold at once (Bonferroni, so that interval and verdict
+            say the same, whatever the runs have in common): of `claims.family`.
 
     Returns:
         One row per comparison whose runs are all there: contrast, difference (percentage points),
@@ -138,10 +138,19 @@ def noise(seeds: pd.DataFrame, differences: pd.DataFrame) -> dict[str, float]:
 
 def _spreads(seeds: pd.DataFrame, shift: bool) -> dict[str, tuple[float, int]]:
     """By start: the standard deviation of what a mean per run (and a shift per seed) leave, and its
-    degrees of freedom. Two experiments with the same settings in a profile are one training."""
+    degrees of freedom.
+
+    Two experiments with the same settings in a profile are one training: on one machine their
+    seeds are equal, and one of them counts.
+    """
     found = {}
     for start, own in seeds.groupby("start"):
-        table = own["AP"].unstack("seed").drop_duplicates()
+        table = own["AP"].unstack("seed")
+        both = [(table.iloc[:i], row) for i, (_, row) in enumerate(table.iterrows())]
+        equal = [
+            ((above == row).sum(axis=1), (above + row).notna().sum(axis=1)) for above, row in both
+        ]
+        table = table[[not (same > seen / 2).any() for same, seen in equal]]
         rows, columns = np.nonzero(table.notna().to_numpy())
         design = np.zeros((len(rows), sum(table.shape)))
         design[np.arange(len(rows)), rows] = 1

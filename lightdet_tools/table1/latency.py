@@ -78,7 +78,7 @@ def load_torch(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
-    if not cpu_computes_in("bf16"):  # what stands in for it takes 20 times as long as fp32
+    if not cpu_computes_in("bf16"):  # what stands in for it takes 20 to 30 times as long as fp32
         raise UserError("this CPU does not compute in bf16; take fp32")
     model = _opened(system)
 

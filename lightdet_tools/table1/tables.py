@@ -260,23 +260,25 @@ def cost(run: str, profile: str) -> dict[str, float]:
 
 
 def variants_table(
-    runs: pd.DataFrame, found: dict, int8: Mapping[str, float], own: dict | None
+    runs: pd.DataFrame, found: dict, int8: Mapping[tuple[str, str], float], own: dict | None
 ) -> pd.DataFrame:
     """Our variants: AP of a profile, and arithmetic and time at the input size that it has there.
 
     Args:
         runs: of `report.run_table`, of one profile.
         found: of `read_latency`: the ratios at the paper's size.
-        int8: AP in percent of quantized files, by experiment; of seed 0.
+        int8: AP in percent of quantized files, by experiment and runtime, which have networks of
+            their own; of seed 0.
         own: of `read_latency`: times at the profile's sizes; None where nobody measured any.
     """
     profile = runs["profile"].iloc[0]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
-    for experiment, ap in int8.items():
-        table.loc[len(table)] = {"experiment": f"{experiment} int8", "seeds": 1, "AP": ap}
-    names = table["experiment"].str.removesuffix(" int8")
+    for (experiment, runtime), ap in int8.items():
+        name = f"{experiment} int8 {runtime}"
+        table.loc[len(table)] = {"experiment": name, "seeds": 1, "AP": ap}
+    names = table["experiment"].str.split().str[0]
     table.insert(1, "in words", names.map(words_of_run))
-    ends = table["experiment"].str.extract("( int8)?$")[0].fillna("")
+    ends = table["experiment"].str.extract("( int8 .+)?$")[0].fillna("")
     keys = names.map(timed_as) + ends
     costs = pd.DataFrame([cost(run, profile) for run in names], index=table.index)
     table = table.join(costs)
@@ -286,7 +288,7 @@ def variants_table(
         for runtime in (r for r in EXPORTED if r in set(speed["runtime"])):
             times = speed[speed["runtime"] == runtime].set_index("system")
             small = speed[speed["runtime"] == f"{runtime} int8"].set_index("system")
-            times = pd.concat([times, small.rename(index="{} int8".format)])
+            times = pd.concat([times, small.rename(index=f"{{}} int8 {runtime}".format)])
             for column, name in columns.items():
                 title = f"{runtime}, ms" if name == "ms" else f"{runtime} {name} size"
                 table[title] = keys.map(times[column])
@@ -304,15 +306,18 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     figure, axes = plt.subplots(
         len(costs), 1, figsize=(WIDTH, 0.8 + 3.2 * len(costs)), squeeze=False
     )
-    names = table["experiment"].str.removesuffix(" int8")
+    names, ends = (
+        table["experiment"].str.split().str[0],
+        table["experiment"].str.extract("( int8 .+)")[0],
+    )
+    small = ends.notna()
     kinds = [load_config(run, profile).model.activation for run in names]
     colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
                       strict=True))  # fmt: skip
-    small = table["experiment"].str.endswith(" int8")
     shown = {kind: colors[kind] for kind in colors if kind in kinds}
     usual = table["input, px"].mode()[0]
     sizes = table["input, px"].map(lambda size: "" if size == usual else f", {size} px")
-    words = table["in words"] + small.map({True: ", int8", False: ""}) + sizes
+    words = table["in words"] + ("," + ends).fillna("") + sizes
     labels = words + " (" + table["seeds"].astype(str) + ")"
     for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
         for row in table.index[table[column].notna()]:

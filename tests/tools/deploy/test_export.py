@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -280,14 +281,12 @@ def test_openvino_in_half_precision(net, tmp_path):
 def test_openvino_computes_every_convolution_in_8_bits(activation, tmp_path):
     """What it really executes: each with its activation inside."""
     net = LightDet(small_run(SIZE, activation=activation).model).eval()
+    sparsity.apply_masks(net.state_dict(), sparsity.make_masks(net))
     images = planes(export.example_images(SIZE))[:1]
     full = to_onnx(deployable(net, SIZE), images)
     small = convert.quantize(full, images[None].numpy(), openvino=True)
     path = openvino_file(small, tmp_path)
-    weights = export.stored_weights(path)
-    assert export.check_pattern(net.state_dict(), weights)["eligible"] == len(
-        sparsity.make_masks(net)
-    )
+    assert export.check_pattern(net.state_dict(), export.stored_weights(path)) == all_layers(net)
     core = runtime.openvino_library().Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(runtime.read_openvino(path), "CPU", settings)
@@ -585,6 +584,32 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
             results = run_onnx(full, image), run_onnx(small, image, as_written)
             for a, b in zip(*results, strict=True):
                 assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
+
+
+def test_each_runtime_gets_its_own_int8(net, weights, tmp_path, monkeypatch):
+    """OpenVINO's ranges are the mean of the images' extremes, ONNX Runtime's the farthest."""
+    one, two = planes(export.example_images(SIZE))[[0, 2], None].numpy()
+    full = to_onnx(deployable(net, SIZE), torch.from_numpy(one))
+
+    def steps(images, openvino):
+        stored = convert.quantize(full, images, openvino).graph.initializer
+        arrays = {x.name: onnx.numpy_helper.to_array(x) for x in stored if "_scale" in x.name}
+        inputs = {name: x for name, x in arrays.items() if x.ndim == 0 and "Clip" not in name}
+        return pd.Series(inputs).astype(float)
+
+    for openvino in (False, True):
+        alone = pd.concat([steps([x], openvino) for x in (one, two)], axis=1)
+        both = steps([one, two], openvino)
+        assert len(both) > 20 and (alone[0] != alone[1]).sum() > 10
+        mean = np.isclose(both, alone.mean(axis=1), rtol=1e-4).mean()
+        assert (mean > 0.9) == openvino, mean
+    flags = []
+    monkeypatch.setattr(export, "calibration_images", lambda *_: iter(export.example_images(SIZE)))
+    made = lambda model, inputs, openvino: flags.append(openvino) or model  # noqa: E731
+    monkeypatch.setattr(convert, "quantize", made)
+    for form in ("onnx", "openvino"):
+        export.export(form, weights, tmp_path, precision="int8")
+    assert flags == [False, True]
 
 
 def test_int8_needs_the_training_images(weights, tmp_path, monkeypatch):

@@ -186,3 +186,15 @@ def test_resolution_is_the_interval_of_such_runs():
 )
 def test_student_quantile(freedom, level, known):
     assert t_quantile(freedom, level) == pytest.approx(known, abs=1e-3)
+
+
+def test_one_training_under_two_names_counts_once():
+    """Equal where both were made on one machine: in more than half of their seeds."""
+    runs = {"c0": [20.0, 24.0, 21.0], "+a": [21.0, 27.0, 20.0]}
+    (alone,) = contrasts(seed_table(runs), ["+a - c0"], 1).to_dict("records")
+    for last in (20.0, 26.0, NAN):
+        twin = seed_table(runs | {"g": [21.0, 27.0, last]})
+        (row,) = contrasts(twin, ["+a - c0"], 1).to_dict("records")
+        assert row["within"] == pytest.approx(alone["within"])
+    other = seed_table(runs | {"g": [21.0, 26.0, 22.0]})
+    assert contrasts(other, ["+a - c0"], 1).iloc[0]["within"] < 0.9 * alone["within"]

@@ -125,8 +125,12 @@ def test_openvino_is_shown_where_it_was_timed(found):
     assert after.set_index("model").loc["LightDet g5", "openvino ratio"] == 0.25
     runs = pd.DataFrame([{"experiment": "g5", "AP": 30.0, "AP std": 1.0, "seeds": 3}])
     runs["parameters"], runs["profile"] = 1, "demo"
-    table = tables.variants_table(runs, found, {"g5": 29.5}, found)
-    assert table["openvino, ms"].tolist() == [4, 2]
+    int8 = {("g5", "onnxruntime"): 29.5, ("g5", "openvino"): 29.9}
+    table = tables.variants_table(runs, found, int8, found).fillna(0)
+    assert table["AP"].tolist() == [30, 29.5, 29.9]
+    assert table["openvino, ms"].tolist() == [4, 0, 2]  # AP and time of one network
+    assert table["onnxruntime, ms"].tolist() == [10, 5, 0]
+    table = tables.variants_table(runs, found, int8, found)
     figure = tables.plot_variants(table, "demo")
     assert [axis.get_xlabel() for axis in figure.axes][-1] == "time in openvino, ms"
     plt.close("all")
@@ -154,10 +158,14 @@ def test_figures_show_every_point(found):
          "profile": ["demo", "demo"]}
     )  # fmt: skip
     accuracy["parameters"] = 1
-    table = tables.variants_table(accuracy, found, {"g5": 29.5}, found)
+    table = tables.variants_table(accuracy, found, {("g5", "onnxruntime"): 29.5}, found)
     assert table["onnxruntime, ms"].tolist()[0] == 10 and np.isnan(table["ncnn, ms"].tolist()[1])
     small = table.iloc[-1]
-    assert (small["experiment"], small["AP"], small["onnxruntime, ms"]) == ("g5 int8", 29.5, 5)
+    assert (small["experiment"], small["AP"], small["onnxruntime, ms"]) == (
+        "g5 int8 onnxruntime",
+        29.5,
+        5,
+    )
     assert table["onnxruntime ratio at the paper's size"].tolist()[0] == 0.5
     assert table["in words"].tolist() == ["group 5", "SiLU", "group 5"]
     assert table["input, px"].tolist() == [160, 160, 160]  # where its AP is from
@@ -165,7 +173,7 @@ def test_figures_show_every_point(found):
     costs = [axis.get_xlabel() for axis in figure.axes]
     assert costs == ["arithmetic of an image, GMAC", "time in onnxruntime, ms", "time in ncnn, ms"]
     named = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert named[0] == ["group 5 (3)", "SiLU (3)", "group 5, int8 (1)"]
+    assert named[0] == ["group 5 (3)", "SiLU (3)", "group 5, int8 onnxruntime (1)"]
     assert named[2] == ["group 5 (3)"]
     marks = [text.get_text() for text in figure.legends[0].get_texts()]
     assert marks == ["SiLU", "in 8 bits"]
