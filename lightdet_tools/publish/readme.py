@@ -41,11 +41,13 @@ def renewed(text: str, parts: dict[str, str]) -> str:
     """The text with each marked part as `parts` has it.
 
     Raises:
-        UserError: a part that is not among them.
+        UserError: a part that is not among them, or has no end before the next one.
     """
 
     def put(match: re.Match) -> str:
-        begin, name, _, end = match.groups()
+        begin, name, old, end = match.groups()
+        if "<!--" in old:  # all up to the next part's end would go
+            raise UserError(f"{begin}: without <!-- end -->, on one line, before the next <!--")
         if name not in parts:
             raise UserError(f"<!-- begin: {name} -->: choose one of {', '.join(parts)}")
         return begin + parts[name] + end
@@ -171,7 +173,11 @@ def renew() -> list[Path]:
     current, changed = parts(table_of, [read_latency(path) for path in files]), []
     for path in pages():
         text = path.read_text(encoding="utf-8")
-        if (new := renewed(text, current)) != text:
+        try:
+            new = renewed(text, current)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        if new != text:
             write_text(path, new)
             changed.append(path)
     return changed

@@ -132,6 +132,9 @@ def test_only_what_is_between_markers_changes():
     assert new == text.replace("old", "new").replace("| 1 |", "| 2 |")
     with pytest.raises(UserError, match="begin: y -->: choose one of x"):
         readme.renewed(text, {"x": "new"})
+    cut = text.replace("old<!-- end -->", "old<!-- end\n-->")
+    with pytest.raises(UserError, match="begin: x -->: without <!-- end -->"):
+        readme.renewed(cut, {"x": "new", "y": "new"})  # nothing between the two is lost
 
 
 def test_the_command_renews_the_pages(tables, tmp_path, monkeypatch, capsys):
