@@ -92,13 +92,15 @@ def quantize(
 ) -> onnx.ModelProto:
     """Convolutions and what lies between them in 8 bits, for ONNX Runtime or for OpenVINO.
 
-    Static: the ranges of activations are those seen on the inputs. Weights are signed and scaled
-    by output channel, activations unsigned, which CPUs multiply fastest. Weights use 7 of the bits:
-    without VNNI a CPU's sums of two products stop at 16 bits. For ONNX Runtime ReLU6 and SiLU are
-    part of it, or every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two
-    passes. Other activations, and what comes after the last convolution of a level, stay in
-    fp32. OpenVINO computes ReLU6 and SiLU inside of the convolution before them, unless a rounding
-    parts them: for it, only what convolutions read is rounded.
+    Static: the range of an activation is the mean of the extremes of the inputs, not the farthest of
+    all, since SiLU's outputs have long tails. Weights are signed and scaled by output channel,
+    activations unsigned, which CPUs multiply fastest. Weights use 7 of the bits: without VNNI a
+    CPU's sums of two products stop at 16 bits. For ONNX Runtime ReLU6 and SiLU are part of it, or
+    every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
+    activations, the last convolution of a level and what comes after it stay in fp32: the few
+    highest logits, which such a range would cut, are what is looked for. OpenVINO computes ReLU6
+    and SiLU inside of the convolution before them, unless a rounding parts them: for it, only what
+    convolutions read is rounded.
 
     Args:
         model: of `convert_onnx`.
@@ -106,12 +108,10 @@ def quantize(
         openvino: for `convert_openvino`.
     """
     name = model.graph.input[0].name
-    types, options = QUANTIZED, {}
+    types, options = QUANTIZED, {"CalibMovingAverage": True}  # the mean, despite its name
     if openvino:
         types = ["Conv"]
-        # the mean of the images' extremes, not the farthest of all (the library's name for it is
-        # misleading): SiLU's outputs have long tails; ReLU6's end at 6, and there it was no gain
-        options = {"OpTypesToExcludeOutputQuantization": types, "CalibMovingAverage": True}
+        options["OpTypesToExcludeOutputQuantization"] = types
     # the library warns and reports on the root logger
     logging.disable(logging.WARNING)
     try:
@@ -119,13 +119,16 @@ def quantize(
             source, plain, small = (Path(clutter, f"{x}.onnx") for x in ("net", "plain", "int8"))
             source.write_bytes(model.SerializeToString())  # given the model, it would empty it
             quant_pre_process(source, plain, skip_symbolic_shape=True)
+            network = onnx.load(plain)
+            if not openvino:
+                options["TensorQuantOverrides"] = _floors(network)
             quantize_static(
                 plain,
                 small,
                 _Canvases(inputs, name),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=types,
-                nodes_to_exclude=_in_full(onnx.load(plain)),
+                nodes_to_exclude=_in_full(network, not openvino),
                 per_channel=True,
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
@@ -137,18 +140,31 @@ def quantize(
         logging.disable(logging.NOTSET)
 
 
-def _in_full(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in fp32: those of Mish, and those that feed no convolution."""
+def _in_full(model: onnx.ModelProto, last: bool) -> list[str]:
+    """Names of the nodes that stay in fp32: those of Mish, and those that feed no convolution.
+
+    Args:
+        last: of these, convolutions, too.
+    """
     # nodes are called after the module that they are of
     mish = {node.name.rpartition("/")[0] for node in model.graph.node if node.op_type == "Neg"}
     feeding, names = set(), []
     for node in reversed(model.graph.node):  # in the order of their execution
-        feeds = node.op_type == "Conv" or feeding & set(node.output)
-        if feeds:
+        feeds, convolves = bool(feeding & set(node.output)), node.op_type == "Conv"
+        if feeds or convolves:
             feeding |= set(node.input)
-        if not feeds or node.name.rpartition("/")[0] in mish:
+        if not feeds and (last or not convolves) or node.name.rpartition("/")[0] in mish:
             names.append(node.name)
     return names
+
+
+def _floors(model: onnx.ModelProto) -> dict[str, list[dict]]:
+    """Where the ranges of what SiLU reads begin, as the library takes it: below, SiLU is 0.
+
+    Of SiLU(-6) = -0.015 nothing is left in 8 bits; convolutions reach -20, which made steps coarse.
+    """
+    floor = {"rmin": np.float32(-6)}
+    return {node.input[0]: [floor] for node in model.graph.node if node.op_type == "Sigmoid"}
 
 
 def convert_openvino(model: onnx.ModelProto) -> tuple[bytes, bytes]:
