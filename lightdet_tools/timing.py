@@ -38,7 +38,7 @@ def interleaved(
     """Seconds of each call, measured in turns.
 
     In every round each has its turn, in an order that is drawn anew: two calls that do not count
-    (none where one takes SLOW seconds), then its share of the measured ones.
+    (none where one takes SLOW seconds: there even the first does), then its share of the measured.
 
     Args:
         calls: what to time, by name; each has run before.
@@ -51,6 +51,8 @@ def interleaved(
         warm[name] = took < SLOW
         if warm[name]:
             took = _seconds(call)
+        else:
+            times[name].append(took)
         wanted[name] = max(least, int(seconds / took))
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):

@@ -92,14 +92,14 @@ def quantize(
 ) -> onnx.ModelProto:
     """Convolutions and what lies between them in 8 bits, for ONNX Runtime or for OpenVINO.
 
-    Static: the range of an activation is the mean of the extremes of the inputs, not the farthest of
-    all, since SiLU's outputs have long tails. Weights are signed and scaled by output channel,
+    Static: the range of an activation is the mean of the inputs' extremes, not the farthest of all,
+    since SiLU's outputs have long tails. Weights are signed and scaled by output channel,
     activations unsigned, which CPUs multiply fastest. Weights use 7 of the bits: without VNNI a
     CPU's sums of two products stop at 16 bits. For ONNX Runtime ReLU6 and SiLU are part of it, or
     every layer would go to fp32 and back: ReLU6 then costs nothing, SiLU two passes. Other
-    activations, the last convolution of a level and what comes after it stay in fp32: the few
-    highest logits, which such a range would cut, are what is looked for. OpenVINO computes ReLU6
-    and SiLU inside of the convolution before them, unless a rounding parts them: for it, only what
+    activations, the last convolution of a level and what comes after it stay in fp32: such a range
+    would cut the few highest logits, which are what is looked for. OpenVINO computes ReLU6 and SiLU
+    inside of the convolution before them, unless a rounding parts them: for it, only what
     convolutions read is rounded.
 
     Args:
@@ -153,7 +153,7 @@ def _in_full(model: onnx.ModelProto, last: bool) -> list[str]:
         feeds, convolves = bool(feeding & set(node.output)), node.op_type == "Conv"
         if feeds or convolves:
             feeding |= set(node.input)
-        if not feeds and (last or not convolves) or node.name.rpartition("/")[0] in mish:
+        if (not feeds and (last or not convolves)) or node.name.rpartition("/")[0] in mish:
             names.append(node.name)
     return names
 
@@ -193,24 +193,39 @@ def convert_ncnn(
     Raises:
         UserError: pnnx fails, or leaves an operation that ncnn lacks.
     """
-    shape = f"inputshape={list(example.shape)}".replace(" ", "")
+    with tempfile.TemporaryDirectory() as clutter:
+        trace(module, example, Path(clutter))
+        return run_pnnx(Path(clutter), list(example.shape), precisions)
+
+
+def trace(module: nn.Module, example: Tensor, folder: Path) -> None:
+    """The module as pnnx reads it, in a folder of its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated; constants, which they shall be
+        torch.jit.trace(module, example, check_trace=False).save(folder / "net.pt")
+
+
+def run_pnnx(
+    folder: Path, shape: list[int], precisions: tuple[str, ...]
+) -> dict[str, tuple[str, bytes]]:
+    """`convert_ncnn` of what `trace` wrote; nothing of torch, so that a thread may do it.
+
+    Args:
+        shape: of the example.
+    """
     found = {}
-    with tempfile.TemporaryDirectory() as clutter, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: deprecated; constants, which they shall be
-        torch.jit.trace(module, example, check_trace=False).save(Path(clutter, "net.pt"))
-        for precision in precisions:
-            done = subprocess.run(
-                [pnnx.EXEC_PATH, "net.pt", shape, f"fp16={int(precision == 'fp16')}"],
-                cwd=clutter, capture_output=True, text=True,
-            )  # fmt: skip
-            try:
-                param = fold_hardswish(Path(clutter, "net.ncnn.param").read_text())
-                weights = Path(clutter, "net.ncnn.bin").read_bytes()
-                Path(clutter, "net.ncnn.bin").unlink()  # or a second failure would not be seen
-            except FileNotFoundError:
-                last = (done.stderr.strip() or "no message").splitlines()[-1]
-                raise UserError(f"pnnx: ended with code {done.returncode}: {last}") from None
-            found[precision] = param, weights
+    for precision in precisions:
+        options = f"inputshape={shape}".replace(" ", ""), f"fp16={int(precision == 'fp16')}"
+        command = [pnnx.EXEC_PATH, "net.pt", *options]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        try:
+            param = fold_hardswish((folder / "net.ncnn.param").read_text())
+            weights = (folder / "net.ncnn.bin").read_bytes()
+            (folder / "net.ncnn.bin").unlink()  # or a second failure would not be seen
+        except FileNotFoundError:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise UserError(f"pnnx: ended with code {done.returncode}: {last}") from None
+        found[precision] = param, weights
     layers = {line.split()[0] for line in found[precision][0].splitlines()[2:]}
     # what it cannot translate keeps the name that torch or pnnx gave it
     unknown = sorted(layer for layer in layers if "." in layer or ":" in layer)

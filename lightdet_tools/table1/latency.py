@@ -3,10 +3,10 @@
     lightdet latency
     lightdet latency --profile demo    # our networks alone, at the sizes that the demo has
 
-Batch 1, RGB images 0..255, normalisation inside. The systems of a group of runtimes are converted
-and checked first. Then, OPENINGS times, all are opened, and every one has its turn, again and again
-(`timing.interleaved`). So a slow minute of the machine hits all of them alike, memory that one
-opening got by bad luck does not make the median, and ratios inside one group are what may be
+Batch 1, RGB images 0..255, normalisation inside. All systems are converted and checked first. Then
+those of a group of runtimes are opened, and every one has its turn, again and again
+(`timing.interleaved`). So a slow minute of the machine hits all of them alike, and ratios inside
+one group are what may be
 compared. Each is called for --seconds, but some times at least: a row's `calls` says how often.
 `network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
 leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
@@ -18,205 +18,49 @@ class through.
 Written to results/speed/latency.json (with a profile: <profile>.json), until the end as .partial.
 """
 
-import copy
 import platform
-import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightdet_core.config import UserError, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
-from lightdet_core.machinery.precision import cpu_computes_in
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
 from lightdet_tools.data.scenes import draw_scene
-from lightdet_tools.deploy import convert, export, graph, runtime
+from lightdet_tools.deploy import export, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
 from lightdet_tools.table1 import comparators
-from lightdet_tools.table1.systems import System, systems, to_tensor
-from lightdet_tools.timing import cuda_graph, interleaved
+from lightdet_tools.table1.runtimes import (
+    GROUPS,
+    RUNTIMES,
+    Loaded,
+    Runtime,
+    trace_ncnn,
+    write_ncnn,
+)
+from lightdet_tools.table1.systems import System, systems
+from lightdet_tools.timing import interleaved
 
-COMPILED = ("g5",)  # most of a minute each
-OPENINGS = 3  # one of ONNX Runtime was seen to take twice the time of others, as long as it lived
-ROUNDS = 3  # turns in each
-LEAST = 2  # calls of the slowest in each
-QUANTIZED = ("g1", "c0", "g5", "slim-relu6")
+ROUNDS = 8  # turns of each: a machine's slow seconds then hit all alike
+LEAST = 4  # calls of the slowest
 REFERENCE = "yolov4_tiny"  # of the ratios
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = (
     "torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn", "openvino",
 )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------- runtimes
-
-
-class Loaded(NamedTuple):
-    """A system in a runtime."""
-
-    prepare: Callable[[np.ndarray], object]  # canvas (S, S, 3) uint8 -> the network's input
-    network: Callable[[object], list]  # -> raw outputs, arrays or tensors with a batch axis
-    size_bytes: int | None = None  # of the file that was loaded
-
-
-def load_torch(system: System, threads: int, folder: Path) -> Loaded:
-    model = _opened(system)
-    return Loaded(to_tensor, torch.inference_mode()(lambda x: list(model(x))))
-
-
-def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
-    if not cpu_computes_in("bf16"):  # what stands in for it takes 20 to 30 times as long as fp32
-        raise UserError("this CPU does not compute in bf16; take fp32")
-    model = _opened(system)
-
-    @torch.inference_mode()
-    def network(x: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
-            return list(model(x))
-
-    return Loaded(to_tensor, network)
-
-
-def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
-    if not shutil.which("g++"):
-        raise UserError("torch.compile needs g++ on the PATH")
-    model = torch.compile(_opened(system))
-    return Loaded(to_tensor, torch.inference_mode()(lambda x: list(model(x))))
-
-
-def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
-    """fp16 on the GPU, as one CUDA graph, so that no time goes into launching kernels."""
-    model = _opened(system).to("cuda", torch.float16)
-    zeros = np.zeros((system.size, system.size, 3), np.uint8)
-    network = cuda_graph(model, to_tensor(zeros).to("cuda", torch.float16))
-    return Loaded(lambda canvas: to_tensor(canvas).to("cuda", torch.float16), network)
-
-
-def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
-    return _session(_onnx(system, folder), threads)
-
-
-def load_int8(system: System, threads: int, folder: Path) -> Loaded:
-    return _session(_quantized(system, folder), threads)
-
-
-def load_openvino(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_onnx(system, folder), threads)
-
-
-def load_openvino_bf16(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_onnx(system, folder), threads, bf16=True)
-
-
-def load_openvino_int8(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_quantized(system, folder, openvino=True), threads)
-
-
-def load_ncnn(system: System, threads: int, folder: Path) -> Loaded:
-    path = folder / f"{system.key}-ncnn.param"  # OpenVINO's weights are a .bin, too
-    if not path.exists():
-        deployed = system.deployed
-        if isinstance(deployed, graph.Deployable):  # ncnn has a Mish of its own
-            deployed = graph.deployable(system.model, system.size, mish=nn.Mish)
-        param, values = convert.convert_ncnn(deployed, _zeros(system), ("fp32",))["fp32"]
-        path.with_suffix(".bin").write_bytes(values)
-        path.write_text(param)
-    network = runtime.ncnn_network(path, len(system.wanted), threads)
-
-    def batch(pixels: object) -> list[np.ndarray]:
-        return [output[None] for output in network(pixels)]
-
-    return Loaded(runtime.ncnn_pixels, batch, path.with_suffix(".bin").stat().st_size)
-
-
-def _opened(system: System) -> nn.Module:
-    return copy.deepcopy(system.model).to(memory_format=torch.channels_last)
-
-
-def _zeros(system: System) -> Tensor:
-    return torch.zeros(1, 3, system.size, system.size)
-
-
-def _onnx(system: System, folder: Path) -> Path:
-    """Its file, written once."""
-    path = folder / f"{system.key}.onnx"
-    if not path.exists():
-        names = [f"out{i}" for i in range(len(system.wanted))]
-        onnx.save(convert.convert_onnx(system.deployed, _zeros(system), names), path)
-    return path
-
-
-def _quantized(system: System, folder: Path, openvino: bool = False) -> Path:
-    path = folder / f"{system.key}-int8{'-openvino' * openvino}.onnx"
-    if not path.exists():
-        images = [runtime.to_floats(x[None]) for x in export.example_images(system.size)]
-        onnx.save(convert.quantize(onnx.load(_onnx(system, folder)), images, openvino), path)
-    return path
-
-
-def _openvino(source: Path, threads: int, bf16: bool = False) -> Loaded:
-    path = source.with_suffix(".xml")
-    if not path.exists():
-        text, values = convert.convert_openvino(onnx.load(source))
-        path.with_suffix(".bin").write_bytes(values)
-        path.write_bytes(text)
-    network = runtime.openvino_network(runtime.read_openvino(path), threads, bf16)
-    size = path.with_suffix(".bin").stat().st_size
-    return Loaded(lambda canvas: runtime.to_floats(canvas[None]), network, size)
-
-
-def _session(path: Path, threads: int) -> Loaded:
-    session = runtime.onnx_session(path, threads)
-    prepare = lambda canvas: runtime.to_floats(canvas[None])  # noqa: E731
-    return Loaded(prepare, lambda x: session.run(None, {"images": x}), path.stat().st_size)
-
-
-class Runtime(NamedTuple):
-    """A way to run a network."""
-
-    load: Callable[[System, int, Path], Loaded]
-    base: str  # the runtime of the reference that its ratios are to: of the same group
-    keys: tuple[str, ...] | None = None  # of the systems that it is for; None: all
-    # largest difference from torch in fp32, in standard deviations of the output
-    tolerance: float = 0.05
-
-
-GROUPS = (  # timed together
-    {
-        "torch": Runtime(load_torch, "torch"),
-        # how far few bits are off, only the AP of a trained network can say
-        "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, float("inf")),
-        "torch.compile": Runtime(load_compiled, "torch", COMPILED),
-    },
-    {
-        "onnxruntime": Runtime(load_onnx, "onnxruntime"),
-        "onnxruntime int8": Runtime(load_int8, "onnxruntime", QUANTIZED, float("inf")),
-    },
-    {"ncnn": Runtime(load_ncnn, "ncnn")},
-    {
-        "openvino": Runtime(load_openvino, "openvino"),
-        "openvino bf16": Runtime(load_openvino_bf16, "openvino", QUANTIZED, float("inf")),
-        "openvino int8": Runtime(load_openvino_int8, "openvino", QUANTIZED, float("inf")),
-    },
-    {"cuda fp16": Runtime(load_cuda, "cuda fp16", None, 1.0)},
-)
-RUNTIMES = [name for group in GROUPS for name in group]
-
-
-# ------------------------------------------------------------------------------------ measuring
 
 
 def rows_of(times: dict[tuple, list[float]]) -> list[dict]:
@@ -278,7 +122,7 @@ def measure(
     Args:
         names, profile: of `systems`.
         runtimes: of RUNTIMES.
-        keep: is given what is there after each group of runtimes.
+        keep: is given what is there, after loading and after each group of runtimes.
 
     Returns:
         systems (key, title, size, parameters, gmac, in_paper and bytes by runtime), latency
@@ -297,24 +141,42 @@ def measure(
         "latency": [],
         "not_possible": [],
     }
-    with tempfile.TemporaryDirectory() as folder:
-        for group in GROUPS:
-            torch.set_num_threads(threads)
-            pairs = [(name, s) for name in group if name in runtimes for s in chosen]
-            usable, sizes, problems = _usable(group, pairs, threads, Path(folder), progress)
-            for row in found["systems"]:
-                row["bytes"] |= sizes.get(row["key"], {})
-            found["not_possible"] += problems
-            times = {}
-            for number in range(1, OPENINGS + 1 if usable else 0):
-                names = " and ".join(dict.fromkeys(name for name, _ in usable))
-                progress(f"{names}: timing {len(usable)} networks, opening {number} of {OPENINGS}")
-                for key, values in _times(group, usable, threads, Path(folder), seconds).items():
-                    times.setdefault(key, []).extend(values)
-            found["latency"] += rows_of(times)
-            if pairs:  # what is not possible counts, too
-                keep(found)
+    with tempfile.TemporaryDirectory() as place:
+        folder, ready = Path(place), []
+        with _ncnn_files(chosen if "ncnn" in runtimes else [], folder) as files:
+            for group in sorted(GROUPS, key=lambda group: "ncnn" in group):
+                torch.set_num_threads(threads)
+                pairs = [(name, s) for name in group if name in runtimes for s in chosen]
+                if "ncnn" in group and files:
+                    progress("ncnn: until pnnx has written its files")
+                    wait(files)
+                usable, sizes, problems = _usable(group, pairs, threads, folder, progress)
+                for row in found["systems"]:
+                    row["bytes"] |= sizes.get(row["key"], {})
+                found["not_possible"] += problems
+                ready += [(group, usable)] if usable else []
+        keep(found)
+        for group, usable in ready:
+            title = " and ".join(dict.fromkeys(name for name, _ in usable))
+            progress(f"{title}: timing {len(usable)} networks")
+            found["latency"] += rows_of(_times(group, usable, threads, folder, seconds))
+            keep(found)
     return found
+
+
+@contextmanager
+def _ncnn_files(systems: list[System], folder: Path) -> Iterator[list[Future]]:
+    """ncnn's files are written by another thread: pnnx takes minutes, on one core."""
+    with ThreadPoolExecutor(1) as aside:
+        files = []
+        for system in systems:
+            with suppress(Exception):  # `load_ncnn` tries again, and says why
+                traced = trace_ncnn(system, folder)
+                files.append(aside.submit(write_ncnn, traced, system, folder))
+        try:
+            yield files
+        finally:
+            aside.shutdown(cancel_futures=True)
 
 
 def _usable(
@@ -353,7 +215,7 @@ def _usable(
 def _times(
     group: dict[str, Runtime], usable: dict, threads: int, folder: Path, seconds: float
 ) -> dict[tuple, list[float]]:
-    """Seconds of calls of one opening, by (runtime, base, system, part)."""
+    """Seconds of calls, by (runtime, base, system, part)."""
     torch.set_num_threads(threads)
     calls = {}
     for (name, system), threshold in usable.items():
@@ -367,7 +229,7 @@ def _times(
             call()
         if "torch" not in group:  # a second thread of it would wait for the runtime's
             torch.set_num_threads(1)
-        return interleaved(calls, seconds / OPENINGS, ROUNDS, LEAST)
+        return interleaved(calls, seconds, ROUNDS, LEAST)
 
 
 def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:
