@@ -54,8 +54,8 @@ from lightdet_tools.table1.runtimes import (
 from lightdet_tools.table1.systems import System, systems
 from lightdet_tools.timing import interleaved
 
-ROUNDS = 8  # turns of each: a machine's slow seconds then hit all alike
-LEAST = 4  # calls of the slowest
+ROUNDS = 6  # turns of each: a machine's slow seconds then hit all alike
+LEAST = 3  # calls of the slowest
 REFERENCE = "yolov4_tiny"  # of the ratios
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
 LIBRARIES = (
