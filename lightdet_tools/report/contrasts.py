@@ -58,7 +58,8 @@ def contrasts(seeds: pd.DataFrame, wanted: Iterable[str], family: int) -> pd.Dat
         weights = weights_of(contrast)
         if not set(weights) <= set(starts.index):
             continue
-        each = sum(w * seeds.drop(columns="start").loc[run] for run, w in weights.items())
+        values = seeds.drop(columns=["start", "training"])
+        each = sum(w * values.loc[run] for run, w in weights.items())
         each = each.dropna(subset="AP")
         if each.empty:
             continue
@@ -138,19 +139,11 @@ def noise(seeds: pd.DataFrame, differences: pd.DataFrame) -> dict[str, float]:
 
 def _spreads(seeds: pd.DataFrame, shift: bool) -> dict[str, tuple[float, int]]:
     """By start: the standard deviation of what a mean per run (and a shift per seed) leave, and its
-    degrees of freedom.
-
-    Two experiments with the same settings in a profile are one training: on one machine their
-    seeds are equal, and one of them counts.
+    degrees of freedom. Of two runs that are one training each seed counts once.
     """
     found = {}
     for start, own in seeds.groupby("start"):
-        table = own["AP"].unstack("seed")
-        both = [(table.iloc[:i], row) for i, (_, row) in enumerate(table.iterrows())]
-        equal = [
-            ((above == row).sum(axis=1), (above + row).notna().sum(axis=1)) for above, row in both
-        ]
-        table = table[[not (same > seen / 2).any() for same, seen in equal]]
+        table = own.groupby(["training", "seed"])["AP"].first().unstack("seed")
         rows, columns = np.nonzero(table.notna().to_numpy())
         design = np.zeros((len(rows), sum(table.shape)))
         design[np.arange(len(rows)), rows] = 1

@@ -4,6 +4,7 @@ What was measured here and what others print never share a column or an axis: th
 other data, other hardware and other protocols. All AP values in tables are percent.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from lightdet_tools.report.results import read_result
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 OF_CLASS = ("per_class", "per_class_without")
+IDENTITY = ("experiment", "seed")  # of a run's settings, what does not change its training
 
 
 def load_paper(path: Path | None = None) -> dict:
@@ -106,8 +108,9 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         runs: None takes all experiments of params.yaml.
 
     Returns:
-        Index run, seed; columns start (ImageNet or scratch), AP, then 0, 1, …: `AP_without` of
-        `evaluate.coco_metrics`, NaN where no object is left; all of `tested_class` if there is one.
+        Index run, seed; columns start (ImageNet or scratch), training (equal where two experiments
+        have the same settings), AP, then 0, 1, …: `AP_without` of `evaluate.coco_metrics`, NaN
+        where no object is left; all of `tested_class` if there is one.
 
     Raises:
         UserError: unreadable results.
@@ -128,14 +131,17 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         elif seen != (images := images or seen):
             left_out[run] = "trained or evaluated on other images"
         else:
+            settings = {k: v for k, v in provenance["config"].items() if k not in IDENTITY}
+            about = {"start": start, "training": short_hash(json.dumps(settings, sort_keys=True))}
             for seed, metrics in pooled.items():
                 whole, parts = (metrics[key] for key in ("AP", "AP_without"))
                 if tested:
                     whole, parts = (metrics[key][tested] for key in OF_CLASS)
                 aps = pd.Series({"AP": whole, **dict(enumerate(parts))})
                 aps = (100 * aps).where(aps >= 0)
-                rows.append({"run": run, "seed": seed, "start": start, **aps})
-    table = pd.DataFrame(rows, columns=None if rows else ["run", "seed", "start", "AP"])
+                rows.append({"run": run, "seed": seed, **about, **aps})
+    columns = None if rows else ["run", "seed", "start", "training", "AP"]
+    table = pd.DataFrame(rows, columns=columns)
     table = table.dropna(subset="AP").set_index(["run", "seed"])
     table.attrs |= {"left out": left_out, "metric": _metric(tested)}
     return table

@@ -273,13 +273,12 @@ def variants_table(
     """
     profile = runs["profile"].iloc[0]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
+    table.insert(1, "int8 in", "")
     for (experiment, runtime), ap in int8.items():
-        name = f"{experiment} int8 {runtime}"
-        table.loc[len(table)] = {"experiment": name, "seeds": 1, "AP": ap}
-    names = table["experiment"].str.split().str[0]
+        table.loc[len(table)] = {"experiment": experiment, "int8 in": runtime, "seeds": 1, "AP": ap}
+    names = table["experiment"]
     table.insert(1, "in words", names.map(words_of_run))
-    ends = table["experiment"].str.extract("( int8 .+)?$")[0].fillna("")
-    keys = names.map(timed_as) + ends
+    keys = names.map(timed_as) + _in_8_bits(table, " ")
     costs = pd.DataFrame([cost(run, profile) for run in names], index=table.index)
     table = table.join(costs)
     for where, columns in ((own, {"median_ms": "ms"}), (found, {"ratio": "ratio at the paper's"})):
@@ -295,6 +294,10 @@ def variants_table(
     return table.astype({"parameters": "Int64"})
 
 
+def _in_8_bits(table: pd.DataFrame, before: str) -> pd.Series:
+    return table["int8 in"].map(lambda runtime: runtime and f"{before}int8 {runtime}")
+
+
 def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     """AP against arithmetic, and against time where it was measured, all at one input size.
 
@@ -306,18 +309,14 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     figure, axes = plt.subplots(
         len(costs), 1, figsize=(WIDTH, 0.8 + 3.2 * len(costs)), squeeze=False
     )
-    names, ends = (
-        table["experiment"].str.split().str[0],
-        table["experiment"].str.extract("( int8 .+)")[0],
-    )
-    small = ends.notna()
-    kinds = [load_config(run, profile).model.activation for run in names]
+    small = table["int8 in"] != ""
+    kinds = [load_config(run, profile).model.activation for run in table["experiment"]]
     colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
                       strict=True))  # fmt: skip
     shown = {kind: colors[kind] for kind in colors if kind in kinds}
     usual = table["input, px"].mode()[0]
     sizes = table["input, px"].map(lambda size: "" if size == usual else f", {size} px")
-    words = table["in words"] + ("," + ends).fillna("") + sizes
+    words = table["in words"] + _in_8_bits(table, ", ") + sizes
     labels = words + " (" + table["seeds"].astype(str) + ")"
     for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
         for row in table.index[table[column].notna()]:

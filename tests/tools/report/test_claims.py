@@ -196,7 +196,7 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
     """From files of metrics to the table: +silu is better by 10, with nothing else varying."""
     use_root(monkeypatch, tmp_path)
     monkeypatch.setattr(tables, "_hash_now", lambda *_: "a" * 12)
-    config = {"model": {"pretrained": True}, "distill": {"teacher": ""}, "train": {"init": ""}}
+    config = {"distill": {"teacher": ""}, "train": {"init": ""}}
     planned = claims.load_design()["seeds"]["demo"]
     for run, base in {"c0": 0.3, "+silu": 0.4, "+mish": 0.31}.items():
         for seed in planned:
@@ -204,7 +204,8 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
             metrics = {"config": "a" * 12, "AP_without": [ap, ap]} | dict.fromkeys(
                 tables.METRICS, ap
             )
-            about = {"config_hash": "a" * 12, "config": config, "key": "k" * 16, "pack_hash": "p"}
+            own = config | {"model": {"pretrained": True, "activation": run}}
+            about = {"config_hash": "a" * 12, "config": own, "key": "k" * 16, "pack_hash": "p"}
             about |= {"input_size": 160, "num_params": 1}
             for folder, content in {"metrics": metrics, "runs": about}.items():
                 write_json(root() / "results/demo" / folder / f"{run}-s{seed}.json", content)

@@ -209,6 +209,7 @@ def test_seed_table_holds_what_may_be_compared(as_trained):
     assert seeds.index.tolist() == [("c0", 0), ("c0", 1), ("c0", 2), ("c0-scratch", 0)]
     assert seeds["AP"].tolist() == pytest.approx([20, 24, 30, 21])
     assert seeds["start"].tolist() == 3 * ["ImageNet"] + ["scratch"]
+    assert seeds["training"].nunique() == 2
     assert seeds[0].tolist() == pytest.approx([20, 24, 30, 21])
     assert seeds[1].tolist() == pytest.approx([10, 12, 15, 10.5])
     assert seeds[2].isna().all()  # no object is left
