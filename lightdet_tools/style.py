@@ -113,6 +113,26 @@ def _gap(labels: np.ndarray, box: np.ndarray) -> np.ndarray:
     return np.hypot(*np.maximum(labels[:, :2] - box[2:], box[:2] - labels[:, 2:]).clip(0).T)
 
 
+def side_by_side(axis: "Axes", x: Sequence[float], y: Sequence[float]) -> np.ndarray:
+    """x (N,) of points, those moved by a marker's width or two that have the x of one before them
+    (to a quarter of a marker) and would cover it.
+
+    The axis then has limits for all of them.
+    """
+    axis.update_datalim(np.column_stack([x, y]))
+    axis.autoscale_view()
+    axis.figure.draw_without_rendering()
+    wide = axis.figure.canvas.get_renderer().points_to_pixels(7)
+    places = axis.transData.transform(np.column_stack([x, y]))
+    first = places[:, 0].copy()
+    for i, place in enumerate(places):
+        moved = place + wide * np.array([[0, 0], [1, 0], [-1, 0], [2, 0], [-2, 0]])
+        others = places[:i][np.abs(first[:i] - first[i]) < wide / 4]
+        apart = np.hypot(*(moved[:, None] - others).T).min(0, initial=np.inf)
+        places[i] = moved[np.argmax(apart > 0.8 * wide)]
+    return axis.transData.inverted().transform(places)[:, 0]
+
+
 def label_points(
     axis: "Axes",
     x: Sequence[float],
@@ -133,7 +153,7 @@ def label_points(
         text.set_in_layout(False)
     axis.figure.draw_without_rendering()
     renderer, down = axis.figure.canvas.get_renderer(), np.array([1, -1])
-    near, margin = renderer.points_to_pixels(5), renderer.points_to_pixels(1)
+    near, margin = renderer.points_to_pixels(5), renderer.points_to_pixels(2.5)
     points = axis.transData.transform(np.column_stack([x, y])) * down
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = np.array([(e.width, e.height) for e in extents]).reshape(-1, 2) + 2 * margin

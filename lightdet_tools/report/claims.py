@@ -10,14 +10,15 @@ from lightdet_core.config import UserError, load_config, read_params, root
 from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
 from lightdet_tools.report.tables import seed_table, write_table
 
-NOTE = """Differences in AP, percentage points, seed by seed, ± their standard deviation. `within`,
-in a table of verdicts what stands after ±, is half of an interval, wide enough for {family} to hold
-together with 95 %: those of all comparisons of design.yaml, once per look. Where one holds 0,
-nothing is shown. `from seeds`, `from images`: standard errors. Teachers are of seed 0 alone: what
-another would bring is in no interval."""
+NOTE = """Differences in AP, percentage points, seed by seed. After ± stands, in a table of
+verdicts, half of an interval; where there is a column `within`, this is it, and after ± stands the
+standard deviation over the seeds. Intervals are wide enough for {family} to hold together with
+95 %: those of all comparisons of design.yaml, once per look. Where one holds 0, nothing is shown.
+`from seeds`, `from images`: standard errors (0.00: nothing beyond what the seeds explain). Teachers
+are of seed 0 alone: what another would bring is in no interval."""
 OF_CLASS = " In {tier} AP is that of the class {name}."
 REDO = """`redo` trains what a row needs, for the first profile that says so; data come before
-(`make repro STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
+(`make repro PROFILE=… STAGES=pack`), and `lightdet verdicts` writes results/verdicts.md anew."""
 
 
 def load_design(path: Path | None = None) -> dict:

@@ -157,10 +157,16 @@ def _intervals(axis: plt.Axes, table: pd.DataFrame) -> None:
     for chosen, face, label in (look for look in looks if look[0].any()):
         look = {"color": face, "edgecolors": COLORS[0], "s": 45, "zorder": 2, "label": label}
         axis.scatter(table["difference"][chosen], rows[chosen], **look)
-    # an interval that few runs leave very wide goes out of the frame, or no other could be read
+    # what few runs leave very wide goes out of the frame, or no other could be read, and so does
+    # what is very far off: a number stands at the border for it
     shown = table["within"].clip(upper=3 * table["within"].median()).fillna(0)
-    edge = 1.05 * max([1.0, *(table["difference"].abs() + shown)])
+    reach = table["difference"].abs() + shown
+    edge = 1.05 * max([1.0, *reach[reach <= 4 * reach.median()]])
     axis.set_xlim(-edge, edge)
+    for row, far in zip(rows, table["difference"], strict=True):
+        if abs(far) > edge:
+            text, side = (f"{far:+.1f} →", "right") if far > 0 else (f"← {far:+.1f}", "left")
+            axis.text(np.sign(far) * edge, row, text, ha=side, va="center", fontsize=9)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_ylim(len(table) - 0.4, -0.6)
     metric = table.attrs.get("metric", "AP")

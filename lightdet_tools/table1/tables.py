@@ -21,7 +21,14 @@ from lightdet_core.model import LightDet
 from lightdet_tools.report.figures import ACTIVATIONS
 from lightdet_tools.report.results import read_result
 from lightdet_tools.report.words import words_of_run
-from lightdet_tools.style import COLORS, PRINTED_COLOR, WIDTH, label_points, use_style
+from lightdet_tools.style import (
+    COLORS,
+    PRINTED_COLOR,
+    WIDTH,
+    label_points,
+    side_by_side,
+    use_style,
+)
 from lightdet_tools.table1.comparators import count
 from lightdet_tools.table1.systems import timed_as
 
@@ -319,19 +326,21 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     words = table["in words"] + _in_8_bits(table, ", ") + sizes
     labels = words + " (" + table["seeds"].astype(str) + ")"
     for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
-        for row in table.index[table[column].notna()]:
-            axis.errorbar(
-                table[column][row], table["AP"][row], yerr=table["AP std"][row], capsize=3,
-                fmt="D" if small[row] else "o", color=colors[kinds[table.index.get_loc(row)]],
-            )  # fmt: skip
         axis.margins(0.18)
         axis.set(xlabel=title, ylabel="AP, percent")
         there = table[table[column].notna()]
-        label_points(axis, there[column], there["AP"], labels[there.index], there["AP std"])
+        places = side_by_side(axis, there[column], there["AP"])
+        for row, place in zip(there.index, places, strict=True):
+            axis.errorbar(
+                place, table["AP"][row], yerr=table["AP std"][row], capsize=3,
+                fmt="D" if small[row] else "o", color=colors[kinds[table.index.get_loc(row)]],
+            )  # fmt: skip
+        label_points(axis, places, there["AP"], labels[there.index], there["AP std"])
     marks = [Line2D([], [], color=c, marker="o", linestyle="", label=ACTIVATIONS[k])
              for k, c in shown.items()]  # fmt: skip
     if small.any():
         marks.append(Line2D([], [], color="black", marker="D", linestyle="", label="in 8 bits"))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
-    axes[0, 0].set_title(f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std")
+    title = f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std"
+    axes[0, 0].set_title(f"{title}; equal costs side by side")
     return figure

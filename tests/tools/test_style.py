@@ -97,3 +97,15 @@ def test_no_label_where_something_is_already():
     usual = style.place_labels(box, size, FRAME)
     moved = style.place_labels(box, size, FRAME, taken=usual)
     assert len(moved) == 1 and overlaps(np.concatenate([usual, moved])) == 0
+
+
+def test_points_of_one_x_are_drawn_side_by_side_where_they_would_cover_each_other():
+    figure, axis = plt.subplots(figsize=(4, 4))
+    x, y = [1.0, 1.0, 1.0, 1.0, 1.02], [1.0, 1.001, 1.002, 2.0, 1.0]
+    places = style.side_by_side(axis, x, y)
+    assert places[[0, 3, 4]] == pytest.approx([1, 1, 1.02])  # the last one's x is its own
+    to_pixels = axis.transData.transform
+    step = figure.canvas.get_renderer().points_to_pixels(7)
+    moved = to_pixels(np.column_stack([places, y]))[:3, 0] - to_pixels((1.0, 1.0))[0]
+    assert moved == pytest.approx([0, step, -step], abs=1e-6)
+    plt.close(figure)

@@ -313,6 +313,16 @@ def test_one_very_wide_interval_does_not_hide_the_others():
     assert axis.get_xlim() == pytest.approx((-3.255, 3.255))  # 0.1 + three usual ones
 
 
+def test_what_is_very_far_off_is_a_number_at_the_border():
+    far = [2.0, 0.1, -42.0, 41.7]
+    rows = {"contrast": ["+a", "+b", "+c", "+d"], "difference": far, "within": 1.0}
+    table = pd.DataFrame(rows | {"seeds": 3, "verdict": "up"})
+    (axis,) = figures.plot_contrasts(table.iloc[[0, 1, 1, 0, 1, 2, 3]]).axes
+    assert axis.get_xlim() == pytest.approx((-3.15, 3.15))
+    said = {text.get_text(): text.get_position() for text in axis.texts}
+    assert said == {"← -42.0": pytest.approx((-3.15, 5)), "+41.7 →": pytest.approx((3.15, 6))}
+
+
 def overview(experiments, printed, contrasts):
     groups = {"experiment": experiments, "profile": "demo", "printed AP": printed}
     groups |= {"AP": range(len(printed)), "AP std": 1.0}
