@@ -8,13 +8,13 @@ import tarfile
 import pandas as pd
 import pytest
 import yaml
-from conftest import use_root
+from conftest import HERE, use_root
 
 from lightdet_core.config import UserError, all_runs, profiles, read_params, root
 from lightdet_core.machinery.files import write_json
 from lightdet_tools import cli
 from lightdet_tools.report import claims, tables
-from lightdet_tools.report.contrasts import weights_of
+from lightdet_tools.report.contrasts import contrasts, weights_of
 
 
 def design(**entries):
@@ -222,12 +222,38 @@ def test_verdicts_of_results(tmp_path, monkeypatch):
     assert f"enough for {claims.family(claims.load_design())} to hold" in path.read_text()
 
 
-def test_committed_verdicts_are_those_of_the_results(tmp_path, monkeypatch):
-    """As git has both: one's own run on another machine gives other numbers."""
+@pytest.fixture
+def in_git(tmp_path, monkeypatch):
+    """Results as git has them: one's own run on another machine gives other numbers."""
     git = ["git", "archive", "HEAD", "results"]
     if found := subprocess.run(git, cwd=root(), capture_output=True).stdout:
         with tarfile.open(fileobj=io.BytesIO(found)) as archive:
             archive.extractall(tmp_path, filter="data")
         use_root(monkeypatch, tmp_path)
+
+
+def test_committed_verdicts_are_those_of_the_results(in_git, tmp_path):
     claims.write_verdicts(claims.of_all_tiers(), tmp_path / "anew.md")
     assert (tmp_path / "anew.md").read_text() == (root() / "results/verdicts.md").read_text()
+
+
+def test_what_hangs_on_the_run_that_is_far_off_is_what_the_guide_says(in_git):
+    """docs/reproduce.md: claims and the demo's differences with g4, seed 4, and without."""
+    design, seeds = claims.load_design(), tables.seed_table("demo")
+    tested = claims.comparisons(design, "demo")
+    claims_of = {c.get("contrast"): c["claim"] for c in design["claims"].values()}
+    found = [
+        contrasts(there, tested, claims.family(design)).set_index("contrast")
+        for there in (seeds, seeds.drop(("g4", 4)))
+    ]
+    rows = []
+    for name in (name for name in tested if name in claims_of):
+        both = [table.loc[name] for table in found]
+        if both[0]["verdict"] != both[1]["verdict"]:
+            cells = [f"{r['difference']:+.2f} ± {r['within']:.2f}" for r in both]
+            verdicts = [{"none shown": "not shown"}.get(r["verdict"], r["verdict"]) for r in both]
+            said = [f"{cell}: {verdict}" for cell, verdict in zip(cells, verdicts, strict=True)]
+            rows.append((claims_of[name].split(",")[0], *said))
+    page = (HERE / "docs/reproduce.md").read_text()
+    table = page.partition("| claim, demo |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [tuple(row.strip("| ").split(" | ")) for row in table] == rows
