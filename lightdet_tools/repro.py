@@ -25,7 +25,7 @@ from lightdet_core.config import (
     root,
 )
 from lightdet_core.machinery.files import split_paths, write_text
-from lightdet_core.machinery.runs import check_links
+from lightdet_core.machinery.runs import check_links, check_start
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
@@ -76,10 +76,13 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
         tell: takes one line of text at a time.
 
     Raises:
-        UserError: a link, an unknown profile or, at the end, the stages that failed.
+        UserError: a link, an unknown profile, a run that begins with what it would replace or, at
+            the end, the stages that failed.
         KeyboardInterrupt: stopped; the same command continues.
     """
     check_links(profile)
+    for run in all_runs(read_params()):  # DVC empties a stage's folder before its command begins
+        check_start(load_config(run, profile), root() / "runs" / profile)
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):

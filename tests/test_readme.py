@@ -54,6 +54,8 @@ COMMANDS = {
     "mkdir -p data/custom/annotations data/custom/images": ".ci/smoke: mkdir -p data/custom",
     "make repro PROFILE=custom STAGES=train@custom-g3-0":
     ".ci/smoke: make repro PROFILE=custom STAGES=train@custom-g3-0",
+    "make repro PROFILE=custom STAGES=05_train@custom-g3-0":
+    ".ci/smoke: make repro PROFILE=custom STAGES=05_train@custom-g3-0",
     "make repro PROFILE=custom": ".ci/smoke: make repro PROFILE=custom STAGES=",
     "make repro STAGES=08_table2": ".ci/smoke: make repro PROFILE=smoke STAGES=08_table2",
     "lightdet detect exported/g5-s0.param photos --out found-ncnn":

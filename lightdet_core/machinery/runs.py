@@ -23,8 +23,9 @@ def sources_of(config: Config, runs: Path) -> dict[str, Path]:
     """Weights from elsewhere that a run learns from or starts with, by the setting that asks.
 
     Raises:
-        UserError: a run is not there; the message names the setting.
+        UserError: a run is not there, or `check_start`; the message names the setting.
     """
+    check_start(config, runs)
     sources, teacher, init = {}, config.distill.teacher, config.train.init
     for setting, run, seed in (("distill.teacher", teacher, 0), ("train.init", init, config.seed)):
         if run:
@@ -84,6 +85,16 @@ def check_links(profile: str) -> None:
                 f"{path}: is a symbolic link, behind which DVC takes no results; use a bind mount "
                 f"or a checkout on the large disk (data/{profile} may be a link)"
             )
+
+
+def check_start(config: Config, runs: Path) -> None:
+    """`UserError` for first weights in the run's own folder, which gives way to what it trains."""
+    start = config.model.pretrained
+    if isinstance(start, str) and (root() / start).is_relative_to(runs / config.run_name):
+        raise UserError(
+            f"model.pretrained {start}: is what this run would replace; copy the file elsewhere, "
+            f"or the block {config.profile} of params.yaml under another name for this training"
+        )
 
 
 def refuse_run_folder(path: Path) -> None:

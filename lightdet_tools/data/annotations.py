@@ -73,7 +73,7 @@ def complain(path: Path, problems: list[tuple[str, str]], remedy: str = SKIP) ->
     shown = [f"  {kind}: {detail}" for kind, detail in problems[:SHOWN]]
     if len(problems) > SHOWN:
         shown.append(f"  … and {len(problems) - SHOWN} more")
-    counts = ", ".join(f"{kind} {n}" for kind, n in Counter(k for k, _ in problems).items())
+    counts = ", ".join(f"{n} {kind}" for kind, n in Counter(k for k, _ in problems).items())
     many = f"{len(problems)} problem{'s' if problems[1:] else ''}"
     raise DataError("\n".join([f"{path}: {many} ({counts})", *shown, f"  {remedy}"]))
 

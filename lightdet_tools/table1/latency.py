@@ -6,15 +6,14 @@
 Batch 1, RGB images 0..255, normalisation inside. All systems are converted and checked first. Then
 those of a group of runtimes are opened, and every one has its turn, again and again
 (`timing.interleaved`). So a slow minute of the machine hits all of them alike, and ratios inside
-one group are what may be
-compared. Each is called for --seconds, but some times at least: a row's `calls` says how often.
-`network` is the call from prepared input to raw output; GFLv2's quality, which the exported network
-leaves to the host, is none of it. `boxes` goes from a decoded image of 640 x 480 pixels to boxes on
-the canvas: letterbox, network, decoding, threshold, NMS, each system with its own decoder (ours and
-NanoDet's look at the threshold first, `detect.exported_find`), in one thread where the network is
-not torch's. Weights are random, batch norm is measured on drawn scenes, class logits of ours and
-NanoDet's are spread as a trained network's, and thresholds let about CANDIDATES pairs of cell and
-class through.
+one group are what may be compared. Each is called for --seconds, but some times at least: a row's
+`calls` says how often. `network` is the call from prepared input to raw output; GFLv2's quality,
+which the exported network leaves to the host, is none of it. `boxes` goes from a decoded image of
+640 x 480 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system
+with its own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`), in
+one thread where the network is not torch's. Weights are random, batch norm is measured on drawn
+scenes, class logits of ours and NanoDet's are spread as a trained network's, and thresholds let
+about CANDIDATES pairs of cell and class through.
 Written to results/speed/latency.json (with a profile: <profile>.json), until the end as .partial.
 """
 
@@ -168,14 +167,14 @@ def measure(
 def _ncnn_files(systems: list[System], folder: Path) -> Iterator[list[Future]]:
     """ncnn's files are written by another thread: pnnx takes minutes, on one core."""
     with ThreadPoolExecutor(1) as aside:
-        files = []
-        for system in systems:
-            with suppress(Exception):  # `load_ncnn` tries again, and says why
-                traced = trace_ncnn(system, folder)
-                files.append(aside.submit(write_ncnn, traced, system, folder))
         try:
+            files = []
+            for system in systems:
+                with suppress(Exception):  # `load_ncnn` tries again, and says why
+                    traced = trace_ncnn(system, folder)
+                    files.append(aside.submit(write_ncnn, traced, system, folder))
             yield files
-        finally:
+        finally:  # of a stop, too
             aside.shutdown(cancel_futures=True)
 
 

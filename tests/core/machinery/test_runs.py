@@ -77,3 +77,15 @@ def test_a_teacher_counts_by_what_made_it(tmp_path):
 
     assert key(b"here", "a" * 16) == key(b"elsewhere", "a" * 16) != key(b"here", "b" * 16)
     assert key(b"here") != key(b"elsewhere")
+
+
+def test_a_run_does_not_begin_with_what_it_would_replace(tmp_path, monkeypatch):
+    use_root(monkeypatch, tmp_path)
+    folder = tmp_path / "runs/demo"
+    for run, allowed in (("g1-s0", False), ("g1-s1", True), ("g1-s0.old", True)):
+        config = tiny().with_model(pretrained=f"runs/demo/{run}/weights.safetensors")
+        if allowed:
+            assert list(runs.sources_of(config, folder)) == ["model.pretrained"]
+        else:
+            with pytest.raises(UserError, match=r"g1-s0/weights\.safetensors: is what this run"):
+                runs.sources_of(config, folder)

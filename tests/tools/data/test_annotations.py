@@ -128,7 +128,7 @@ def test_all_problems_at_once(tmp_path):
         read_annotations(write_coco(tmp_path, coco))
     message = str(caught.value)
     assert (
-        "44 problems (duplicate image id 2, annotation of a broken image 2, unknown image 40)"
+        "44 problems (2 duplicate image id, 2 annotation of a broken image, 40 unknown image)"
         in message
     )
     assert message.count("unknown image: annotation") == 16 and "… and 24 more" in message
