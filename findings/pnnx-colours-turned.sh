@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Guess: what pnnx makes of an ONNX file for ncnn computes the same; what it cannot do, it says, as for a Slice with
 #   step 2.
-# Really: a Slice with step -1, which turns the channels (blue, green, red to red, green, blue) or mirrors an image, is
-#   left out: the values come as they went in. A Gather of the channels 2, 1, 0 gives the first of these alone, without
-#   its axis. Padding by wrap-around (a panorama of 360 degrees) repeats the edge instead. A bilinear Resize with
-#   "asymmetric" coordinates (TensorFlow's older ones) is sampled as with "half_pixel". No message about it, exit status
-#   0, ncnn runs it. What stands beside it in each case (step 1, edge, half_pixel) is right.
+# Really: a Slice of a whole axis with step -1, which turns blue, green, red to red, green, blue or mirrors an image, is
+#   left out unless it goes from -1 to the least number of 32 or 64 bits: with -4, right before the first of 3 channels,
+#   or from 2, the last one, the values come out as they went in. A Gather of several channels gives one, without its
+#   axis, and that goes by no index: the number of the axis, 1, is taken for it, so that channels 2, 1, 0 and 0, 2 both
+#   are channel 1. Padding by wrap-around (a panorama of 360 degrees) pads with zeros. A bilinear Resize with
+#   "asymmetric" coordinates (TensorFlow's older ones) is sampled as with "half_pixel". No message about it,
+#   exit status 0, ncnn runs it; the variants beside them are right.
 # Here: networks are converted from torch, not from ONNX, and each exported file is compared with torch.
 # (pnnx asks for torch, but its program reads ONNX without it: hence --no-deps.)
 set -euo pipefail
@@ -29,8 +31,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 print(*(f"{name} {version(name)}" for name in ("pnnx", "ncnn", "onnxruntime")))
 PNNX = Path(sysconfig.get_paths()["purelib"], "pnnx", "pnnx")
-# Blue is 0 to 3 from left to right in each row, green 100 more, red 200 more.
-IMAGE = (np.arange(4) + 100 * np.arange(3)[:, None, None] + np.zeros((4, 1)))[None].astype(np.float32)
+# Blue is 1 to 4 from left to right in each row, green 100 more, red 200 more.
+IMAGE = (np.arange(1, 5) + 100 * np.arange(3)[:, None, None] + np.zeros((4, 1)))[None].astype(np.float32)
 UNSURE = ("not supported", "unsupported", "ignore ", "error")  # what pnnx says of a step that it cannot translate
 
 
@@ -81,7 +83,7 @@ def slices(first, end, axis, step):
 
 
 def row(out):
-    return np.asarray(out, float).round(2).tolist()
+    return " ".join(f"{v:g}" for v in np.ravel(out).round(2))
 
 
 LEAST, BORDER = -(2**63), [0, 0, 0, 1, 0, 0, 0, 1]  # "from the end to the start"; one column on each side
@@ -92,6 +94,7 @@ for name, node, wrong, line in (
     ("Slice, step -1 from the last, 2, to the least number", slices(2, LEAST, 1, -1), True, CHANNELS),
     ("Slice, step -1 to before the first of 4 columns", slices(-1, -5, 3, -1), True, COLUMNS),
     ("Gather, channels 2, 1, 0", ("Gather", [2, 1, 0]), True, CHANNELS),
+    ("Gather, channels 0, 2", ("Gather", [0, 2]), True, CHANNELS),
     ("Pad, edge", ("Pad", BORDER), False, COLUMNS),
     ("Pad, wrap", ("Pad", BORDER), True, COLUMNS),
     ("Resize, half_pixel", ("Resize", None, np.float32([1, 1, 2, 2])), False, COLUMNS),
@@ -101,15 +104,40 @@ for name, node, wrong, line in (
     more = {"Gather": {"axis": 1}, "Pad": {"mode": how},
             "Resize": {"mode": "linear", "coordinate_transformation_mode": how}}.get(kind, {})
     right, out, same = both(name, kind, *numbers, **more)
-    print(f"  onnxruntime {row(right[line])}, ncnn {row(out[line])}")
+    print(f"  onnxruntime {row(right[line])} | ncnn {row(out[line])}")
     assert same != wrong
     if kind == "Slice" and wrong:
         assert np.array_equal(out, IMAGE[0])
     if kind == "Gather":
-        assert np.array_equal(right, IMAGE[0, ::-1]) and out.shape == (4, 4)
+        assert np.array_equal(right, IMAGE[0, numbers[0]]) and np.array_equal(out, IMAGE[0, 1])
+    if name == "Pad, wrap":
+        assert not out[:, :, [0, -1]].any()
 
 said = convert(*slices(0, 3, 1, 2))
 print("of step 2 it says:", said[0])
 assert "step 2" in said[0]
 EOF
 venv/bin/python check.py
+# Seen (Python 3.11, Linux, x86-64):
+#   pnnx 20261020 ncnn 1.0.20261020 onnxruntime 1.31.1
+#   Slice, step -1 to the least number: the same, (3, 4, 4) and (3, 4, 4), layers ['Flip']
+#     onnxruntime 201 101 1 | ncnn 201 101 1
+#   Slice, step -1 to before the first of 3 channels: OTHER, (3, 4, 4) and (3, 4, 4), layers []
+#     onnxruntime 201 101 1 | ncnn 1 101 201
+#   Slice, step -1 from the last, 2, to the least number: OTHER, (3, 4, 4) and (3, 4, 4), layers []
+#     onnxruntime 201 101 1 | ncnn 1 101 201
+#   Slice, step -1 to before the first of 4 columns: OTHER, (3, 4, 4) and (3, 4, 4), layers []
+#     onnxruntime 4 3 2 1 | ncnn 1 2 3 4
+#   Gather, channels 2, 1, 0: OTHER, (3, 4, 4) and (4, 4), layers ['Crop', 'Squeeze']
+#     onnxruntime 201 101 1 | ncnn 101
+#   Gather, channels 0, 2: OTHER, (2, 4, 4) and (4, 4), layers ['Crop', 'Squeeze']
+#     onnxruntime 1 201 | ncnn 101
+#   Pad, edge: the same, (3, 4, 6) and (3, 4, 6), layers ['Padding']
+#     onnxruntime 1 1 2 3 4 4 | ncnn 1 1 2 3 4 4
+#   Pad, wrap: OTHER, (3, 4, 6) and (3, 4, 6), layers ['Padding']
+#     onnxruntime 4 1 2 3 4 1 | ncnn 0 1 2 3 4 0
+#   Resize, half_pixel: the same, (3, 8, 8) and (3, 8, 8), layers ['Interp']
+#     onnxruntime 1 1.25 1.75 2.25 2.75 3.25 3.75 4 | ncnn 1 1.25 1.75 2.25 2.75 3.25 3.75 4
+#   Resize, asymmetric: OTHER, (3, 8, 8) and (3, 8, 8), layers ['Interp']
+#     onnxruntime 1 1.5 2 2.5 3 3.5 4 4 | ncnn 1 1.25 1.75 2.25 2.75 3.25 3.75 4
+#   of step 2 it says: slice with step 2 is not supported

@@ -3,11 +3,11 @@
 #   on the other. A frame "in which it is temporarily missing" is skipped and resets nothing, says its documentation; a
 #   higher `minimum_crossing_threshold` asks for more frames on the other side, and so counts less.
 # Really: it forgets an object that is missing in `minimum_crossing_threshold` + 1 frames in a row: in two by default,
-#   0.07 seconds at 30 frames per second. Back on the other side it counts as one that was always there, and no crossing
-#   is ever counted, though the tracker (30 frames of memory by default) gave it the same id. The number is in no
-#   documentation, and goes by the setting that means something else: 1 misses all who are hidden for two frames while
-#   they cross, 10 counts them all up to ten. Of 100 people whom a pole at the line hides for 1 to 8 frames each, 15 are
-#   counted by default, 100 with a threshold of 8.
+#   0.07 seconds at 30 frames per second. Back on the other side it passes for one that was always there, the crossing
+#   is never counted, though the tracker, which remembers for 30 frames by default, gives it the same id. That the state
+#   is dropped after a long absence is documented, how long that is is not; and it goes by the setting that means
+#   something else: one hidden for two frames is counted with a threshold of 2 to 10, not with 1. Of 100 people whom a
+#   pole at the line hides for 1 to 8 frames each 15 are counted by default, 100 with a threshold of 8.
 # Here: what crosses a line out of sight is tried before a count is believed.
 set -euo pipefail
 room="$(mktemp -d)"
@@ -64,6 +64,17 @@ totals = {each: 0 for each in THRESHOLDS}
 for hidden in people.tolist():
     counts, _ = walk(hidden, THRESHOLDS)
     totals = {each: totals[each] + counts[each] for each in THRESHOLDS}
-print("of 100 people hidden for 1 to 8 frames are counted, by threshold:", totals)
+print("of 100 hidden for 1 to 8 frames are counted, with thresholds of 1 to 10:", *totals.values())
 assert totals == {each: int((people <= each).sum()) for each in THRESHOLDS} and totals[1] < 20 and totals[8] == 100
 EOF
+venv/bin/python check.py
+# Seen (Python 3.11, Linux, x86-64):
+#   supervision 0.31.2 trackers 2.6.1
+#   hidden for 0 frames: 1 id; counted with a threshold of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+#   hidden for 1 frames: 1 id; counted with a threshold of [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+#   hidden for 2 frames: 1 id; counted with a threshold of [2, 3, 4, 5, 6, 7, 8, 9, 10]
+#   hidden for 3 frames: 1 id; counted with a threshold of [3, 4, 5, 6, 7, 8, 9, 10]
+#   hidden for 5 frames: 1 id; counted with a threshold of [5, 6, 7, 8, 9, 10]
+#   hidden for 10 frames: 1 id; counted with a threshold of [10]
+#   hidden for 11 frames: 1 id; counted with a threshold of []
+#   of 100 hidden for 1 to 8 frames are counted, with thresholds of 1 to 10: 15 19 31 44 60 77 90 100 100 100
