@@ -25,7 +25,7 @@ from lightdet_core.config import (
     root,
 )
 from lightdet_core.machinery.files import split_paths, write_text
-from lightdet_core.machinery.runs import check_links, check_start
+from lightdet_core.machinery.runs import check_links
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
@@ -76,13 +76,12 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
         tell: takes one line of text at a time.
 
     Raises:
-        UserError: a link, an unknown profile, a run that begins with what it would replace or, at
-            the end, the stages that failed.
+        UserError: a link, an unknown profile, a run that begins with what one of the runs here
+            replaces or, at the end, the stages that failed.
         KeyboardInterrupt: stopped; the same command continues.
     """
     check_links(profile)
-    for run in all_runs(read_params()):  # DVC empties a stage's folder before its command begins
-        check_start(load_config(run, profile), root() / "runs" / profile)
+    _check_starts(profile)
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):
@@ -105,6 +104,22 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
         raise
     finally:
         signal.signal(signal.SIGTERM, polite)
+
+
+def _check_starts(profile: str) -> None:
+    """DVC empties the folder of a run before anything trains, be it needed by another's start."""
+    runs = (root() / "runs" / profile).resolve()
+    for run in all_runs(read_params()):
+        start = load_config(run, profile).model.pretrained
+        path = (root() / start).resolve() if isinstance(start, str) else root()
+        emptied = [
+            name for name in all_runs(read_params()) if path.is_relative_to(runs / f"{name}-s0")
+        ]
+        if emptied:
+            raise UserError(
+                f"model.pretrained {start} of {run}: training {emptied[0]} replaces it; copy the "
+                f"file elsewhere, or the block {profile} of params.yaml under another name"
+            )
 
 
 def _stopped(*_: object) -> None:

@@ -335,16 +335,18 @@ def test_links_that_dvc_refuses_are_named_before_anything_runs(params, monkeypat
     repro.run_stages("smoke", [], print)
 
 
-def test_a_run_that_begins_with_what_it_would_replace_is_refused_before_dvc_empties_it(
+def test_a_run_that_begins_with_what_is_replaced_is_refused_before_dvc_empties_it(
     params, monkeypatch
 ):
     monkeypatch.setattr(repro, "DVC", stand_in(params.parent, ""))
     start = "{experiments: {g2: {model: {pretrained: runs/mine/%s/weights.safetensors}}}}\n"
-    params.write_text(params.read_text() + "mine: " + start % "g2-s0" + "yours: " + start % "g2-s0")
+    blocks = {"mine": "g2-s0", "others": "../others/g3-s0", "yours": "g2-s0", "aside": "c0-s0"}
+    text = "".join(f"{name}: {start % run}" for name, run in blocks.items())
+    params.write_text(params.read_text() + text)
     before = params.read_bytes()
-    with pytest.raises(
-        UserError, match=r"mine/g2-s0/wei.* would replace; copy .*the block mine of"
-    ):
-        repro.run_stages("mine", [], print)
+    for name, run in (("mine", "g2"), ("others", "g3")):
+        with pytest.raises(UserError, match=f"of g2: training {run} replaces .*block {name} of"):
+            repro.run_stages(name, [], print)
     assert params.read_bytes() == before and not (params.parent / "asked").exists()
-    repro.run_stages("yours", ["08_table2"], print)  # another profile's run is a start
+    for name in ("yours", "aside"):  # of another profile, or of no stage's run: a start
+        repro.run_stages(name, ["08_table2"], print)

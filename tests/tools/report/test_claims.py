@@ -257,3 +257,10 @@ def test_what_hangs_on_the_run_that_is_far_off_is_what_the_guide_says(in_git):
     page = (HERE / "docs/reproduce.md").read_text()
     table = page.partition("| claim, demo |")[2].partition("\n\n")[0].splitlines()[2:]
     assert [tuple(row.strip("| ").split(" | ")) for row in table] == rows
+
+
+def test_two_experiments_with_equal_settings_are_one_training(in_git):
+    for profile in ("demo", "bccd", "minicoco"):
+        training = tables.seed_table(profile)["training"].groupby("run").first()
+        assert training["g2"] == training["+mish"] and training["g3"] == training["+silu"]
+        assert training.nunique() == len(training) - 2
