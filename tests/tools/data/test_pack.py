@@ -129,7 +129,7 @@ def test_an_orientation_that_the_size_cannot_decide(tmp_path, turn):
     build(annotations, images, tmp_path / "out", 32, progress=silent)  # nothing speaks against it
     give("sub/a.png", 6)
     with pytest.raises(
-        DataError, match=rf"cannot decide.* 1\).*\n.*image 20: .*c\.png: .* {turn},"
+        DataError, match=rf"\(1 orien.* cannot decide.*\n.*image 20: .*c\.png: .* {turn},"
     ):
         build(annotations, images, tmp_path / "out", 32, progress=silent)
     lines = []
@@ -212,7 +212,7 @@ def test_broken_images_are_reported_together(made):
     before = tree(out.parent)
     (images / "sub/a.png").unlink()
     (images / "c.png").unlink()
-    with pytest.raises(DataError, match=r"2 problems \(missing image 2\)(?s:.*)image 30: .*sub/a"):
+    with pytest.raises(DataError, match=r"2 problems \(2 missing image\)(?s:.*)image 30: .*sub/a"):
         build(annotations, images, out, 16, progress=silent)
     (images / "sub/a.png").write_bytes(b"no image")
     Image.new("RGB", (20, 21)).save(images / "c.png")
