@@ -108,18 +108,16 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
 
 def _check_starts(profile: str) -> None:
     """DVC empties the folder of a run before anything trains, be it needed by another's start."""
-    runs = (root() / "runs" / profile).resolve()
-    for run in all_runs(read_params()):
+    folder, runs = (root() / "runs" / profile).resolve(), all_runs(read_params())
+    for run in runs:
         start = load_config(run, profile).model.pretrained
         path = (root() / start).resolve() if isinstance(start, str) else root()
-        emptied = [
-            name for name in all_runs(read_params()) if path.is_relative_to(runs / f"{name}-s0")
-        ]
-        if emptied:
-            raise UserError(
-                f"model.pretrained {start} of {run}: training {emptied[0]} replaces it; copy the "
-                f"file elsewhere, or the block {profile} of params.yaml under another name"
-            )
+        for other in runs:
+            if path.is_relative_to(folder / f"{other}-s0"):
+                raise UserError(
+                    f"model.pretrained {start} of {run}: training {other} replaces it; copy the "
+                    f"file elsewhere, or the block {profile} of params.yaml under another name"
+                )
 
 
 def _stopped(*_: object) -> None:

@@ -571,7 +571,7 @@ def test_int8_holds_what_it_should(activation, decoded):
     assert set(weights[False]) == {"DequantizeLinear"} and len(weights[False]) > 50
 
 
-def test_int8_of_silu_has_no_steps_below_minus_six(monkeypatch):
+def test_int8_of_silu_has_no_steps_below_minus_six():
     """The range of what it reads is from there to the mean of the images' highest values."""
     model = LightDet(small_run(SIZE, activation="silu").model).eval()
     with torch.no_grad():
