@@ -222,7 +222,7 @@ def plot_measured(found: dict) -> Figure:
     speed = speed[(speed["part"] == "network") & (speed["runtime"] == speed["base"])]
     order = speed.groupby("system")["median_ms"].min().sort_values(ascending=False).index
     place = {key: row for row, key in enumerate(order)}
-    figure, axis = plt.subplots(figsize=(WIDTH, 1.4 + 0.29 * len(order)))
+    figure, axis = plt.subplots(figsize=(WIDTH, 1.4 + 0.36 * len(order)))  # two lines each
     markers = zip(speed["runtime"].unique(), "os^Dv", COLORS, strict=False)
     for runtime, marker, color in markers:
         rows = speed[speed["runtime"] == runtime]
@@ -230,7 +230,7 @@ def plot_measured(found: dict) -> Figure:
         bars = [x - rows["p10_ms"], rows["p90_ms"] - x]
         axis.errorbar(x, y, xerr=bars, fmt="none", ecolor=color, capsize=2, linewidth=1)
         axis.scatter(x, y, marker=marker, color=color, s=30, label=runtime, zorder=3)
-    titles = ["\n".join(textwrap.wrap(title_of(found, key), 36)) for key in order]
+    titles = ["\n".join(textwrap.wrap(title_of(found, key), 40)) for key in order]
     axis.set_yticks(range(len(order)), titles, fontsize=9)
     for key, label in zip(order, axis.get_yticklabels(), strict=True):
         label.set_fontweight("bold" if is_ours(found, key) else "normal")

@@ -1,6 +1,7 @@
 """Tables and figures of speed from made-up measurements with known ratios."""
 
 import json
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -194,3 +195,11 @@ def test_missing_measurements_are_an_error(tmp_path):
     path.write_text(json.dumps({"systems": []}))
     with pytest.raises(UserError, match="not there or not readable"):
         tables.read_latency(path)
+
+
+def test_no_name_of_a_system_covers_the_next():
+    figure = tables.opening()
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) > 20 and all(low.y1 < high.y0 for low, high in pairwise(boxes))
+    plt.close(figure)
