@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 
 class UserError(ValueError):
@@ -62,8 +63,6 @@ def root() -> Path:
 
 SMALLEST_INPUT = 64  # px
 NAME = re.compile(r"[\w-]+", re.ASCII)  # of a profile
-ODD_NUMBER = re.compile(r"^[-+]?0\w|:")  # octal, hexadecimal, binary, and 1:30, which is 90
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as quick
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # "1", true: no numbers
 
 
@@ -239,18 +238,29 @@ SECTIONS: dict[str, Any] = {
 }
 
 
+def parse_yaml(text: str) -> Any:
+    """YAML 1.2, as DVC reads params.yaml, too: 1e-3 and 0416 are the numbers that they look like,
+    `no` is a word, and a key that stands twice is an error."""
+    return YAML(typ="safe").load(text)
+
+
+def read_yaml(path: Path) -> Any:
+    """`parse_yaml` of a file; `ConfigError` where that is impossible."""
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; restore it") from None
+    except (YAMLError, ValueError) as error:
+        # it repeats the text, and tells programmers how to switch the check off
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{path}: not YAML in UTF-8: {where}{reason or error}") from None
+
+
 def read_params(path: Path | None = None) -> dict:
     """params.yaml as a dict; `ConfigError` when it is missing, not YAML, or a key stands twice."""
     path = path or root() / "params.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-        _check_text(text, path)
-        params = yaml.load(text, LOADER)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; it holds every setting, restore it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML in UTF-8: {error}") from None
-    params = params if isinstance(params, dict) else {}
+    params = _mapping(read_yaml(path), str(path))
     needed = ("profile", "runs", "seeds", "show", "experiments")
     if missing := [key for key in needed if not params.get(key)]:
         raise ConfigError(f"{path}: nothing under {', '.join(missing)}")
@@ -269,38 +279,6 @@ def read_params(path: Path | None = None) -> dict:
     if (show := params["show"]) not in params["runs"] or 0 not in params["seeds"]:
         raise ConfigError(f"{path}: notebooks show {show}-s0: `runs` must hold {show}, `seeds` 0")
     return params
-
-
-def _check_text(text: str, path: Path) -> None:
-    """`ConfigError` for what YAML's reader takes without a word: a key that is no text or stands
-    twice (the last one counts), a number that is another one than it looks (0416 is 270)."""
-    nodes: list[tuple[yaml.Node | None, str]] = [(yaml.compose(text, LOADER), "")]
-    for node, where in nodes:  # grows with what each holds; of aliases it has one
-        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        inside = (
-            [(each, where) for each in node.value] if isinstance(node, yaml.SequenceNode) else []
-        )
-        lines: dict[str, int] = {}
-        for key, value in pairs:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"{path}: line {line}: a list or mapping as a key; write text")
-            name = f"{where}.{key.value}" if where else key.value
-            if not key.tag.endswith((":str", ":merge")):
-                remedy = "not read as text; put it in quotes"
-                raise ConfigError(f"{path}: {name}: line {line}: {remedy}")
-            if key.value in lines:
-                both = f"in line {lines[key.value]} and in line {line}"
-                raise ConfigError(f"{path}: {name}: stands twice, {both}; keep one")
-            lines[key.value] = line
-            inside.append((value, name))
-        for value, name in inside:
-            if isinstance(value, yaml.ScalarNode):
-                if value.tag.endswith((":int", ":float")) and ODD_NUMBER.search(value.value):
-                    found = f"{value.value} is read as {yaml.safe_load(value.value)}"
-                    raise ConfigError(f"{path}: {name}: {found}; write plain digits")
-            elif all(value is not known for known, _ in nodes):
-                nodes.append((value, name))
 
 
 def _check_order(params: dict, path: Path) -> None:
@@ -395,9 +373,11 @@ def _choose(value: object, known: Iterable[str], where: str) -> None:
 
 
 def _mapping(value: object, where: str) -> dict:
-    """`value` if it is a mapping; nothing at all counts as an empty one."""
+    """`value` if it is a mapping of names; nothing at all counts as an empty one."""
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{where}: {value!r}, but keys with values are needed")
+    if odd := [key for key in value or {} if not isinstance(key, str)]:
+        raise ConfigError(f"{where}: {odd[0]!r}: not read as text; put it in quotes")
     return value or {}
 
 
@@ -414,8 +394,6 @@ def _built(cls: type, values: dict, places: dict[str, str], section: str = "") -
             remedy = f"unknown; known are {', '.join(f.name for f in dataclasses.fields(cls))}"
         elif error["type"] == "tuple_type":
             remedy = f"write a list, such as [{'' if value is None else value}]"
-        elif error["type"] == "float_type" and isinstance(value, str):
-            remedy += "; write 1.0e-3 for 1e-3, which YAML takes for text"
         where = places.get(f"{section}.{key}", key)
         raise ConfigError(f"{where}: {values[key]!r}: {remedy}") from None
 

@@ -310,10 +310,13 @@ def _take_over(model: LightDet, other: LightDet, said: str) -> None:
 
 def load_state(model: LightDet, state: dict[str, Tensor], said: str) -> None:
     """Fill a network; `UserError`, which begins with `said`, where the weights are of another."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{said}: {' '.join(str(error).split())[:200]}") from None
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    if wrong:
+        shapes = " and ".join(str(shape.get(wrong[0], "not there")) for shape in (found, own))
+        raise UserError(f"{said}: {len(wrong)} tensors differ, first {wrong[0]}: {shapes}")
+    model.load_state_dict(state)
 
 
 def save_weights(

@@ -261,9 +261,10 @@ def latency(
     """
     load_config("c0", profile)
     begin("timing")
-    from lightdet_tools.table1.latency import write_table
+    from lightdet_tools.table1.latency import medians, write_table
 
-    print(f"written to {write_table(systems, runtimes, seconds, threads, out, told, profile)}")
+    written = write_table(systems, runtimes, seconds, threads, out, told, profile)
+    print(f"{medians(written)}\nwritten to {written}")
 
 
 @app.command(**MEASURE)
@@ -390,6 +391,10 @@ def run_cli(work: Callable[[], object]) -> None:
     """Run a command: a user's mistake ends in one line and exit code 2, Ctrl-C in 130."""
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there
+        sys.exit(141)  # as a shell says of SIGPIPE
     except typer.Exit as end:  # of --help
         sys.exit(end.exit_code)
     except typer.TyperException as error:

@@ -93,3 +93,4 @@ def notebook_run(
     from lightdet_tools.notebooks.run import execute
 
     execute(source, out, dict(given or []))
+    print(f"written to {out}")

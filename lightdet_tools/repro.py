@@ -13,19 +13,18 @@ from collections.abc import Callable
 from contextlib import chdir
 from typing import Any
 
-import yaml
-
 from lightdet_core.config import (
     Config,
     ConfigError,
     UserError,
     all_runs,
     load_config,
+    parse_yaml,
     read_params,
     root,
 )
 from lightdet_core.machinery.files import split_paths, write_text
-from lightdet_core.machinery.runs import check_links
+from lightdet_core.machinery.runs import check_links, check_start
 from lightdet_tools.side_by_side import Job, conduct, slots
 
 LINE = re.compile(r"""^(profile:[ \t]+)(?:"[^"\n]*"|'[^'\n]*'|[^\s#]+)(?!\S)""", re.M)
@@ -52,12 +51,12 @@ def set_profile(profile: str) -> str:
 def _write(profile: str) -> None:
     path = root() / "params.yaml"
     text = path.read_bytes().decode()
-    params = yaml.safe_load(text)
+    params = parse_yaml(text)
     if params["profile"] == profile:
         return
-    word = profile if yaml.safe_load(profile) == profile else json.dumps(profile)
+    word = profile if parse_yaml(profile) == profile else json.dumps(profile)
     changed = LINE.sub(lambda line: line[1] + word, text, count=1)
-    if yaml.safe_load(changed) != params | {"profile": profile}:
+    if parse_yaml(changed) != params | {"profile": profile}:
         raise ConfigError(f"{path}: a line `profile: {word}` is needed; write it by hand")
     write_text(path, changed)
 
@@ -81,7 +80,10 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
         KeyboardInterrupt: stopped; the same command continues.
     """
     check_links(profile)
-    _check_starts(profile)
+    trained = all_runs(read_params())
+    for run in trained:
+        folders = [f"{other}-s0" for other in trained]
+        check_start(load_config(run, profile), root() / "runs" / profile, folders)
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:
         with chdir(root()):
@@ -104,20 +106,6 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
         raise
     finally:
         signal.signal(signal.SIGTERM, polite)
-
-
-def _check_starts(profile: str) -> None:
-    """DVC empties the folder of a run before anything trains, be it needed by another's start."""
-    folder, runs = (root() / "runs" / profile).resolve(), all_runs(read_params())
-    for run in runs:
-        start = load_config(run, profile).model.pretrained
-        path = (root() / start).resolve() if isinstance(start, str) else root()
-        for other in runs:
-            if path.is_relative_to(folder / f"{other}-s0"):
-                raise UserError(
-                    f"model.pretrained {start} of {run}: training {other} replaces it; copy the "
-                    f"file elsewhere, or the block {profile} of params.yaml under another name"
-                )
 
 
 def _stopped(*_: object) -> None:

@@ -5,10 +5,9 @@ import re
 import sys
 import tomllib
 
-import yaml
 from setuptools import find_packages
 
-from lightdet_core.config import root
+from lightdet_core.config import parse_yaml, root
 
 
 def pins(text: str) -> dict[str, str]:
@@ -45,7 +44,7 @@ def test_lock_names_no_index_host_or_local_path():
 
 
 def test_conda_takes_the_same_lock_and_python():
-    environment = yaml.safe_load((root() / "environment.yml").read_text())
+    environment = parse_yaml((root() / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11.*", "pip"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
@@ -65,7 +64,7 @@ def test_the_package_declares_what_the_lock_is_made_of():
 
 def imported(*packages: str) -> set[str]:
     """Distributions of what the modules of packages import, wherever in them."""
-    modules = {"PIL": "pillow", "yaml": "pyyaml", "pydantic_core": "pydantic"}
+    modules = {"PIL": "pillow", "ruamel": "ruamel-yaml", "pydantic_core": "pydantic"}
     found = set()
     for path in (p for package in packages for p in (root() / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 from test_imports import imports, module_of, place, tree_of
 
-from lightdet_core.config import ConfigError, all_runs, profiles, read_params, root
+from lightdet_core.config import ConfigError, all_runs, parse_yaml, profiles, read_params, root
 
-STAGES = yaml.safe_load((root() / "dvc.yaml").read_text())["stages"]
-PARAMS = yaml.safe_load((root() / "params.yaml").read_text())
+STAGES = parse_yaml((root() / "dvc.yaml").read_text())["stages"]
+PARAMS = parse_yaml((root() / "params.yaml").read_text())
 PROFILES = profiles(PARAMS)
 # pass words on; of them a stage needs what its own command imports
 CLI = ("lightdet_tools/cli.py", "lightdet_tools/cli_groups.py")
@@ -174,10 +173,10 @@ def test_taught_runs_wait_for_their_teacher_and_differ_in_nothing_else():
 )
 def test_runs_in_the_wrong_list_are_named(tmp_path, changes, message):
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(PARAMS | {"show": "g3"} | changes))
+    path.write_text(json.dumps(PARAMS | {"show": "g3"} | changes))
     with pytest.raises(ConfigError, match=message):
         read_params(path)
-    path.write_text(yaml.safe_dump(PARAMS | {"show": "g3", "runs": ["g3"], "taught": []}))
+    path.write_text(json.dumps(PARAMS | {"show": "g3", "runs": ["g3"], "taught": []}))
     assert all_runs(read_params(path)) == ["g3"]
 
 
@@ -196,9 +195,9 @@ def test_results_name_no_machine_and_stay_small():
 def test_what_differs_by_profile_has_the_profile_in_its_name():
     """Else dvc.lock, which knows stages by name, would forget one profile's for another's."""
     for name, stage in STAGES.items():
-        if "${profile}" in yaml.safe_dump({k: v for k, v in stage.items() if k != "matrix"}):
+        if "${profile}" in json.dumps({k: v for k, v in stage.items() if k != "matrix"}):
             assert next(iter(stage["matrix"].items())) == ("profile", ["${profile}"]), name
-    locked = yaml.safe_load((root() / "dvc.lock").read_text())["stages"]
+    locked = parse_yaml((root() / "dvc.lock").read_text())["stages"]
     for name in locked.keys() - {"source"}:
         group, key = name.split("@")
         (profile,) = re.findall(r"-p(?:rofile)? (?:profile )?(\S+)", locked[name]["cmd"])[:1]
@@ -228,7 +227,7 @@ def test_another_profile_makes_nothing_due_and_takes_no_weights(tmp_path):
 
     def under(profile):
         few = PARAMS | {"profile": profile, "runs": ["teacher"], "taught": ["g5"]}
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(few))
+        (tmp_path / "params.yaml").write_text(json.dumps(few))
         return dvc("repro", "train_taught")
 
     stages = ["data@{}", "pack@{}", "train@{}-teacher-0", "train_taught@{}-g5-0"]

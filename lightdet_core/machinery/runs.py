@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,14 +87,20 @@ def check_links(profile: str) -> None:
             )
 
 
-def check_start(config: Config, runs: Path) -> None:
-    """`UserError` for first weights in the run's own folder, which gives way to what it trains."""
+def check_start(config: Config, runs: Path, others: Iterable[str] = ()) -> None:
+    """`UserError` for first weights in the folder of a run that replaces them: this one, or one of
+    the others, names of folders, which are emptied before anything trains."""
     start = config.model.pretrained
-    if isinstance(start, str) and (root() / start).is_relative_to(runs / config.run_name):
-        raise UserError(
-            f"model.pretrained {start}: is what this run would replace; copy the file elsewhere, "
-            f"or the block {config.profile} of params.yaml under another name for this training"
-        )
+    if not isinstance(start, str):
+        return
+    path = (root() / start).resolve()
+    for name in (config.run_name, *others):
+        if path.is_relative_to((runs / name).resolve()):
+            raise UserError(
+                f"model.pretrained {start} of {config.experiment}: training {name} replaces it; "
+                f"copy the file elsewhere, or the block {config.profile} of params.yaml under "
+                "another name"
+            )
 
 
 def refuse_run_folder(path: Path) -> None:

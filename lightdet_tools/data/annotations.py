@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from lightdet_core.machinery.packs import true_area
 from lightdet_tools.data.checks import check_form, doubles
 
 SHOWN = 20  # problems spelled out in an error
+FEW = 5  # of what is left out or changed, by name
 
 
 class Annotations(NamedTuple):
@@ -29,6 +30,7 @@ class Annotations(NamedTuple):
     categories: list[dict]  # {"id", "name"}, sorted by id
     drops: dict[str, int]  # rule -> number of boxes or images
     truth: dict  # the same as COCO has it, for evaluation; also boxes under 1 px
+    examples: dict[str, list[str]]  # rule -> the first few of them, in words
 
 
 def read_coco(path: Path) -> dict:
@@ -194,8 +196,10 @@ def read_annotations(
     # labels cannot be trusted
     complain(path, problems, "repair them; categories are never dropped as broken")
     images, kept, problems = usable(coco, categories)
-    complain(path, [] if skip_broken and images else problems, SKIP if kept else "repair them")
+    remedy = _known(categories, problems) + (SKIP if kept else "repair them")
+    complain(path, [] if skip_broken and images else problems, remedy)
     drops.update(kind for kind, _ in problems)
+    examples = first_few(problems)
     drops |= _emptied(coco, images, kept) | doubles(images, kept)
     if classes:
         categories, kept = _chosen(path, classes, categories, kept, drops)
@@ -208,7 +212,10 @@ def read_annotations(
     drops["boxes with `ignore` that count as crowds"] = sum(a.get("ignore", 0) for a in kept)
     boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
     check_form(path, boxes, sizes[rows])
-    keep, boxes, cut, gone = _clip(boxes, sizes[rows], drops)
+    keep, boxes, cut, gone, rules = _clip(boxes, sizes[rows])
+    for rule, found in rules.items():
+        drops[rule] = int(found.sum())
+        examples |= first_few((rule, f"annotation {kept[i]['id']}") for i in np.flatnonzero(found))
     truth = {
         "images": [_only(image, ("id", "file_name", "width", "height")) for image in images],
         "annotations": _true(kept, boxes, crowd, cut, gone, drops),
@@ -227,7 +234,26 @@ def read_annotations(
         categories,
         dict(+drops),
         truth,
+        examples,
     )
+
+
+def first_few(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The first of each kind: (kind, detail) -> kind: details."""
+    few = defaultdict(list)
+    for kind, detail in found:
+        if len(few[kind]) < FEW:
+            few[kind].append(detail)
+    return dict(few)
+
+
+def _known(categories: list[dict], problems: list[tuple[str, str]]) -> str:
+    """Which categories there are, where annotations have others."""
+    if all(kind != "unknown category" for kind, _ in problems):
+        return ""
+    known = [f"{category['id']} {category['name']}" for category in categories]
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f"its categories are {', '.join(known[:SHOWN])}{more}; "
 
 
 def _categories(coco: dict, drops: Counter) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -317,9 +343,9 @@ def _chosen(
     return categories, own
 
 
-def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndarray, ...]:
+def _clip(boxes: np.ndarray, sizes: np.ndarray) -> tuple:
     """xywh (M,4), image sizes (M,2) -> which to keep (M,), xyxy clipped to the image (M,4), which
-    were cut (M,) and which are no objects in any sense (M,)."""
+    were cut (M,), which are no objects in any sense (M,), and {rule: whom it concerns (M,)}."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     clipped = np.concatenate([low, high], 1).clip(0, np.tile(sizes, 2))
     flat = (boxes[:, 2:] == 0).any(1)  # stray clicks
@@ -327,11 +353,10 @@ def _clip(boxes: np.ndarray, sizes: np.ndarray, drops: Counter) -> tuple[np.ndar
     small = (clipped[:, 2:] - clipped[:, :2] < 1).any(1)
     # 0.01 px: COCO's own rounding is no defect
     cut = ((low < -0.01) | (high > sizes + 0.01)).any(1)
-    for rule, mask in {
+    rules = {
         "boxes without extent dropped": flat,
         "boxes under 1 px, evaluated but not learnt": small & ~gone & ~flat,
         "boxes outside of the image dropped": gone,
         "boxes clipped to the image": cut & ~small,
-    }.items():
-        drops[rule] += int(mask.sum())
-    return ~small, clipped, cut, gone | flat
+    }
+    return ~small, clipped, cut, gone | flat, rules

@@ -31,7 +31,13 @@ from lightdet_core.machinery.packs import (
     read_meta,
     read_truth,
 )
-from lightdet_tools.data.annotations import SKIP, Annotations, complain, read_annotations
+from lightdet_tools.data.annotations import (
+    SKIP,
+    Annotations,
+    complain,
+    first_few,
+    read_annotations,
+)
 from lightdet_tools.data.checks import file_state, other_spelling, text_hash
 
 SHOWN = 10  # classes without an object that are named
@@ -143,9 +149,14 @@ def _write(
     if broken and not (skip_broken and good.any()):
         complain(folder, broken)
     drops = truth.drops | Counter(kind for kind, _ in broken)
+    examples = truth.examples | first_few(broken)
     for rule, number in drops.items():
-        if number:
-            progress(f"  {rule}: {number}")
+        few = examples.get(rule, [])
+        progress(f"  {rule}: {number}")
+        for one in few:
+            progress(f"    {one}")
+        if few and number > len(few):
+            progress(f"    … and {number - len(few)} more")
 
     _check_objects(folder, truth, good)
     starts = np.cumsum(truth.counts) - truth.counts

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from lightdet_core.config import UserError, load_config, read_params, root
+from lightdet_core.config import UserError, load_config, read_params, read_yaml, root
 from lightdet_tools.report.contrasts import contrasts, in_words, weights_of
 from lightdet_tools.report.tables import seed_table, write_table
 
@@ -30,10 +29,7 @@ def load_design(path: Path | None = None) -> dict:
             down, or is for a tier without seeds; neither comparison nor reason; less than one look.
     """
     path = path or root() / "design.yaml"
-    try:
-        design = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    design = read_yaml(path)
     for key in ("tested_class", "looks"):
         if unknown := set(design.get(key, {})) - set(design["seeds"]):
             raise UserError(f"{path}: {key}: no seeds for tier {', '.join(sorted(unknown))}")

@@ -9,14 +9,13 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from lightdet_core.config import (
-    LOADER,
     UserError,
     all_runs,
     load_config,
     read_params,
+    read_yaml,
     root,
     train_command,
 )
@@ -30,13 +29,12 @@ IDENTITY = ("experiment", "seed")  # of a run's settings, what does not change i
 
 def load_paper(path: Path | None = None) -> dict:
     """paper.yaml: `table1`, `table2` and `nanodet` with source and certainty per row."""
-    return yaml.safe_load((path or root() / "paper.yaml").read_text(encoding="utf-8"))
+    return read_yaml(path or root() / "paper.yaml")
 
 
 def tested_class(profile: str) -> str:
     """The class whose AP answers a profile's claims, by design.yaml; "" where that of all does."""
-    design = yaml.load((root() / "design.yaml").read_text(encoding="utf-8"), LOADER)
-    return design.get("tested_class", {}).get(profile, "")
+    return read_yaml(root() / "design.yaml").get("tested_class", {}).get(profile, "")
 
 
 def _metric(tested: str) -> str:

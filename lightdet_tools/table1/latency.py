@@ -17,6 +17,7 @@ about CANDIDATES pairs of cell and class through.
 Written to results/speed/latency.json (with a profile: <profile>.json), until the end as .partial.
 """
 
+import json
 import platform
 import tempfile
 import time
@@ -28,10 +29,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from lightdet_core.config import UserError, root
+from lightdet_core.config import UserError, read_params, root
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import write_json
 from lightdet_core.machinery.images import letterbox
@@ -53,7 +55,6 @@ from lightdet_tools.table1.runtimes import (
 from lightdet_tools.table1.systems import System, systems
 from lightdet_tools.timing import interleaved
 
-ROUNDS = 6  # turns of each: a machine's slow seconds then hit all alike
 LEAST = 3  # calls of the slowest
 REFERENCE = "yolov4_tiny"  # of the ratios
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
@@ -129,20 +130,19 @@ def measure(
     """
     torch.set_num_threads(threads)
     progress("building the networks")
-    chosen = systems(names, profile)
-    found = {
-        "systems": [
-            {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
-            | {k: round(v, 4) for k, v in comparators.count(s.model, s.size).items()}
-            | {"bytes": {}}
-            for s in chosen
-        ],
-        "latency": [],
-        "not_possible": [],
-    }
+    found = {"systems": [], "latency": [], "not_possible": []}
     with tempfile.TemporaryDirectory() as place:
-        folder, ready = Path(place), []
-        with _ncnn_files(chosen if "ncnn" in runtimes else [], folder) as files:
+        folder, ready, chosen = Path(place), [], []
+        with _aside() as submit:
+            files = []
+            for s in systems(names, profile):
+                chosen.append(s)
+                counts = {k: round(v, 4) for k, v in comparators.count(s.model, s.size).items()}
+                about = {"key": s.key, "title": s.title, "size": s.size, "in_paper": s.in_paper}
+                found["systems"].append(about | counts | {"bytes": {}})
+                if "ncnn" in runtimes:
+                    with suppress(Exception):  # `load_ncnn` tries again, and says why
+                        files.append(submit(write_ncnn, trace_ncnn(s, folder), s, folder))
             for group in sorted(GROUPS, key=lambda group: "ncnn" in group):
                 torch.set_num_threads(threads)
                 pairs = [(name, s) for name in group if name in runtimes for s in chosen]
@@ -164,18 +164,13 @@ def measure(
 
 
 @contextmanager
-def _ncnn_files(systems: list[System], folder: Path) -> Iterator[list[Future]]:
-    """ncnn's files are written by another thread: pnnx takes minutes, on one core."""
-    with ThreadPoolExecutor(1) as aside:
+def _aside() -> Iterator[Callable[..., Future]]:
+    """What is submitted runs in another thread: pnnx takes minutes, on one core."""
+    with ThreadPoolExecutor(1) as thread:
         try:
-            files = []
-            for system in systems:
-                with suppress(Exception):  # `load_ncnn` tries again, and says why
-                    traced = trace_ncnn(system, folder)
-                    files.append(aside.submit(write_ncnn, traced, system, folder))
-            yield files
+            yield thread.submit
         finally:  # of a stop, too
-            aside.shutdown(cancel_futures=True)
+            thread.shutdown(cancel_futures=True)
 
 
 def _usable(
@@ -228,7 +223,7 @@ def _times(
             call()
         if "torch" not in group:  # a second thread of it would wait for the runtime's
             torch.set_num_threads(1)
-        return interleaved(calls, seconds, ROUNDS, LEAST)
+        return interleaved(calls, seconds, least=LEAST)
 
 
 def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:
@@ -267,6 +262,15 @@ def write_table(
         raise UserError(
             f"--runtimes {', '.join(sorted(unknown))}: choose from {', '.join(RUNTIMES)}"
         )
+    for wanted in systems or ():
+        if wanted not in comparators.COMPARATORS and wanted not in read_params()["experiments"]:
+            known = ", ".join(comparators.COMPARATORS)
+            raise UserError(
+                f"--systems {wanted}: no experiment of params.yaml, and none of the comparators, "
+                f"which are {known}"
+            )
+    if out and out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file")
     if (systems or runtimes) and not out:
         raise UserError("a part of the table does not replace the whole: add --out FILE")
     name = "latency" if profile == "coco" else profile
@@ -302,3 +306,15 @@ def write_table(
     measure(systems, runtimes or usable, seconds, threads, timed, keep, profile)
     unfinished.replace(out)
     return out
+
+
+def medians(path: Path) -> str:
+    """What `write_table` wrote as a table for a terminal: the networks, by runtime."""
+    found = json.loads(path.read_text())
+    titles = {system["key"]: system["title"] for system in found["systems"]}
+    rows = [row for row in found["latency"] if row["part"] == "network"]
+    table = pd.DataFrame(rows, columns=["system", "runtime", "median_ms"])
+    table = table.pivot(index="system", columns="runtime", values="median_ms").round(1)
+    table = table.reindex(index=titles, columns=dict.fromkeys(row["runtime"] for row in rows))
+    table.index = pd.Index(titles.values(), name="network, ms")
+    return table.to_string(na_rep="-")

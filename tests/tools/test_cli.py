@@ -84,6 +84,8 @@ def test_a_training_beside_other_work_does_not_spin(
         ("repro --profile dmo", "profile 'dmo': choose one of demo, "),
         ("latency --seconds 0", "--seconds 0, --threads "),
         ("latency --runtimes z", "--runtimes z: choose from torch, "),
+        ("latency --systems nanodet --out x", "none of the comparators, which are ssd, detr"),
+        ("latency --systems g1 --out .", "--out .: is a folder; name a file"),
         ("latency --systems g1", "a part of the table does not replace the whole: add --out"),
         ("benchmark --steps 0", "--steps 0, --batch-size 8: at least 1 is needed"),
         ("benchmark --input-size 40", "--input-size 40: a multiple of 16"),
@@ -147,7 +149,16 @@ def test_ctrl_c_while_modules_load_leaves_no_trace(tmp_path, module, text):
     assert (done.returncode, done.stderr) == (130, text)
 
 
-def test_parameters_of_a_notebook_come_in_pairs(monkeypatch):
+def test_who_reads_no_more_gets_no_error():
+    """As `lightdet detect … | head -1`."""
+    command = [sys.executable, "-m", "lightdet_tools", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=root(), text=True, **pipes) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_parameters_of_a_notebook_come_in_pairs(monkeypatch, capsys):
     from lightdet_tools.notebooks import run
 
     found = []
@@ -155,3 +166,4 @@ def test_parameters_of_a_notebook_come_in_pairs(monkeypatch):
     cli.run("notebook", "run", "a.ipynb", "b.ipynb", "-p", "x", "1", "-p", "y", "a b=c")
     cli.run("notebook", "run", "a.ipynb", "b.ipynb")
     assert [given for *_, given in found] == [{"x": "1", "y": "a b=c"}, {}]
+    assert capsys.readouterr().out.splitlines()[-1] == "written to b.ipynb"

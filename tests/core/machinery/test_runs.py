@@ -87,5 +87,5 @@ def test_a_run_does_not_begin_with_what_it_would_replace(tmp_path, monkeypatch):
         if allowed:
             assert list(runs.sources_of(config, folder)) == ["model.pretrained"]
         else:
-            with pytest.raises(UserError, match=r"g1-s0/weights\.safetensors: is what this run"):
+            with pytest.raises(UserError, match=r"weights\.safetensors of g1: training g1-s0 rep"):
                 runs.sources_of(config, folder)

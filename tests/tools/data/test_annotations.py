@@ -40,6 +40,12 @@ def test_boxes_dropped_and_clipped(tmp_path):
         "boxes outside of the image dropped": 2,
         "boxes clipped to the image": 1,
     }
+    assert truth.examples == {
+        "boxes without extent dropped": ["annotation 0"],
+        "boxes under 1 px, evaluated but not learnt": ["annotation 1", "annotation 2"],
+        "boxes outside of the image dropped": ["annotation 3", "annotation 4"],
+        "boxes clipped to the image": ["annotation 5"],
+    }
 
 
 def broken(section: str, place: int, **change: object):
@@ -58,6 +64,7 @@ BAD = [
     (broken("categories", 1, id=90), "duplicate category id: category 90: "),
     (broken("annotations", 0, image_id=7), "unknown image: annotation 1: image_id 7"),
     (broken("annotations", 0, category_id=4), "unknown category: annotation 1: .*category_id 4"),
+    (broken("annotations", 0, category_id=4), r"  its categories are 3 \w+, 90 \w+; repair them"),
     (broken("annotations", 0, category_id="3"), "category_id is no whole number: .*id '3'"),
     (broken("annotations", 0, image_id="10"), "unknown image: annotation 1: image_id '10'"),
     (broken("annotations", 0, ignore=2), "ignore is not 0 or 1: annotation 1: .*2"),

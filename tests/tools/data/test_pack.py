@@ -134,7 +134,23 @@ def test_an_orientation_that_the_size_cannot_decide(tmp_path, turn):
         build(annotations, images, tmp_path / "out", 32, progress=silent)
     lines = []
     pack = build(annotations, images, tmp_path / "out", 32, True, lines.append)
-    assert pack.image_ids.tolist() == [30, 10] and "  broken image: 1" in lines
+    assert pack.image_ids.tolist() == [30, 10]
+    named = lines[lines.index("  broken image: 1") + 1]
+    assert named.startswith(f"    image 20: {images / 'c.png'}: ")
+
+
+def test_the_first_of_what_is_changed_are_named(tmp_path):
+    coco, lines = make_coco(), []
+    coco["annotations"] += [
+        {"id": 100 + i, "image_id": 30, "category_id": 3, "bbox": [-2, 1, 9, 9 + i]}
+        for i in range(7)
+    ]
+    build(
+        write_coco(tmp_path, coco), tmp_path / "images", tmp_path / "out", 32, False, lines.append
+    )
+    start = lines.index("  boxes clipped to the image: 7")
+    named = [f"    annotation {100 + i}" for i in range(5)]
+    assert lines[start + 1 : start + 7] == [*named, "    … and 2 more"]
 
 
 def test_packs_within_the_folder_of_images_are_no_pictures(tmp_path):

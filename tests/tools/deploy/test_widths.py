@@ -1,9 +1,8 @@
 import pytest
 import torch
-import yaml
 from conftest import count_macs, network, teach, tiny
 
-from lightdet_core.config import UserError
+from lightdet_core.config import UserError, parse_yaml
 from lightdet_core.slim import LAST
 from lightdet_tools.deploy import widths
 
@@ -32,7 +31,7 @@ def test_report_names_the_setting(here, monkeypatch):
     weights = here / "g2-s0" / "weights.safetensors"
     *_, setting, last = widths.report(weights, 3)
     assert last == "  train: {importance: taylor}"
-    found = yaml.safe_load(setting)["model"]["inner"]
+    found = parse_yaml(setting)["model"]["inner"]
     assert len(found) == 15 and all(n % 8 == 0 and n >= 8 for n in found)
     for number in (6, 0):
         with pytest.raises(UserError, match=rf"--expansion {number}: .* has other blocks"):

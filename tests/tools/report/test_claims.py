@@ -1,13 +1,13 @@
 """The design can be read and names what is trained; verdicts follow its rule and nothing else."""
 
 import io
+import json
 import re
 import subprocess
 import tarfile
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import HERE, use_root
 
 from lightdet_core.config import UserError, all_runs, profiles, read_params, root
@@ -30,7 +30,7 @@ def design(**entries):
 
 
 def written(folder, **entries):
-    (folder / "design.yaml").write_text(yaml.safe_dump(design(**entries), sort_keys=False))
+    (folder / "design.yaml").write_text(json.dumps(design(**entries)))
     return claims.load_design(folder / "design.yaml")
 
 
@@ -88,11 +88,11 @@ def test_mistakes_in_the_design_are_named(tmp_path, entry, problem):
         written(tmp_path, one=entry)
     path = tmp_path / "design.yaml"
     for key, value in (("tested_class", "person"), ("looks", 2)):
-        path.write_text(yaml.safe_dump(design() | {key: {"coco": value}}))
+        path.write_text(json.dumps(design() | {key: {"coco": value}}))
         with pytest.raises(UserError, match=rf"{key}: no seeds for tier coco$"):
             claims.load_design(path)
     for looks in (0, "two", True):
-        path.write_text(yaml.safe_dump(design() | {"looks": {"demo": looks}}))
+        path.write_text(json.dumps(design() | {"looks": {"demo": looks}}))
         with pytest.raises(UserError, match=rf"looks: demo: {looks!r}: write a whole number"):
             claims.load_design(path)
     path.write_text("claims: {")

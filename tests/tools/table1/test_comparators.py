@@ -11,11 +11,11 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from transformers import DetrImageProcessor
 
-from lightdet_core.config import UserError, root, yaml
+from lightdet_core.config import UserError, parse_yaml, root
 from lightdet_tools.table1 import comparators as c
 from lightdet_tools.table1 import networks
 
-TABLE1 = yaml.safe_load((root() / "paper.yaml").read_text())["table1"]
+TABLE1 = parse_yaml((root() / "paper.yaml").read_text())["table1"]
 SSD_META = SSD300_VGG16_Weights.COCO_V1.meta
 # parameters, then MACs per image at the comparator's own size or at the one given
 COUNTS = [

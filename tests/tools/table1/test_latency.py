@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_stop_leaves_the_times_of_before(tmp_path, monkeypatch):
     assert read(out)["reference"] == latency.REFERENCE
 
 
+def test_medians_of_the_networks_are_shown(tmp_path):
+    times = {("torch", "torch", "a", "network"): [0.0123], ("torch", "torch", "a", "boxes"): [1.0]}
+    times |= {("torch", "torch", "b", "network"): [0.5], ("ncnn", "ncnn", "b", "network"): [0.25]}
+    systems = [{"key": "b", "title": "Net B"}, {"key": "a", "title": "Net A"}]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"systems": systems, "latency": latency.rows_of(times)}))
+    _, _, *rows = latency.medians(path).splitlines()
+    assert [row.split() for row in rows] == [
+        ["Net", "B", "500.0", "250.0"], ["Net", "A", "12.3", "-"]
+    ]  # fmt: skip
+    path.write_text(json.dumps({"systems": systems, "latency": []}))
+    assert "Net A" in latency.medians(path)
+
+
 def test_what_cannot_run_is_said(monkeypatch):
     """One runtime's failure costs neither the others' numbers nor the reason."""
     other = runtimes.Runtime(raising(OSError("no such runtime\nhere")), "other")
@@ -153,7 +168,7 @@ def test_other_outputs_are_refused():
 
 
 def test_a_profile_times_our_networks_at_its_own_sizes():
-    small, paper = (systems.systems(["g1"], profile)[0] for profile in ("demo", "coco"))
+    small, paper = (next(systems.systems(["g1"], profile)) for profile in ("demo", "coco"))
     assert (small.size, paper.size) == (128, 320)
     assert small.canvas.shape == (128, 128, 3)
     assert [x.shape[-1] for x in small.wanted] == [x.shape[-1] for x in paper.wanted]  # 80 classes
