@@ -210,7 +210,7 @@ def export(
 @app.command(**USE)
 def slim(
     weights: Annotated[Path, typer.Argument(help="weights.safetensors of a run")],
-    expansion: Annotated[int, option("the multiply-adds that blocks so wide inside would take")],
+    expansion: Annotated[float, option("the budget: what blocks so wide inside would take")],
 ) -> None:
     """Say how many inner channels each block should keep, for `model.inner`."""
     begin(f"reading {weights}")
