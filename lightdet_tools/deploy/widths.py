@@ -125,7 +125,6 @@ def report(weights: Path, expansion: float) -> list[str]:
     for name, found in {"now": wide, "uniform": uniform, **chosen}.items():
         macs, moved = (sum(n * costs[b][i] for b, n in found.items()) / 1e6 for i in (0, 1))
         lines.append(f"  {name:30} {macs:13.1f}  {moved:13.2f}")
-    lines.append("for an experiment whose train.init is this run and train.importance is taylor,")
-    return lines + [
-        f"  {name}: model: {{inner: {list(found.values())}}}" for name, found in chosen.items()
-    ]
+    lines.append("for an experiment whose train.init is this run, one of the two:")
+    settings = [f"  model: {{inner: {list(f.values())}}}  # {name}" for name, f in chosen.items()]
+    return [*lines, *settings, "  train: {importance: taylor}"]
