@@ -43,3 +43,26 @@ def test_rows_have_what_was_trained_and_timed(tmp_path, monkeypatch):
     assert table["experiment"].tolist() == ["hswish-prune", "slim-e3"]  # by arithmetic
     assert table["ncnn ratio"].isna().tolist() == [True, False]
     assert table["ncnn ratio"][1] == 0.75 and table["onnxruntime ratio"].isna().all()
+
+
+def test_the_line_through_measured_times_is_found():
+    """Of networks that are c0 but for their blocks; others have another rest."""
+    macs = {"c0": 1587.4, "+e4": 1058.2, "+e3": 793.7, "slim-relu6": 793.7}  # inside, millions
+    moved = {"c0": 49.2, "+e4": 32.8, "+e3": 24.6, "slim-relu6": 37.1}
+    row = {"runtime": "ncnn", "part": "network"}
+    rows = [
+        row | {"system": name, "median_ms": 0.01 * macs[name] + 0.3 * moved[name] + 7}
+        for name in macs
+    ]
+    rows += [row | {"system": name, "median_ms": 99.0} for name in ("g1", "g5", "yolov4_tiny")]
+    rows += [{**one, "part": "boxes", "median_ms": 99.0} for one in rows]
+    rows += [{**one, "runtime": "onnxruntime"} for one in rows[:3]]  # too few for three unknowns
+    table = slimming.time_law({"latency": rows})
+    assert table.index.tolist() == ["ncnn"]
+    found = table.loc["ncnn"]
+    assert found["networks"] == 4
+    assert found["ms per 100 million multiply-adds"] == pytest.approx(1.0, rel=0.01)
+    assert found["ms per million moved"] == pytest.approx(0.3, rel=0.02)
+    assert found["ms of the rest"] == pytest.approx(7, rel=0.02)
+    assert found["moved / multiply-add"] == pytest.approx(30, rel=0.03)
+    assert found["ms left over"] < 0.02
