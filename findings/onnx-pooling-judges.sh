@@ -6,7 +6,8 @@
 #   ceil_mode whose last window has one row only, it shifts all windows by one. Average poolings with
 #   dilations and SAME are shifted and end in zeros.
 #   ONNX Runtime leaves the dilations out of the padding for SAME: the map is smaller than shape inference promised; it
-#   logs a warning and goes on (a convolution with both it refuses). With paddings as numbers both are right.
+#   logs a warning and goes on (a convolution with both it refuses). With paddings as numbers it is right; so is the
+#   reference, but for a max pooling of stride 1 whose paddings differ: it takes the four in another order.
 # Here: paddings are numbers in our exports, without ceil_mode; they are compared with torch, not with a second reader
 #   of the file alone.
 set -euo pipefail
@@ -56,6 +57,8 @@ for kind, columns, attributes, truth, right in (
     ("MaxPool", 8, {**two, **lower}, [2, 4, 6, 8], RUNTIME),
     ("MaxPool", 8, {**two, **upper}, [3, 5, 7, 8], BOTH),
     ("MaxPool", 7, {**two, "pads": [1, 1, 1, 1]}, [2, 4, 6, 7], BOTH),
+    ("MaxPool", 8, {"pads": [0, 0, 1, 1]}, [3, 4, 5, 6, 7, 8, 8], RUNTIME),
+    ("AveragePool", 8, {"pads": [0, 0, 1, 1]}, [2, 3, 4, 5, 6, 7, 7.5], BOTH),
     ("MaxPool", 7, {**two, **lower}, [2, 4, 6, 7], RUNTIME),
     ("MaxPool", 7, {**two, **upper}, [2, 4, 6, 7], BOTH),
     ("AveragePool", 8, {**two, **lower}, [1.5, 3, 5, 7], BOTH),
@@ -82,6 +85,10 @@ END
 #     reference [3.0, 5.0, 7.0, 8.0], onnxruntime [3.0, 5.0, 7.0, 8.0]
 #   MaxPool, 7 columns, {'strides': [2, 2], 'pads': [1, 1, 1, 1]}: 4 columns promised
 #     reference [2.0, 4.0, 6.0, 7.0], onnxruntime [2.0, 4.0, 6.0, 7.0]
+#   MaxPool, 8 columns, {'pads': [0, 0, 1, 1]}: 7 columns promised
+#     reference [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 8.0], onnxruntime [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 8.0], right [3, 4, 5, 6, 7, 8, 8]
+#   AveragePool, 8 columns, {'pads': [0, 0, 1, 1]}: 7 columns promised
+#     reference [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 7.5], onnxruntime [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 7.5]
 #   MaxPool, 7 columns, {'strides': [2, 2], 'auto_pad': 'SAME_LOWER'}: 4 columns promised
 #     reference [3.0, 5.0, 7.0], onnxruntime [2.0, 4.0, 6.0, 7.0], right [2, 4, 6, 7]
 #   MaxPool, 7 columns, {'strides': [2, 2], 'auto_pad': 'SAME_UPPER'}: 4 columns promised
