@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import get_type_hints
+from urllib.parse import unquote
 
 import nbformat
 from docutils import nodes
@@ -41,7 +42,7 @@ FIGURES = {  # the first one that a profile has stands on the first page
     "losses": "The training losses of the runs",
     "table1_measured": "The systems of the paper's Table 1, timed on one machine in one run",
     "table1_printed": "The paper's Table 1 as printed: other hardware, other test sets",
-    "variants": "Variants of the network: AP against what one image costs, at one input size",
+    "variants": "Variants of the network: AP against what one image costs, at the size it is of",
 }
 PAGES = {  # files elsewhere that are pages of the site, too
     "DEVIATIONS.md": "deviations",
@@ -142,7 +143,7 @@ def links(text: str, stems: list[str]) -> str:
             name = (re.findall(r"\w+", label) or [""])[-1]
             page = f"_modules/{file[:-3]}" if names else f"api/{file[:-3].replace('/', '.')}"
             return f"[{label}](page:{page}.html{f'#{name}' if name in names else ''})"
-        return label
+        return f"`{unquote(file)}`" if label in ("file", "log") else label  # no page of the site
 
     return re.sub(r"\[([^\[\]]+)\]\(([\w./+%-]+\.\w+)(#[\w.-]+)?\)", moved, text)
 
@@ -153,6 +154,8 @@ def table(path: Path, columns: tuple[str, ...] = ()) -> str:
     rows = [[cell.strip() for cell in x.split("|")[1:-1]] for x in lines if x.startswith("|")]
     found = []
     for name, _, *cells in zip(*rows, strict=True):
+        if name == "redo":
+            cells = [f"`{cell}`" if cell else "" for cell in cells]  # commands
         filled = [cell for cell in cells if cell]
         right = filled and all(re.fullmatch(r"-?[\d.]+( ± [\d.]+)?", cell) for cell in filled)
         found.append((name, "---:" if right else "---", *cells))
@@ -228,13 +231,15 @@ def collect(folder: Path) -> None:
     for package, names in packages.items():
         path = ROOT / package.replace(".", "/")
         about = docstring(path / "__init__.py").splitlines()
-        about = [line for line in about if line.split(" ")[0] not in names]  # the table has these
-        api += [f"## {package}\n", *about, "", "| module | |\n|---|---|"]
+        listed = [i for i, line in enumerate(about) if line.split(" ")[0] in names]
+        first, last = (listed[0], listed[-1] + 1) if listed else (len(about), len(about))
+        api += [f"## {package}\n", *about[:first], "", "| module | |\n|---|---|"]
         for name in names:
             page = f"# {package}.{name}\n\n```{{eval-rst}}\n.. automodule:: {package}.{name}\n```\n"
             (folder / f"api/{package}.{name}.md").write_text(page, encoding="utf-8")
-            about = docstring(path / f"{name}.py").split("\n")[0]
-            api.append(f"| [{name}](api/{package}.{name}.md) | {about} |")
+            short = " ".join(docstring(path / f"{name}.py").split("\n\n")[0].split())
+            api.append(f"| [{name}](api/{package}.{name}.md) | {short} |")
+        api += ["", *about[last:], ""]  # instead of its list there is the table
         entries = "\n".join(f"{name} <api/{package}.{name}>" for name in names)
         api.append(f"\n```{{toctree}}\n:hidden:\n:titlesonly:\n\n{entries}\n```\n")
 
