@@ -37,8 +37,9 @@ def interleaved(
 ) -> dict[object, list[float]]:
     """Seconds of each call, measured in turns.
 
-    In every round each has its turn, in an order that is drawn anew: two calls that do not count
-    (none where one takes SLOW seconds: there even the first does), then its share of the measured.
+    In every round each has its turn, in an order that is drawn anew: a call that does not count (the
+    first after others' took up to 8 % longer, the second did not; none where one takes SLOW seconds:
+    there even the first counts), then its share of the measured.
 
     Args:
         calls: what to time, by name; each has run before.
@@ -57,7 +58,7 @@ def interleaved(
     for number in range(1, rounds + 1):
         for name in draw.sample(list(calls), len(calls)):
             due = wanted[name] * number // rounds - len(times[name])
-            for _ in range(2 if due and warm[name] else 0):
+            if due and warm[name]:
                 calls[name]()
             times[name] += [_seconds(calls[name]) for _ in range(due)]
     return times
