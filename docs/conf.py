@@ -145,7 +145,8 @@ def links(text: str, stems: list[str]) -> str:
             return f"[{label}](page:{page}.html{f'#{name}' if name in names else ''})"
         return f"`{unquote(file)}`" if label in ("file", "log") else label  # no page of the site
 
-    return re.sub(r"\[([^\[\]]+)\]\(([\w./+%-]+\.\w+)(#[\w.-]+)?\)", moved, text)
+    # (what stands behind a backtick shows how a link is written)
+    return re.sub(r"(?<!`)\[([^\[\]]+)\]\(([\w./+%-]+\.\w+)(#[\w.-]+)?\)", moved, text)
 
 
 def table(path: Path, columns: tuple[str, ...] = ()) -> str:

@@ -37,9 +37,9 @@ def interleaved(
 ) -> dict[object, list[float]]:
     """Seconds of each call, measured in turns.
 
-    In every round each has its turn, in an order that is drawn anew: a call that does not count (the
-    first after others' took up to 8 % longer, the second did not; none where one takes SLOW seconds:
-    there even the first counts), then its share of the measured.
+    In every round each has its turn, in an order that is drawn anew: a call that does not count
+    (the first after others' took up to 8 % longer, the second did not; none where one takes SLOW
+    seconds: there even the first counts), then its share of the measured.
 
     Args:
         calls: what to time, by name; each has run before.

@@ -219,8 +219,9 @@ def _times(
         if threshold is not None:
             calls[*key, "boxes"] = image_to_boxes(system, loaded, threshold)
     with torch.inference_mode():
-        for call in calls.values():
-            call()
+        for (*_, part), call in calls.items():
+            if part == "network":  # it is in the other call, too
+                call()
         if "torch" not in group:  # a second thread of it would wait for the runtime's
             torch.set_num_threads(1)
         return interleaved(calls, seconds, least=LEAST)
