@@ -30,6 +30,8 @@ FAST |= {f"slim-{name}": f"slim-{name}" for name in ("e3-layers", "relu6", "relu
 FAST |= {f"slim-{name}": f"slim-{name}" for name in ("fast", "fastest")}
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
+QUICK = ("slim-fast", "slim-fastest")
+NO_RUNS = "no such runs yet"
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -65,8 +67,8 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
 
     Returns:
         `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts
-        with the claims that are decided, `times`, `slim`; and on lines of their own `claims`,
-        `processors` and `last lines` (of `make repro`).
+        with the claims that are decided, `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines
+        of their own `claims`, `processors` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -77,6 +79,7 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     if missing := [key for key, row in rows.items() if len(row) != 1]:
         raise UserError(f"verdicts: no row of {', '.join(missing)}; `lightdet verdicts` writes it")
     claims = {key: row.iloc[0] for key, row in rows.items()}
+    variants = read("demo/tables/variants").set_index("experiment")
     ours = speed.set_index("model").loc["LightDet g5"]
     ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
     return {
@@ -84,7 +87,8 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         **{key: _answer(row, tiers) for key, row in claims.items()},
         "tally": _tally(found),
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
-        "slim": _slimmed(read("demo/tables/variants").set_index("experiment")),
+        "slim": _slimmed(variants),
+        **{name: _variant(variants, name) for name in QUICK},
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
         "processors": _processors(speeds),
         "last lines": _last_lines(groups),
@@ -99,13 +103,25 @@ def _spread(row: pd.Series, metric: str) -> str:
 def _slimmed(variants: pd.DataFrame) -> str:
     """AP of the narrow network and of the wide one, and its share of YOLOv4-tiny's time."""
     if not {WIDE, SLIM} <= set(variants.index):
-        return "no such runs yet"
+        return NO_RUNS
     wide, slim = variants.loc[WIDE], variants.loc[SLIM]
-    size = "ratio at the paper's size"
-    times = [f"{slim[f'{name} {size}']} in {words}" for name, words in list(RUNTIMES.items())[:3]]
     counts = slim["seeds"], wide["seeds"]
     seeds = "{} and {} seeds".format(*counts) if len({*counts}) > 1 else f"{counts[0]} seeds each"
-    return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), time {', '.join(times)}"
+    return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), {_shares(slim)}"
+
+
+def _variant(variants: pd.DataFrame, run: str) -> str:
+    """AP of a network, and its share of YOLOv4-tiny's time."""
+    if run not in variants.index:
+        return NO_RUNS
+    row = variants.loc[run]
+    return f"AP {row['AP']} ({row['seeds']} seeds), {_shares(row)}"
+
+
+def _shares(row: pd.Series) -> str:
+    size = "ratio at the paper's size"
+    times = [f"{row[f'{name} {size}']} in {words}" for name, words in list(RUNTIMES.items())[:3]]
+    return f"time {', '.join(times)}"
 
 
 def _tally(found: pd.DataFrame) -> str:
