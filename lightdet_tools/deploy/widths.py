@@ -20,8 +20,9 @@ from lightdet_core.model import LightDet, load_weights
 from lightdet_core.slim import LAST, blocks
 
 STEP = 8  # channels: what vector units like
-# Multiply-adds that take as long as one number that a layer writes or the next one reads: 11 in
-# ONNX Runtime, 25 in ncnn, 28 in OpenVINO on an EPYC with AVX-512 (`slimming.time_law`)
+# Multiply-adds that take as long as one number that a layer writes or the next one reads: in three
+# runs on an EPYC with AVX-512 6 to 11 in ONNX Runtime, 14 to 28 in OpenVINO, 23 to 30 in ncnn
+# (`slimming.time_law`)
 MOVED = 20.0
 
 
