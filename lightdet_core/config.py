@@ -240,7 +240,7 @@ SECTIONS: dict[str, Any] = {
 
 def parse_yaml(text: str) -> Any:
     """YAML 1.2, as DVC reads params.yaml, too: 1e-3 and 0416 are the numbers that they look like,
-    `no` is a word, and a key that stands twice is an error."""
+    `no` is a word, and a key that stands twice is an error (but for a list of merges)."""
     return YAML(typ="safe").load(text)
 
 
@@ -251,10 +251,12 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; restore it") from None
     except (YAMLError, ValueError) as error:
-        # it repeats the text, and tells programmers how to switch the check off
-        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        # the whole repeats the text, and tells programmers how to switch the check of keys off
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{path}: not YAML in UTF-8: {where}{reason or error}") from None
+        reason = " ".join(str(problem or error).partition(" with value ")[0].split())
+        wanted = "not YAML in UTF-8 with each key once"
+        raise ConfigError(f"{path}: {wanted}: {where}{reason}") from None
 
 
 def read_params(path: Path | None = None) -> dict:

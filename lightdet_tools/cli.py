@@ -5,6 +5,7 @@ are read, so that `--help` and mistakes in params.yaml are answered at once.
 """
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -392,9 +393,14 @@ def run_cli(work: Callable[[], object]) -> None:
     try:
         work()
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left goes there
-        sys.exit(141)  # as a shell says of SIGPIPE
+    except BrokenPipeError as error:
+        out = select.poll()
+        out.register(sys.stdout.fileno(), 0)
+        if not out.poll(0):  # another pipe
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left
+        sys.exit(141)  # as a shell says of SIGPIPE: `| head` has what it wanted
     except typer.Exit as end:  # of --help
         sys.exit(end.exit_code)
     except typer.TyperException as error:

@@ -81,8 +81,8 @@ def run_stages(profile: str, stages: list[str], tell: Callable[[str], None]) -> 
     """
     check_links(profile)
     trained = all_runs(read_params())
+    folders = [f"{run}-s0" for run in trained]  # DVC empties them before anything trains
     for run in trained:
-        folders = [f"{other}-s0" for other in trained]
         check_start(load_config(run, profile), root() / "runs" / profile, folders)
     before, polite = set_profile(profile), signal.signal(signal.SIGTERM, _stopped)
     try:

@@ -42,7 +42,7 @@ def interleaved(
     seconds: there even the first counts), then its share of the measured.
 
     Args:
-        calls: what to time, by name; each has run before.
+        calls: what to time, by name; what takes most of its time has run before.
         seconds: for each of them; the slowest get `least` calls, whatever these take.
         rounds: turns that the calls of each are spread over.
     """

@@ -113,7 +113,7 @@ def report(weights: Path, expansion: float) -> list[str]:
     state, costs = model.state_dict(), channel_costs(model, config.model.input_size)
     wide = {block: state[block + LAST].shape[1] for block in costs}
     uniform = {b: expansion * state[f"{b}conv_pw.weight"].shape[1] for b in costs}
-    if expansion < 0.5 or any(uniform[block] >= wide[block] for block in costs):
+    if not expansion >= 0.5 or any(uniform[block] >= wide[block] for block in costs):
         raise UserError(
             f"--expansion {expansion:g}: {weights} has other blocks; take 0.5 or more, less than "
             "theirs"

@@ -55,7 +55,7 @@ def useful_gmac(run: str) -> float:
 
 
 def time_law(found: dict) -> pd.DataFrame:
-    """What the time of c0 and of the networks cut out of it is made of, by runtime.
+    """What the time of c0, +hswish and the networks cut out of them is made of, by runtime.
 
     time = a x multiply-adds + b x numbers moved inside the blocks + what is common to all, the line
     of least squares through the measured medians.

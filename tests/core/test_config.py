@@ -13,6 +13,7 @@ from lightdet_core.config import (
     ConfigError,
     all_runs,
     load_config,
+    parse_yaml,
     profiles,
     read_params,
     root,
@@ -326,12 +327,16 @@ def with_experiment(**changes):
     [
         (None, r"params\.yaml: not found"),
         ("a: [1", r"params\.yaml: not YAML"),
-        ("demo: {a: 1}\nbccd: {}\ndemo: {}", r'params\.yaml: .*line 3: found duplicate key "demo"'),
-        ("a: &a {b: {lr: 1, lr: 2}}\nc: *a", r'params\.yaml: .*line 1: found duplicate key "lr"'),
+        ("demo: {a: 1}\nbccd: {}\ndemo: {}", r': line 3: found duplicate key "demo"$'),
+        (
+            "a: &a {b: {lr: 1, lr: 2}}\nc: *a",
+            r'with each key once: line 1: found duplicate key "lr"$',
+        ),
         ("demo: {}\n2026: {}", r"params\.yaml: 2026: not read as text; put it in quotes"),
         (with_(runs=[*PARAMS["runs"], "g1"]), r"runs: 'g1' stands twice; keep one"),
         (with_(seeds=[0, 0]), r"seeds: 0 stands twice; keep one"),
-        ("# für".encode("latin-1"), r"params\.yaml: not YAML in UTF-8: .*0xfc"),
+        ("# für".encode("latin-1"), r"params\.yaml: not YAML in UTF-8 with each key once: .*0xfc"),
+        ("a: b\x07", r"params\.yaml: not YAML in UTF-8 .*not allowed[^\n]*$"),
         ("? [a, b]\n: 1", r"params\.yaml: \('a', 'b'\): not read as text"),
         (
             with_experiment(g1={"1": {}}).replace('"1"', "1"),
@@ -358,6 +363,11 @@ def test_params_file_errors(tmp_path, text, message):
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message):
         load_config("g1", "demo", params=path)
+
+
+def test_numbers_and_words_are_what_they_look_like():
+    """As DVC reads params.yaml: YAML 1.2."""
+    assert parse_yaml("[1e-3, 0416, no]") == [1e-3, 416, "no"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "my birds", ".x"])

@@ -59,6 +59,6 @@ def test_report_names_the_setting(here, monkeypatch):
     assert 0 <= price[0][0] - price[1][0] < 0.3  # millions; the next eight channels do not fit
     budget, spent = (macs + widths.MOVED * moved for macs, moved in (price[0], price[2]))
     assert 0 <= budget - spent < 0.5
-    for number in (6, 0):
-        with pytest.raises(UserError, match=rf"--expansion {number}: .* has other blocks"):
+    for number in (6, 0.49, float("nan")):
+        with pytest.raises(UserError, match=rf"--expansion {number:g}: .* has other blocks"):
             widths.report(weights, number)
