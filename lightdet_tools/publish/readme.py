@@ -26,11 +26,10 @@ VERDICTS = (*DECIDED, "not shown", "open", "not testable here")
 LAST = ("experiment", "profile", "backbone", "input size", "seeds", "AP", "AP50")  # of make repro
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn", "torch": "torch"}
 FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the table by processor
-FAST |= {f"slim-{name}": f"slim-{name}" for name in ("e3-layers", "relu6", "relu6-third")}
-FAST |= {f"slim-{name}": f"slim-{name}" for name in ("fast", "fastest")}
+QUICK = ("slim-fast", "slim-fastest")
+FAST |= {name: name for name in ("slim-e3-layers", "slim-relu6", "slim-relu6-third", *QUICK)}
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
-QUICK = ("slim-fast", "slim-fastest")
 NO_RUNS = "no such runs yet"
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
