@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from lightdet_core.model import LightDet
-
 KINDS = (nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.Hardswish)
 CONSTANT = 1e-3  # a channel whose outputs differ by less is dead
 FLAT = 0.01  # a smaller slope passes on next to nothing
 
 
 def visit(
-    model: LightDet, images: Tensor, look: Callable[[str, nn.Module, Tensor], Any]
+    model: nn.Module, images: Tensor, look: Callable[[str, nn.Module, Tensor], Any]
 ) -> list[Any]:
     """What `look(name, activation, input)` says of each activation, in the order of the pass.
 
@@ -51,7 +49,7 @@ def slope(activation: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
-def report(model: LightDet, images: Tensor) -> list[dict]:
+def report(model: nn.Module, images: Tensor) -> list[dict]:
     """What each activation does on these images.
 
     Returns:

@@ -114,6 +114,8 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
+    # lightdet: all that follows; the others are Table 1's, which know no backbone, no head of ours
+    network: Literal["lightdet", "yolov4_tiny", "nanodet_m"] = "lightdet"
     backbone: Backbone = "lite1"  # EfficientNet-Lite: lite0 .. lite4; lite1-e4, -e3: expansion 4, 3
     input_size: int = Field(416, ge=SMALLEST_INPUT, multiple_of=16)  # px of the square canvas
     activation: Literal["relu6", "leakyrelu", "mish", "silu", "hswish"] = "relu6"  # everywhere
@@ -231,7 +233,7 @@ class Config:
         return f"{self.experiment}-s{self.seed}"
 
 
-LISTS = ("runs", "taught", "ladder", "slim", "controls", "seeds")  # of params.yaml
+LISTS = ("runs", "taught", "ladder", "slim", "controls", "rivals", "seeds")  # of params.yaml
 WORDS = ("about", "against")  # of an experiment: what is in figures, and the run it is compared to
 SECTIONS: dict[str, Any] = {
     f.name: f.type for f in dataclasses.fields(Config) if dataclasses.is_dataclass(f.type)
@@ -405,8 +407,11 @@ def _check_together(config: Config, experiments: dict, places: dict[str, str]) -
     augment, train, distill = config.augment, config.train, config.distill
     last = train.milestones[-1] if train.schedule == "multistep" and train.milestones else 0
     taught = any((distill.ld_weight, distill.vlr_weight, distill.kd_weight))
-    size = config.model.input_size
+    size, network = config.model.input_size, config.model.network
+    helped = config.model.pretrained or distill.teacher or train.init or train.frozen_bn
     rules = [
+        ("model.network", network == "lightdet" or not helped,
+         "from random weights alone: model.pretrained false, and no teacher, init or frozen_bn"),
         ("data.pack_size", config.data.pack_size >= size,
          f"at least the {size} px of {config.experiment}'s input, or it learns enlarged images"),
         ("augment.mixup", augment.mixup + augment.cutmix <= 1,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +34,6 @@ LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
 TAYLOR_BATCHES = 32  # that say which channels matter
 SMALLEST_SCALE = 1.0  # of the fp16 loss, from 65,536: each overflow halves it
-
-
-class Run(NamedTuple):
-    """What the training of one run is given."""
-
-    config: Config  # with the number of classes that the data have
-    pack: Pack
-    checkpoint: Path
-    teacher: LightDet | None
-    init: LightDet | None  # of another run, to begin with its weights
-    device: torch.device
-    progress: Callable[[str], None]
 
 
 @dataclass
@@ -165,6 +153,31 @@ def final_weights(state: State) -> Weights:
 # -------------------------------------------------------------------------------------- the loop
 
 
+class Network(NamedTuple):
+    """What is trained: LightDet, or a network that `train.fit` is given."""
+
+    name: str  # `model.network` of the settings
+    build: Callable[[Config], Any]  # a DetectionNetwork with `logits`, which the loss understands
+    loss: Callable[..., dict[str, Tensor]]  # as `batch_loss`
+    losses: tuple[str, ...]  # what it gives beside num_pos, without a teacher
+
+
+LIGHTDET = Network("lightdet", build, batch_loss, ("loss_qfl", "loss_giou", "loss_dfl"))
+
+
+class Run(NamedTuple):
+    """What the training of one run is given."""
+
+    config: Config  # with the number of classes that the data have
+    pack: Pack
+    checkpoint: Path
+    teacher: LightDet | None
+    init: LightDet | None  # of another run, to begin with its weights
+    device: torch.device
+    progress: Callable[[str], None]
+    network: Network = LIGHTDET
+
+
 def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]:
     """The loop: from first weights, or a checkpoint, to final weights and facts about the run.
 
@@ -185,8 +198,8 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
     seed = config.seed + (FRESH_BATCHES if train.init else 0)
     rows = distributed.own_rows(train.batch_size)
     batches = training_batches(pack, config, seed, range(start, steps), run.device, rows)
-    taught = run.teacher is not None
-    log = Log(run.checkpoint, config.run_name, taught, start, steps, train.batch_size, run.progress)
+    about = config.run_name, run.network.losses, run.teacher is not None
+    log = Log(run.checkpoint, *about, start, steps, train.batch_size, run.progress)
     for notice in filter(None, (where, *_notices(train, start, steps, run.device))):
         log.say(notice)
     with distributed.interruptible(distributed.count() > 1) as stop:
@@ -200,7 +213,7 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
             lr = learning_rate(train, step, epoch_steps)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            terms = train_step(state, next(batches), config, run.teacher)
+            terms = train_step(state, next(batches), config, run.teacher, loss=run.network.loss)
             follow(state, train, step)
             done, epoch, last = step + 1, step // epoch_steps, step + 1 == steps
             stopping = distributed.any_of(stop.is_set())
@@ -281,7 +294,7 @@ def begin(run: Run) -> tuple[State, int]:
     found = checkpoint.read(run.checkpoint, run.progress) if distributed.rank() == 0 else None
     resumed = distributed.from_first(found)
     # a resumed run takes every tensor from its checkpoint
-    model = build(config.with_model(pretrained=False) if resumed or init else config)
+    model = run.network.build(config.with_model(pretrained=False) if resumed or init else config)
     if init and not resumed:
         said = f"train.init {train.init}: not the same network as {config.experiment}"
         load_state(model, _cut_to_fit(run, init, model), said)

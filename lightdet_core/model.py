@@ -5,7 +5,7 @@ bins · H, W. Images are RGB, 0..255; the network normalises them itself.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -333,11 +333,16 @@ def save_weights(
         raise UserError(f"{path}: cannot be written ({error})") from None
 
 
-def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
+def load_weights(
+    path: Path | str, makers: Mapping[str, Callable[[ModelConfig], Any]] = {"lightdet": LightDet}
+) -> tuple[Any, dict, list[dict]]:
     """A trained network in eval mode, its config (nested dict) and its categories (id, name).
 
+    Args:
+        makers: by `model.network`, what makes an untrained one; Table 1's are in other hands.
+
     Raises:
-        UserError: missing, damaged, or not written by `save_weights`.
+        UserError: missing, damaged, not written by `save_weights`, or of no such network.
     """
     path = Path(path)
     refuse_run_folder(path)
@@ -356,8 +361,16 @@ def load_weights(path: Path | str) -> tuple[LightDet, dict, list[dict]]:
     try:
         about = json.loads(metadata["lightdet"])
         config, categories = about["config"], about["categories"]
-        model = LightDet(ModelConfig(**config["model"]))
-        model.load_state_dict(state)
+        settings = ModelConfig(**config["model"])
+        make = makers.get(settings.network)
+        model: Any = make(settings) if make else None
+        if model is not None:
+            model.load_state_dict(state)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UserError(f"{path}: does not fit its own config: {str(error)[:300]}") from None
+    if model is None:
+        raise UserError(
+            f"{path}: weights of {settings.network}, which is trained for comparison alone; "
+            f"{' or '.join(makers)} is needed here"
+        )
     return model.eval(), config, categories

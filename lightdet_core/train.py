@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lightdet_core import activations, distill, sparsity
 from lightdet_core.augment import check_sizes
+from lightdet_core.boxes import DetectionNetwork
 from lightdet_core.config import Config, UserError, root
-from lightdet_core.engine import Run, learn
+from lightdet_core.engine import LIGHTDET, Network, Run, learn
 from lightdet_core.evaluate import coco_metrics, detect_pack
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import file_hash, short_hash, write_json
@@ -28,7 +29,7 @@ from lightdet_core.machinery.packs import Pack, check_categories, read_truth
 from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import first_weights, provenance, rounded
 from lightdet_core.machinery.runs import alone, finished_key, identify, keep_memory, move_aside
-from lightdet_core.model import LightDet, build, load_weights, save_weights
+from lightdet_core.model import load_weights, save_weights
 
 
 def fit(
@@ -37,6 +38,7 @@ def fit(
     progress: Callable[[str], None] = print,
     device: str | None = None,
     num_processes: int | None = None,
+    network: Network = LIGHTDET,
 ) -> Path:
     """Train, evaluate and write one run.
 
@@ -51,6 +53,7 @@ def fit(
         device: "cpu", "cuda" (one process per visible GPU) or "cuda:1"; None: GPUs, if there are.
         num_processes: to start on this machine, if `torchrun` has not done so; None: as
             `distributed.wanted` says.
+        network: where `model.network` names another than ours, this one.
 
     Returns:
         The run folder.
@@ -60,6 +63,11 @@ def fit(
             apex cannot do), a loss that is not finite, a process that was lost.
         KeyboardInterrupt: stopped; the same call continues.
     """
+    if config.model.network != network.name:
+        raise UserError(
+            f"{config.experiment}: model.network {config.model.network}: `lightdet train` trains "
+            f"it, from Python fit(…, network=…); this is {network.name}"
+        )
     runs = runs or root() / "runs" / config.profile
     wanted = torch.device(device) if device else distributed.best_device()
     with distributed.joined(wanted) as own:
@@ -68,15 +76,23 @@ def fit(
             many = num_processes or distributed.wanted(wanted, config.train.batch_size)
         if many == 1:
             # of many processes the first one reports
-            return _fit(config, runs, progress if distributed.rank() == 0 else lambda _: None, own)
+            tell = progress if distributed.rank() == 0 else lambda _: None
+            return _fit(config, runs, tell, own, network)
     if wanted.index is not None:
         raise UserError(f"device {device}: one GPU, but {many} processes; leave its number out")
     progress(f"{config.run_name}: starting {many} processes")
-    distributed.launch(partial(fit, config, runs, device=wanted.type), many, progress)
+    work = partial(fit, config, runs, device=wanted.type, network=network)
+    distributed.launch(work, many, progress)
     return runs / config.run_name
 
 
-def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: torch.device) -> Path:
+def _fit(
+    config: Config,
+    runs: Path,
+    progress: Callable[[str], None],
+    device: torch.device,
+    network: Network,
+) -> Path:
     """`fit` in one process, or in one of many."""
     folder, first = runs / config.run_name, distributed.rank() == 0
     config, packs, sources, key = identify(config, runs)
@@ -108,7 +124,7 @@ def _fit(config: Config, runs: Path, progress: Callable[[str], None], device: to
     if source := sources.get("train.init"):
         init, _, learned = load_weights(source)
         check_categories(source, learned, packs["train"].categories)
-    run = Run(config, packs["train"], checkpoint, teacher, init, device, progress)
+    run = Run(config, packs["train"], checkpoint, teacher, init, device, progress, network)
     with alone(checkpoint.with_name(f"{config.run_name}.lock")) if first else nullcontext():
         _train_and_write(run, packs, folder, begins | {"key": key})
         distributed.from_first(None)  # the others wait until everything is written
@@ -122,8 +138,8 @@ def _train_and_write(run: Run, packs: dict[str, Pack], folder: Path, known: dict
 
     def evaluate(
         weights: dict[str, Tensor], final: bool = False
-    ) -> tuple[LightDet, list[dict], dict]:
-        model = build(config.with_model(pretrained=False))
+    ) -> tuple[DetectionNetwork, list[dict], dict]:
+        model = run.network.build(config.with_model(pretrained=False))
         model.load_state_dict(weights)
         model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore
         progress(f"{config.run_name}: evaluating {len(packs['val'].images)} images")

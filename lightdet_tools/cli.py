@@ -132,9 +132,10 @@ def train(
     from lightdet_core.machinery import distributed
     from lightdet_core.machinery.runs import publish
     from lightdet_core.train import fit
+    from lightdet_tools.table1.rivals import NETWORKS
 
     with distributed.joined(distributed.best_device()):  # several machines if by `torchrun`
-        folder = fit(config, progress=told)
+        folder = fit(config, progress=told, network=NETWORKS[config.model.network])
         if distributed.rank() == 0:
             publish(folder, config)
             told(f"to use it: lightdet detect {folder}/weights.safetensors IMAGE --out found")

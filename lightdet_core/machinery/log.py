@@ -15,8 +15,8 @@ from lightdet_core.config import UserError
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import replacing
 
-COLUMNS = ("step", "epoch", "lr", "loss", "loss_qfl", "loss_giou", "loss_dfl", "num_pos")
-COLUMNS += ("grad_norm",)  # of the weights that are not masked, before clipping
+COLUMNS = ("step", "epoch", "lr", "loss")  # then its parts
+LAST_COLUMNS = ("num_pos", "grad_norm")  # the norm is of weights that are not masked, unclipped
 DISTILL_COLUMNS = ("loss_ld", "loss_ld_vlr", "loss_kd")  # after those, where there is a teacher
 ACCURACY_COLUMNS = ("step", "pruned", "AP", "AP50", "AP75")
 SECONDS_BETWEEN_LINES = 5.0
@@ -33,6 +33,7 @@ class Log:
 
     checkpoint: Path  # beside which the files lie
     name: str  # of the run, at the beginning of every line
+    losses: tuple[str, ...]  # the parts of the loss that no teacher gives
     taught: bool  # whether there are losses of a teacher
     start: int  # steps done already
     steps: int  # in all
@@ -40,7 +41,8 @@ class Log:
     progress: Callable[[str], None]  # takes one line of text at a time
 
     def __post_init__(self) -> None:
-        self.columns = COLUMNS + (DISTILL_COLUMNS if self.taught else ())
+        self.columns = COLUMNS + self.losses + LAST_COLUMNS
+        self.columns += DISTILL_COLUMNS if self.taught else ()
         self.path = self.checkpoint.with_suffix(".csv")
         self.accuracy_path = self.checkpoint.with_suffix(".evaluations.csv")
         self.writes = distributed.rank() == 0

@@ -17,15 +17,15 @@ from lightdet_core.config import UserError
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def forward(model: nn.Module, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """The network in a precision of `TrainConfig`; its logits in float32, as the losses need."""
+def forward(model: nn.Module, images: Tensor, precision: str) -> tuple[Tensor, ...]:
+    """The network in a precision of `TrainConfig`; what it gives in float32, as the losses need."""
     dtype, device = AUTOCAST.get(precision), images.device.type
     if precision == "fp16-pure":
         images = images.half()
     quick = _QuickDepthwise() if (device, precision) == ("cpu", "bf16") else nullcontext()
     with torch.autocast(device, dtype, enabled=dtype is not None), quick:
-        cls_logits, box_logits = model(images)
-    return cls_logits.float(), box_logits.float()
+        outputs = model(images)
+    return tuple(output.float() for output in outputs)
 
 
 def cpu_computes_in(half: str) -> bool:

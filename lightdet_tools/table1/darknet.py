@@ -19,6 +19,7 @@ import struct
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from lightdet_core import boxes
 from lightdet_core.boxes import DetectionNetwork, Detections
 from lightdet_core.config import UserError
+from lightdet_core.machinery.precision import forward
 
 Row = tuple  # the kind, then its values
 # torch's own Mish, not the quicker to train one of `model`, which pnnx cannot trace
@@ -129,37 +131,55 @@ TABLES: dict[str, list[list[Row]]] = {
 }
 
 
-def decode(output: Tensor, anchors: tuple, stride: int, scale_xy: float) -> tuple[Tensor, Tensor]:
+def decode(output: Tensor, anchors: Tensor, stride: int, scale_xy: float) -> tuple[Tensor, Tensor]:
     """Boxes and scores of one output.
 
     A centre lies in its cell at scale_xy (sigmoid(t) - 1/2) + 1/2, so that a scale above 1 lets
-    it reach the cell's border; a side is anchor exp(t); score = objectness times class.
+    it reach the cell's border; a side is anchor exp(t).
 
     Args:
         output: (B, A (5 + C), H, W) logits; per anchor x, y, w, h, objectness, classes.
-        anchors: A pairs of width and height, in pixels.
+        anchors: (A, 2), width and height in pixels.
         stride: pixels per cell.
 
     Returns:
-        xyxy (B, A H W, 4) in pixels and scores (B, A H W, C) in 0..1; anchor by anchor, each
-        row by row.
+        xyxy (B, A H W, 4) in pixels and logits (B, A H W, 1 + C) of objectness and classes; anchor
+        by anchor, each row by row.
     """
     logits = output.unflatten(1, (len(anchors), -1)).movedim(2, -1)  # (B, A, H, W, 5 + C)
-    y, x = (torch.arange(n, device=output.device) for n in output.shape[-2:])
-    cells = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+    cells = cells_of(output)
     centers = (scale_xy * (logits[..., :2].sigmoid() - 0.5) + 0.5 + cells) * stride
-    sizes = output.new_tensor(anchors)[:, None, None] * logits[..., 2:4].exp()
+    sizes = anchors[:, None, None] * logits[..., 2:4].exp()
     xyxy = torch.cat([centers - sizes / 2, centers + sizes / 2], -1)
-    scores = logits[..., 4:5].sigmoid() * logits[..., 5:].sigmoid()
-    return xyxy.flatten(1, 3), scores.flatten(1, 3)
+    return xyxy.flatten(1, 3), logits[..., 4:].flatten(1, 3)
+
+
+def cells_of(output: Tensor) -> Tensor:
+    """Column and row of each cell of (…, H, W): (H, W, 2)."""
+    y, x = (torch.arange(n, device=output.device) for n in output.shape[-2:])
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+class Raw(NamedTuple):
+    """What a network says before training is over, of N anchors at their cells; float32."""
+
+    boxes: Tensor  # (B, N, 4) xyxy, pixels of the canvas, not clipped
+    logits: Tensor  # (B, N, 1 + C) of objectness and classes
+    anchors: Tensor  # (N, 2) width and height, pixels
+    cells: Tensor  # (N, 2) column and row
+    strides: Tensor  # (N,) pixels
 
 
 class Yolo(DetectionNetwork):
-    """A table as a network; `forward` gives the raw maps, `detect` gives boxes."""
+    """A table as a network; `forward` gives the raw maps, `detect` gives boxes.
 
-    def __init__(self, name: str, num_classes: int):
+    Args:
+        anchor_scale: factor on the anchors, for inputs of another size than those of the cfg.
+    """
+
+    def __init__(self, name: str, num_classes: int, anchor_scale: float = 1.0):
         super().__init__()
-        self.name, self.num_classes = name, num_classes
+        self.name, self.num_classes, self.anchor_scale = name, num_classes, anchor_scale
         self.table = [row for section in TABLES[name] for row in section]
         self.outputs = [values for kind, *values in self.table if kind == "yolo"]
         self.convs = nn.ModuleList()  # in the order of the cfg
@@ -229,15 +249,27 @@ class Yolo(DetectionNetwork):
     def postprocess(
         self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        parts = [
-            decode(output, anchors, size[0] // output.shape[-2], scale_xy)
-            for output, (anchors, scale_xy) in zip(outputs, self.outputs, strict=True)
-        ]
-        decoded, scores = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        return boxes.detect_batch(scores, decoded, size, *limits)
+        raw = self._raw(outputs, size[0])
+        scores = raw.logits[..., :1].sigmoid() * raw.logits[..., 1:].sigmoid()
+        return boxes.detect_batch(scores, raw.boxes, size, *limits)
+
+    def logits(self, images: Tensor, precision: str = "fp32") -> Raw:
+        """What the losses need: (B, 3, H, W) through the network in a precision."""
+        return self._raw(forward(self, images, precision), images.shape[-2])
+
+    def _raw(self, outputs: Sequence[Tensor], height: int) -> Raw:
+        parts = []
+        for output, (anchors, scale_xy) in zip(outputs, self.outputs, strict=True):
+            sides = output.new_tensor(anchors) * self.anchor_scale
+            stride, cells = height // output.shape[-2], cells_of(output).flatten(0, 1)
+            found, logits = decode(output, sides, stride, scale_xy)
+            sides, cells = sides.repeat_interleave(len(cells), 0), cells.repeat(len(anchors), 1)
+            parts.append((found, logits, sides, cells, torch.full_like(sides[:, 0], stride)))
+        found, logits, *places = zip(*parts, strict=True)
+        return Raw(torch.cat(found, 1), torch.cat(logits, 1), *(torch.cat(x) for x in places))
 
 
-def build_yolo(name: str, num_classes: int = 80) -> Yolo:
+def build_yolo(name: str, num_classes: int = 80, anchor_scale: float = 1.0) -> Yolo:
     """One of yolov3, yolov3-tiny, yolov4 and yolov4-tiny, with random weights.
 
     Raises:
@@ -245,7 +277,7 @@ def build_yolo(name: str, num_classes: int = 80) -> Yolo:
     """
     if name not in TABLES:
         raise UserError(f"{name}: no such network; take one of {', '.join(TABLES)}")
-    return Yolo(name, num_classes)
+    return Yolo(name, num_classes, anchor_scale)
 
 
 def _stored(model: Yolo) -> list[Tensor]:

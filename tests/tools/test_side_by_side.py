@@ -318,7 +318,7 @@ def test_a_mistake_in_any_of_them_is_found_before_the_first_begins(asked, capsys
 
 def test_one_run_is_trained_in_this_process(asked, monkeypatch):
     found = []
-    monkeypatch.setattr("lightdet_core.train.fit", lambda config, progress: found.append(config))
+    monkeypatch.setattr("lightdet_core.train.fit", lambda config, **_: found.append(config))
     monkeypatch.setattr("lightdet_core.machinery.runs.publish", lambda folder, config: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     cli.run("train", "--profile=smoke", "--experiment=g1", "--seed=3", "--experiment=g1")

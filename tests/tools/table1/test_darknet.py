@@ -176,17 +176,17 @@ def test_decode_closed_form():
     output = torch.zeros(1, 3, 7, 2, 3)
     # sigmoid 1/2 and 3/4; sides x 2 and x 1; objectness 4/5, classes 1/2 and 1/4
     output[0, 1, :, 1, 2] = torch.tensor([1, 3, 2, 1, 4, 1, 1 / 3]).log()
-    anchors = ((10, 14), (23, 27), (37, 58))
-    decoded, scores = darknet.decode(output.flatten(1, 2), anchors, stride=16, scale_xy=1.2)
+    anchors = torch.tensor([[10.0, 14], [23, 27], [37, 58]])
+    decoded, logits = darknet.decode(output.flatten(1, 2), anchors, stride=16, scale_xy=1.2)
     cell = 1 * 6 + 1 * 3 + 2
     x, y = 16 * (2 + 0.5), 16 * (1 + 0.75 * 1.2 - 0.1)
     wanted = torch.tensor([x - 23, y - 13.5, x + 23, y + 13.5])
     torch.testing.assert_close(decoded[0, cell], wanted)
-    torch.testing.assert_close(scores[0, cell], torch.tensor([0.4, 0.2]))
+    torch.testing.assert_close(logits[0, cell].sigmoid(), torch.tensor([0.8, 0.5, 0.25]))
     # anchor 2, row 0, column 1
     wanted = torch.tensor([24 - 18.5, 8 - 29, 24 + 18.5, 8 + 29])
     torch.testing.assert_close(decoded[0, 13], wanted)
-    assert decoded.shape == (1, 18, 4) and (scores[0, 13] == 0.25).all()
+    assert decoded.shape == (1, 18, 4) and (logits[0, 13] == 0).all()
 
 
 def constant(monkeypatch, logits: list[float]) -> darknet.Yolo:

@@ -1,0 +1,155 @@
+"""Table 1's rivals in our loop: darknet's assignment and losses, and runs from packs to weights."""
+
+import csv
+import math
+
+import pytest
+import torch
+from conftest import silent, tiny, use_root
+
+from lightdet_core import train
+from lightdet_core.boxes import Batch
+from lightdet_core.config import ConfigError, UserError, load_config, read_params
+from lightdet_core.model import load_weights
+from lightdet_tools.table1 import rivals
+from lightdet_tools.table1.comparators import COMPARATORS
+
+SMALL = {"network": "yolov4_tiny", "num_classes": 3, "input_size": 64}
+
+
+def yolo(size: int = 416):
+    torch.manual_seed(0)
+    config = tiny(model=SMALL | {"input_size": size})
+    return config, rivals.build(config).train()
+
+
+def batch_of(boxes: list, size: int = 416, images: int = 1, **more) -> Batch:
+    """Boxes as centre and sides, in pixels; labels 0, 1, 2 in turn."""
+    x, y, w, h = torch.tensor(boxes, dtype=torch.float32).T
+    found = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1).expand(images, -1, -1)
+    labels = (torch.arange(len(boxes)) % 3).expand(images, -1)
+    pixels = torch.rand(images, 3, size, size, generator=torch.Generator().manual_seed(1)) * 255
+    return Batch(pixels, found, labels, torch.ones(images, len(boxes), dtype=torch.bool), **more)
+
+
+@pytest.mark.parametrize("size", [416, 224])
+def test_an_object_belongs_to_its_cell_and_the_nearest_shape(size):
+    """Coarse output first: 13 x 13 cells of anchors 81x82, 135x169, 344x319; then 26 x 26 of
+    23x27, 37x58 and 81x82 again; at another input the anchors are as much smaller."""
+    factor, coarse = size / 416, size // 32
+    fine = 2 * coarse
+    _, net = yolo(size)
+    objects = [
+        (50, 60, 23, 27),  # fine, first anchor, column 3, row 3
+        (100, 40, 80, 80),  # both outputs
+        (200, 200, 140, 170),  # coarse, second anchor
+        (300, 300, 9, 12),  # nearest to 10x14, which no output has
+        (51, 61, 24, 26),  # in the place of the first, after it
+        (400, 400, 37, 58),  # padding
+    ]
+    batch = batch_of([[value * factor for value in one] for one in objects], size)
+    batch.gt_mask[0, 5] = False
+    owner = rivals.owners(net.logits(batch.images), batch)[0]
+    assert owner.shape == (3 * coarse**2 + 3 * fine**2,)
+
+    def cell(x: float, y: float, stride: int) -> int:
+        return int(y * factor // stride) * (size // stride) + int(x * factor // stride)
+
+    start = 3 * coarse**2
+    wanted = {
+        start + cell(50, 60, 16): 4,
+        cell(100, 40, 32): 1,
+        start + 2 * fine**2 + cell(100, 40, 16): 1,
+        coarse**2 + cell(200, 200, 32): 2,
+    }
+    assert {i: int(owner[i]) for i in (owner >= 0).nonzero()[:, 0].tolist()} == wanted
+
+
+def ciou(a: list[float], b: list[float]) -> float:
+    """Zheng 2020: IoU, less the distance of the centres and of the shapes."""
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    (aw, ah), (bw, bh) = ((box[2] - box[0], box[3] - box[1]) for box in (a, b))
+    overlap = width * height / (aw * ah + bw * bh - width * height)
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) ** 2 + (max(a[3], b[3]) - min(a[1], b[1])) ** 2
+    apart = (a[0] + a[2] - b[0] - b[2]) ** 2 / 4 + (a[1] + a[3] - b[1] - b[3]) ** 2 / 4
+    v = 4 / math.pi**2 * (math.atan(bw / bh) - math.atan(aw / ah)) ** 2
+    return overlap - apart / hull - v * v / (1 - overlap + v)
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    sides = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(sides) - width * height)
+
+
+def test_losses_as_darknet_adds_them_up():
+    """One anchor after the other, in plain Python; the second image is a mix of two."""
+    config, net = yolo(64)
+    weights = torch.tensor([[1.0, 1.0], [0.75, 0.25]])
+    batch = batch_of([(20, 30, 22, 24), (40, 40, 12, 13)], 64, 2, gt_weights=weights)
+    with torch.no_grad():
+        raw = net.logits(batch.images)
+        found = rivals.yolo_loss(raw, batch, config)
+    # a background box that lies on an object: nobody pushes it down
+    spare = int((rivals.owners(raw, batch)[0] < 0).nonzero()[0, 0])
+    raw.boxes[0, spare] = batch.gt_boxes[0, 0] + 1
+    with torch.no_grad():
+        spared = rivals.yolo_loss(raw, batch, config)
+    pushed = math.log1p(math.exp(raw.logits[0, spare, 0].item()))
+    assert found["loss_objectness"] - spared["loss_objectness"] == pytest.approx(pushed / 2, 1e-3)
+
+    sums, owner = [0.0, 0.0, 0.0], rivals.owners(raw, batch)
+    for image in range(2):
+        objects = batch.gt_boxes[image].tolist()
+        for n, box in enumerate(raw.boxes[image].tolist()):
+            p = raw.logits[image, n].double().sigmoid().tolist()
+            of = int(owner[image, n])
+            if of < 0:
+                if max(iou(box, one) for one in objects) <= 0.7:
+                    sums[1] -= math.log(1 - p[0])
+                continue
+            share = weights[image, of].item()
+            sums[0] += 0.07 * (1 - ciou(box, objects[of])) * share
+            sums[1] -= math.log(p[0])
+            right = int(batch.gt_labels[image, of])
+            for c in range(3):
+                sums[2] -= share * math.log(p[1 + c] if c == right else 1 - p[1 + c])
+    names = ("loss_ciou", "loss_objectness", "loss_class")
+    assert [spared[name].item() for name in names] == pytest.approx([x / 2 for x in sums], 1e-4)
+    assert spared["num_pos"] == (owner >= 0).sum() > 0
+
+
+@pytest.mark.parametrize("name", rivals.MAKERS)
+def test_a_run_from_packs_to_weights_that_others_refuse(tmp_path, data_root, monkeypatch, name):
+    use_root(monkeypatch, data_root)
+    shape = {"network": name, "channels": 16, "stacked_convs": 1, "num_classes": None}
+    config, runs = tiny(epochs=1, model=shape), tmp_path / "runs"
+    with pytest.raises(UserError, match=rf"model\.network {name}: `lightdet train` trains it"):
+        train.fit(config, runs, silent, "cpu")
+    network = rivals.NETWORKS[name]
+    folder = train.fit(config, runs, silent, "cpu", network=network)
+    with (folder / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert set(network.losses) < set(rows[0]) and all(math.isfinite(float(r["loss"])) for r in rows)
+    net, about, _ = load_weights(folder / "weights.safetensors", rivals.MAKERS)
+    assert about["model"]["network"] == name and net.detect(torch.zeros(1, 3, 64, 64))
+    with pytest.raises(UserError, match=f"weights of {name}, which is .* lightdet is needed here"):
+        load_weights(folder / "weights.safetensors")
+
+
+def test_settings():
+    """Experiments have the comparators' names; whatever would help them is refused."""
+    params = read_params()
+    assert set(params["rivals"]) == set(rivals.MAKERS) < set(COMPARATORS)
+    for name in params["rivals"]:
+        for profile in ("demo", "minicoco", "coco"):
+            model = load_config(name, profile).model
+            assert model.network == name and not model.pretrained
+    assert load_config("yolov4_tiny", "minicoco").model.input_size % 32 == 0
+    params["experiments"]["yolov4_tiny"]["model"]["pretrained"] = True
+    with pytest.raises(
+        ConfigError, match=r"model\.network: 'yolov4_tiny': from random weights alone"
+    ):
+        load_config("yolov4_tiny", "demo", params=params)
