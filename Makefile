@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup gpu plan repro seeds ladder slim controls latency test lint format lab site lock smoke soak memory clean
+.PHONY: help setup gpu plan repro seeds ladder slim rivals controls latency test lint format lab site lock smoke soak memory clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ ladder: repro  ## train the ladder, one change at a time, seeds 0 and SEEDS, the
 
 slim: repro  ## train what chapter 06 cuts narrower, seeds 0 and SEEDS, then the tables
 	$(call train,read_params()['slim'],0 $(SEEDS))
+
+rivals: repro  ## train YOLOv4-tiny and NanoDet-m on the same data, seeds 0 and SEEDS, then the tables
+	$(call train,read_params()['rivals'],0 $(SEEDS))
 
 controls: repro  ## train NanoDet's own recipes, meant for PROFILE=coco
 	$(call train,read_params()['controls'],0)
