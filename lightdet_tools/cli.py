@@ -96,7 +96,8 @@ def pack(
 ) -> None:
     """Pack a profile's images for training."""
     params = read_params()
-    configs = [load_config(run, profile, params=params) for run in all_runs(params)]
+    runs = [*all_runs(params), *params["rivals"]]
+    configs = [load_config(run, profile, params=params) for run in runs]
     from lightdet_tools.data.pack import prepare_packs
 
     print(f"wrote {prepare_packs(configs, told, skip_broken).relative_to(root())}")
