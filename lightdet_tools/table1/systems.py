@@ -14,7 +14,7 @@ from lightdet_core.model import LightDet
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import graph
 from lightdet_tools.report.zeros import measure_batch_norm
-from lightdet_tools.table1 import comparators
+from lightdet_tools.table1 import comparators, rivals
 
 # experiments, at the paper's sizes with 80 classes
 OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish")
@@ -38,13 +38,13 @@ class System:
 
 
 def timed_as(run: str) -> str | None:
-    """The experiment of OURS that has the network of a run, zeros and all."""
+    """The system that has the network of a run, zeros and all: of OURS or a rival."""
 
     def network(name: str) -> tuple:
-        config = load_config(name, "coco")
+        config = load_config(name, "coco").with_model(pretrained=False)
         return config.model, config.sparsity.prune_at is None
 
-    if run in OURS:
+    if run in (*OURS, *rivals.MAKERS):
         return run
     return next((name for name in OURS if network(name) == network(run)), None)
 
@@ -53,16 +53,21 @@ def systems(names: list[str] | None = None, profile: str = "coco") -> Iterator[S
     """The comparators of Table 1 and our networks, with random weights, one after the other.
 
     Args:
-        names: of COMPARATORS and of experiments; None takes OURS and, for `coco`, all comparators.
-        profile: whose input sizes ours have. They have 80 classes in any.
+        names: of COMPARATORS and of experiments; None takes OURS and, for `coco`, all comparators,
+            for another profile those that it trains, too.
+        profile: whose input sizes these and ours have. They have 80 classes in any.
     """
-    others = comparators.COMPARATORS if profile == "coco" else ()
+    others = comparators.COMPARATORS if profile == "coco" else rivals.MAKERS
     for name in names or [*others, *OURS]:
         torch.manual_seed(0)
         if name in comparators.COMPARATORS:
             about = comparators.COMPARATORS[name]
             title, size, printed = about.title, about.size, about.printed
-            model = settle(comparators.build(name), size)
+            model = comparators.build(name)
+            if name in rivals.MAKERS:
+                config = load_config(name, profile).with_model(num_classes=80)
+                model, size = rivals.build(config).eval(), config.model.input_size
+            settle(model, size)
         else:
             size = load_config(name, profile).model.input_size
             config = load_config(name, "coco")

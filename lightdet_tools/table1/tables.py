@@ -7,7 +7,6 @@ results/official/*.json of `official`.
 import json
 import textwrap
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightdet_core.config import UserError, load_config, root
-from lightdet_core.model import LightDet
 from lightdet_tools.report.figures import ACTIVATIONS
 from lightdet_tools.report.results import read_result
 from lightdet_tools.report.words import words_of_run
@@ -30,6 +28,7 @@ from lightdet_tools.style import (
     use_style,
 )
 from lightdet_tools.table1.comparators import count
+from lightdet_tools.table1.rivals import NETWORKS
 from lightdet_tools.table1.systems import timed_as
 
 EXPORTED = ("onnxruntime", "ncnn", "openvino")  # in tables and figures, where they were timed
@@ -261,9 +260,9 @@ def title_of(found: dict, key: str) -> str:
 
 def cost(run: str, profile: str) -> dict[str, float]:
     """Input size of a run in pixels, and GMAC of an image in it; of 80 classes, as it is timed."""
-    model = load_config(run, profile).model
-    blank = replace(model, pretrained=False, num_classes=80)
-    return {"input, px": model.input_size, "GMAC": count(LightDet(blank), model.input_size)["gmac"]}
+    config = load_config(run, profile).with_model(pretrained=False, num_classes=80)
+    size, network = config.model.input_size, NETWORKS[config.model.network].build(config)
+    return {"input, px": size, "GMAC": count(network.eval(), size)["gmac"]}
 
 
 def variants_table(
