@@ -28,6 +28,7 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "ncnn": "ncnn
 FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the table by processor
 QUICK = ("slim-fast", "slim-fastest")
 FAST |= {name: name for name in ("slim-e3-layers", "slim-relu6", "slim-relu6-third", *QUICK)}
+RANDOM = ("c0-scratch", "g5-scratch", "yolov4_tiny", "nanodet_m")  # begin with random weights
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
 NO_RUNS = "no such runs yet"
@@ -65,9 +66,10 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         speeds: what `lightdet latency` measured, one per processor.
 
     Returns:
-        `AP <run>` of the demo, `<claim of design.yaml>` with its verdict, `tally` of all verdicts
-        with the claims that are decided, `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines
-        of their own `claims`, `processors` and `last lines` (of `make repro`).
+        `AP <run>` of the demo, of the groups and of what begins with random weights; `<claim of
+        design.yaml>` with its verdict; `tally` of all verdicts with the claims that are decided;
+        `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines of their own `claims`,
+        `processors` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -83,6 +85,7 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
     return {
         **{f"AP {row['experiment']}": _spread(row, "AP") for _, row in groups.iterrows()},
+        **{f"AP {run}": _random(variants, run) for run in RANDOM},
         **{key: _answer(row, tiers) for key, row in claims.items()},
         "tally": _tally(found),
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
@@ -115,6 +118,10 @@ def _variant(variants: pd.DataFrame, run: str) -> str:
         return NO_RUNS
     row = variants.loc[run]
     return f"AP {row['AP']} ({row['seeds']} seeds), {_shares(row)}"
+
+
+def _random(variants: pd.DataFrame, run: str) -> str:
+    return _spread(variants.loc[run], "AP") if run in variants.index else NO_RUNS
 
 
 def _shares(row: pd.Series) -> str:

@@ -316,7 +316,9 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
         len(costs), 1, figsize=(WIDTH, 0.8 + 3.2 * len(costs)), squeeze=False
     )
     small = table["int8 in"] != ""
-    kinds = [load_config(run, profile).model.activation for run in table["experiment"]]
+    models = [load_config(run, profile).model for run in table["experiment"]]
+    kinds = [model.activation for model in models]
+    others = pd.Series([model.network != "lightdet" for model in models], table.index)
     colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
                       strict=True))  # fmt: skip
     shown = {kind: colors[kind] for kind in colors if kind in kinds}
@@ -332,13 +334,15 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
         for row, place in zip(there.index, places, strict=True):
             axis.errorbar(
                 place, table["AP"][row], yerr=table["AP std"][row], capsize=3,
-                fmt="D" if small[row] else "o", color=colors[kinds[table.index.get_loc(row)]],
+                fmt="D" if small[row] else "s" if others[row] else "o",
+                color=colors[kinds[table.index.get_loc(row)]],
             )  # fmt: skip
         label_points(axis, places, there["AP"], labels[there.index], there["AP std"])
     marks = [Line2D([], [], color=c, marker="o", linestyle="", label=ACTIVATIONS[k])
              for k, c in shown.items()]  # fmt: skip
-    if small.any():
-        marks.append(Line2D([], [], color="black", marker="D", linestyle="", label="in 8 bits"))
+    for chosen, marker, label in ((small, "D", "in 8 bits"), (others, "s", "not ours")):
+        if chosen.any():
+            marks.append(Line2D([], [], color="black", marker=marker, linestyle="", label=label))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
     title = f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std"
     axes[0, 0].set_title(f"{title}; equal costs side by side")

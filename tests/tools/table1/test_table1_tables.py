@@ -175,6 +175,13 @@ def test_figures_show_every_point(found):
     assert named[2] == ["group 5 (3)"]
     marks = [text.get_text() for text in figure.legends[0].get_texts()]
     assert marks == ["SiLU", "in 8 bits"]
+    accuracy["experiment"] = ["g5-scratch", "yolov4_tiny"]  # timed as g5, and as the system itself
+    table = tables.variants_table(accuracy, found, {}, found)
+    assert table["onnxruntime, ms"].tolist() == [10, 20]
+    assert table["GMAC"][1] == pytest.approx(3.45 * (160 / 416) ** 2, rel=0.01)
+    figure = tables.plot_variants(table, "demo")
+    marks = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert marks == ["LeakyReLU", "SiLU", "not ours"]
     untimed = tables.variants_table(accuracy, found, {}, None)
     assert len(tables.plot_variants(untimed, "demo").axes) == 1  # arithmetic is known without
     plt.close("all")
