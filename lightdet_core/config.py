@@ -114,8 +114,6 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    # lightdet: all that follows; the others are Table 1's, which know no backbone, no head of ours
-    network: Literal["lightdet", "yolov4_tiny", "nanodet_m"] = "lightdet"
     backbone: Backbone = "lite1"  # EfficientNet-Lite: lite0 .. lite4; lite1-e4, -e3: expansion 4, 3
     input_size: int = Field(416, ge=SMALLEST_INPUT, multiple_of=16)  # px of the square canvas
     activation: Literal["relu6", "leakyrelu", "mish", "silu", "hswish"] = "relu6"  # everywhere
@@ -131,6 +129,8 @@ class ModelConfig:
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
     inner: Inner = ()  # channels inside each block that widens; none = by the backbone's name
     tf_padding: bool = False  # of the backbone, as its weights had it; else symmetric, as NanoDet's
+    # lightdet: all of the above; the others are Table 1's, which know no backbone or head of ours
+    network: Literal["lightdet", "yolov4_tiny", "nanodet_m"] = "lightdet"
 
 
 @dataclass(frozen=True, config=STRICT)

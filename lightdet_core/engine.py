@@ -28,7 +28,7 @@ from lightdet_core.machinery.log import Log
 from lightdet_core.machinery.packs import Pack
 from lightdet_core.machinery.precision import forward
 from lightdet_core.machinery.weights import Weights
-from lightdet_core.model import LightDet, build, load_state
+from lightdet_core.model import LightDet, build, freeze_batch_norm, load_state
 
 LOG_STEPS = 10  # between two rows of log.csv: each waits for the device
 FRESH_BATCHES = 500_009  # added to the seed that draws them
@@ -59,17 +59,15 @@ def batch_loss(
     grid = level_grid(*batch.images.shape[-2:], device=batch.images.device)
     matched_gt, thresholds = atss(*grid, batch.gt_boxes, batch.gt_mask, scale)
     terms = detection_loss(student, grid, batch, matched_gt, config.train.label_smoothing)
-    if teacher is not None:
-        terms |= distillation_loss(
-            student, teacher, grid, batch, matched_gt, thresholds, scale, config.distill
-        )
-    return terms
+    if teacher is None:
+        return terms
+    more = student, teacher, grid, batch, matched_gt, thresholds, scale, config.distill
+    return terms | distillation_loss(*more)
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:
     """The sum of the losses of `batch_loss`."""
-    first, *others = (value for name, value in terms.items() if name.startswith("loss_"))
-    return sum(others, first)
+    return sum((v for name, v in terms.items() if name.startswith("loss_")), torch.zeros(()))
 
 
 def train_step(
@@ -85,8 +83,8 @@ def train_step(
     On many processes each has its share of the losses; they add up to those of the batch.
 
     Args:
-        part, loss: for benchmarks: each part of the step runs inside of `part(name)`, and the loss
-            may be computed in another way.
+        part: for benchmarks: each part of the step runs inside of `part(name)`.
+        loss: of another network, or another way to the same.
     """
     train, model = config.train, state.model
     with part("forward"):
@@ -198,8 +196,8 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
     seed = config.seed + (FRESH_BATCHES if train.init else 0)
     rows = distributed.own_rows(train.batch_size)
     batches = training_batches(pack, config, seed, range(start, steps), run.device, rows)
-    about = config.run_name, run.network.losses, run.teacher is not None
-    log = Log(run.checkpoint, *about, start, steps, train.batch_size, run.progress)
+    about = run.checkpoint, config.run_name, run.network.losses, run.teacher is not None
+    log = Log(*about, start, steps, train.batch_size, run.progress)
     for notice in filter(None, (where, *_notices(train, start, steps, run.device))):
         log.say(notice)
     with distributed.interruptible(distributed.count() > 1) as stop:
@@ -273,9 +271,8 @@ def _check_finite(name: str, step: int, loss: float, state: State, checkpoint: P
     if math.isfinite(loss) and scale >= SMALLEST_SCALE:
         return
     found = f"the loss scale is {scale}" if math.isfinite(loss) else f"the loss is {loss}"
-    counted = ""
-    if state.scaler.is_enabled():  # nothing else counts them
-        counted = f", after {int(state.skipped)} without a finite gradient"
+    counted = f", after {int(state.skipped)} without a finite gradient"
+    counted *= state.scaler.is_enabled()  # nothing else counts them
     raise UserError(
         f"{name}: {found} at step {step}{counted}; lower train.lr, raise train.warmup_steps or "
         "change train.precision. The last good checkpoint, if any, is at "
@@ -345,13 +342,6 @@ def channel_scores(
     scores = {block: score.cpu() for block, score in slim.by_taylor(network, losses()).items()}
     network.cpu()
     return scores
-
-
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Batch norm with constant statistics, scale and shift, in a network in train mode."""
-    for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval().requires_grad_(False)
 
 
 def new_state(model: LightDet, train: TrainConfig, device: torch.device) -> State:

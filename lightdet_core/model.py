@@ -283,6 +283,13 @@ def build(config: Config) -> LightDet:
     return model
 
 
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Batch norm with constant statistics, scale and shift, in a network in train mode."""
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval().requires_grad_(False)
+
+
 def _is_detector(path: Path) -> bool:
     return any(name.startswith("backbone.net.") for name in read_safetensors(path))
 

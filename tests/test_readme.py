@@ -83,6 +83,7 @@ COMMANDS = {
     "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
     # (of make's lists .ci/smoke runs two; the recipe is one)
     "make slim": "Makefile: $(call train,read_params()['slim'],0 $(SEEDS))",
+    "make rivals": "Makefile: $(call train,read_params()['rivals'],0 $(SEEDS))",
     "make controls PROFILE=coco": "Makefile: $(call train,read_params()['controls'],0)",
     "make repro PROFILE=bccd": "tests/tools/data/test_sources.py: def test_bccd_download(",
     "make gpu": "tests/tools/cost/test_gpu_bundle.py: gpu_bundle.bundle(tmp_path",

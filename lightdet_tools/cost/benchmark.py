@@ -41,7 +41,7 @@ from lightdet_core.machinery.packs import open_split, with_classes
 from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
-from lightdet_core.model import LightDet
+from lightdet_core.model import LightDet, freeze_batch_norm
 from lightdet_tools.data.annotations import Annotations, read_annotations
 from lightdet_tools.timing import timed
 
@@ -61,7 +61,7 @@ def untrained(
     torch.manual_seed(config.seed)
     model = LightDet(config.model).to(device, memory_format=memory).train()
     if config.train.frozen_bn:
-        engine.freeze_batch_norm(model.backbone)
+        freeze_batch_norm(model.backbone)
     state = engine.new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:

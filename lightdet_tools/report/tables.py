@@ -223,13 +223,18 @@ paper's own numbers: COCO val2017, its hardware. They are not comparable. `left 
 were trained with other settings, data or sources of weights than seed 0, with their keys."""
 
 
+def texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells as text: two decimals, and nothing where there is no value."""
+    text = frame.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
+    return text.where(frame.notna(), "")
+
+
 def write_table(frame: pd.DataFrame, path: Path, note: str = TABLE_NOTE) -> None:
     """Write `frame` as `path`.csv and `path`.md, with two decimals; the note goes below the latter.
 
     In the Markdown file `X` and `X std` become one cell, `mean ± std`.
     """
-    text = frame.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
-    text = text.where(frame.notna(), "")
+    text = texts(frame)
     write_text(path.with_suffix(".csv"), text.to_csv(index=False, lineterminator="\n"))
 
     shown = [name for name in text if not name.endswith(" std")]

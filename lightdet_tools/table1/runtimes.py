@@ -19,7 +19,7 @@ from lightdet_tools.table1.systems import System, to_tensor
 from lightdet_tools.timing import cuda_graph
 
 COMPILED = ("g5",)  # most of a minute each
-QUANTIZED = ("g1", "c0", "g5", "slim-relu6")
+QUANTIZED = ("g1", "c0", "g5", "slim-relu6", "slim-fast")
 
 
 class Loaded(NamedTuple):

@@ -17,7 +17,7 @@ from lightdet_tools.report.zeros import measure_batch_norm
 from lightdet_tools.table1 import comparators, rivals
 
 # experiments, at the paper's sizes with 80 classes
-OURS = ("g5", "g1", "c0", "+silu", "+mish", "+leakyrelu", "+hswish")
+OURS = ("g5", "g1", "c0", "+silu", "+mish", "+hswish")
 OURS += ("hswish-prune", "slim-e4-taught", "slim-e3", "slim-e3-layers")  # chapter 06
 OURS += ("slim-relu6", "slim-relu6-third", "slim-fast", "slim-fastest")
 SPREAD = 1.26  # standard deviation of the class logits of g5, trained on the demo

@@ -41,8 +41,7 @@ def fit(config, runs, progress, stop_at=None):
         return training_batch(pack, config, seed, step, device, **rows)
 
     augment.training_batch = batch
-    engine.build = train.build = in_double
-    train.fit(config, runs, progress, "cpu")
+    train.fit(config, runs, progress, "cpu", network=engine.LIGHTDET._replace(build=in_double))
 
 
 def in_double(config):
@@ -90,9 +89,8 @@ def alone(data_root, tmp_path_factory):
     """The run of one process."""
     with pytest.MonkeyPatch.context() as patch:
         use_root(patch, data_root)
-        patch.setattr(train, "build", in_double)
-        patch.setattr(engine, "build", in_double)
-        return train.fit(tiny(**CHANGES), tmp_path_factory.mktemp("alone"), silent, "cpu")
+        runs, network = tmp_path_factory.mktemp("alone"), engine.LIGHTDET._replace(build=in_double)
+        return train.fit(tiny(**CHANGES), runs, silent, "cpu", network=network)
 
 
 def compare(run, alone, number):
