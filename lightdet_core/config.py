@@ -129,7 +129,7 @@ class ModelConfig:
     bn_momentum: Share = 0.1  # of the backbone's running statistics; NanoDet: 0.01
     inner: Inner = ()  # channels inside each block that widens; none = by the backbone's name
     tf_padding: bool = False  # of the backbone, as its weights had it; else symmetric, as NanoDet's
-    # lightdet: all of the above; the others are Table 1's, which know no backbone or head of ours
+    # lightdet: all of the above; nanodet_m: on a backbone of its own; yolov4_tiny: the size alone
     network: Literal["lightdet", "yolov4_tiny", "nanodet_m"] = "lightdet"
 
 
@@ -412,6 +412,8 @@ def _check_together(config: Config, experiments: dict, places: dict[str, str]) -
     rules = [
         ("model.network", network == "lightdet" or not helped,
          "from random weights alone: model.pretrained false, and no teacher, init or frozen_bn"),
+        ("model.input_size", network != "yolov4_tiny" or size % 32 == 0,
+         "a multiple of 32 for yolov4_tiny; set one for it, as minicoco does"),
         ("data.pack_size", config.data.pack_size >= size,
          f"at least the {size} px of {config.experiment}'s input, or it learns enlarged images"),
         ("augment.mixup", augment.mixup + augment.cutmix <= 1,

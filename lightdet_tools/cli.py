@@ -8,6 +8,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,14 @@ try:
     import typer
     from typer.core import TyperGroup
 
-    from lightdet_core.config import UserError, all_runs, load_config, read_params, root
+    from lightdet_core.config import (
+        ConfigError,
+        UserError,
+        all_runs,
+        load_config,
+        read_params,
+        root,
+    )
     from lightdet_tools.cli_groups import gpu, notebook, option, told
 except KeyboardInterrupt:
     sys.exit(130)
@@ -97,8 +105,10 @@ def pack(
 ) -> None:
     """Pack a profile's images for training."""
     params = read_params()
-    runs = [*all_runs(params), *params["rivals"]]
-    configs = [load_config(run, profile, params=params) for run in runs]
+    configs = [load_config(run, profile, params=params) for run in all_runs(params)]
+    for run in params["rivals"]:
+        with suppress(ConfigError):  # where it does not fit a profile, its training says so
+            configs.append(load_config(run, profile, params=params))
     from lightdet_tools.data.pack import prepare_packs
 
     print(f"wrote {prepare_packs(configs, told, skip_broken).relative_to(root())}")
@@ -143,6 +153,7 @@ def train(
         folder = fit(config, progress=told, network=network)
         if distributed.rank() == 0:
             publish(folder, config)
+        if distributed.rank() == 0 and network is LIGHTDET:
             told(f"to use it: lightdet detect {folder}/weights.safetensors IMAGE --out found")
 
 

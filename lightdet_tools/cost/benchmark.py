@@ -58,6 +58,8 @@ def untrained(
     fused: bool = True,
 ) -> State:
     """A network with random weights and its optimizer; not fused: torch's default kernels."""
+    if config.model.network != "lightdet":
+        raise UserError(f"{config.experiment}: only LightDet's steps are timed; name one of ours")
     torch.manual_seed(config.seed)
     model = LightDet(config.model).to(device, memory_format=memory).train()
     if config.train.frozen_bn:

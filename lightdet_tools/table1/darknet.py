@@ -82,7 +82,7 @@ def csp_tiny() -> list[Row]:
     return rows
 
 
-# By sections. Anchors are in pixels of the network's input, whatever its size.
+# By sections. Anchors are in pixels of the network's input, whatever its size (but `anchor_scale`).
 TABLES: dict[str, list[list[Row]]] = {
     "yolov3": [
         darknet53(),
@@ -132,7 +132,7 @@ TABLES: dict[str, list[list[Row]]] = {
 
 
 def decode(output: Tensor, anchors: Tensor, stride: int, scale_xy: float) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of one output.
+    """Boxes and logits of one output.
 
     A centre lies in its cell at scale_xy (sigmoid(t) - 1/2) + 1/2, so that a scale above 1 lets
     it reach the cell's border; a side is anchor exp(t).
@@ -249,24 +249,32 @@ class Yolo(DetectionNetwork):
     def postprocess(
         self, outputs: Sequence[Tensor], size: tuple[int, int], *limits: float
     ) -> list[Detections]:
-        raw = self._raw(outputs, size[0])
-        scores = raw.logits[..., :1].sigmoid() * raw.logits[..., 1:].sigmoid()
-        return boxes.detect_batch(scores, raw.boxes, size, *limits)
+        parts = self._decoded(outputs, size[0])
+        scores = [logits[..., :1].sigmoid() * logits[..., 1:].sigmoid() for _, logits in parts]
+        found = torch.cat([xyxy for xyxy, _ in parts], 1)
+        return boxes.detect_batch(torch.cat(scores, 1), found, size, *limits)
 
     def logits(self, images: Tensor, precision: str = "fp32") -> Raw:
         """What the losses need: (B, 3, H, W) through the network in a precision."""
-        return self._raw(forward(self, images, precision), images.shape[-2])
-
-    def _raw(self, outputs: Sequence[Tensor], height: int) -> Raw:
-        parts = []
-        for output, (anchors, scale_xy) in zip(outputs, self.outputs, strict=True):
-            sides = output.new_tensor(anchors) * self.anchor_scale
-            stride, cells = height // output.shape[-2], cells_of(output).flatten(0, 1)
-            found, logits = decode(output, sides, stride, scale_xy)
+        outputs, places = forward(self, images, precision), []
+        found, logits = zip(*self._decoded(outputs, images.shape[-2]), strict=True)
+        for output, (anchors, _) in zip(outputs, self.outputs, strict=True):
+            sides, cells = self._sides(output, anchors), cells_of(output).flatten(0, 1)
             sides, cells = sides.repeat_interleave(len(cells), 0), cells.repeat(len(anchors), 1)
-            parts.append((found, logits, sides, cells, torch.full_like(sides[:, 0], stride)))
-        found, logits, *places = zip(*parts, strict=True)
-        return Raw(torch.cat(found, 1), torch.cat(logits, 1), *(torch.cat(x) for x in places))
+            stride = images.shape[-2] // output.shape[-2]
+            places.append((sides, cells, torch.full_like(sides[:, 0], stride)))
+        where = (torch.cat(x) for x in zip(*places, strict=True))
+        return Raw(torch.cat(found, 1), torch.cat(logits, 1), *where)
+
+    def _sides(self, output: Tensor, anchors: tuple) -> Tensor:
+        return output.new_tensor(anchors) * self.anchor_scale
+
+    def _decoded(self, outputs: Sequence[Tensor], height: int) -> list[tuple[Tensor, Tensor]]:
+        """`decode` of each output, of an input so many pixels high."""
+        return [
+            decode(output, self._sides(output, anchors), height // output.shape[-2], scale_xy)
+            for output, (anchors, scale_xy) in zip(outputs, self.outputs, strict=True)
+        ]
 
 
 def build_yolo(name: str, num_classes: int = 80, anchor_scale: float = 1.0) -> Yolo:

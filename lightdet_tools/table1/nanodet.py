@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torchvision.models import shufflenet_v2_x1_0
 
 from lightdet_core.boxes import STRIDES
-from lightdet_core.config import ModelConfig, UserError, load_config
+from lightdet_core.config import ModelConfig, UserError
 from lightdet_core.model import ACTIVATIONS, PAN, GFLHead, LightDet
 from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
 from lightdet_tools.deploy.runtime import load_ncnn
 
+SETTINGS = ModelConfig(  # of the published network; `backbone` does not apply
+    input_size=320, activation="leakyrelu", channels=96, stacked_convs=2, reg_max=7, cell_scale=5.0
+)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB; NanoDet lists them as BGR
 
 
@@ -64,7 +67,7 @@ class NanoDet(LightDet):
 
 def build_nanodet(num_classes: int = 80) -> NanoDet:
     """NanoDet-m, untrained: 950,036 parameters with 80 classes (published: 0.95 M, AP 20.6)."""
-    return NanoDet(replace(load_config("nanodet_m", "coco").model, num_classes=num_classes))
+    return NanoDet(replace(SETTINGS, num_classes=num_classes))
 
 
 def load_nanodet(param_path: Path | str, bin_path: Path | str) -> NanoDet:

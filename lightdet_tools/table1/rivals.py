@@ -1,9 +1,11 @@
 """Table 1's rivals, trained by our loop on our data: YOLOv4-tiny, NanoDet-m.
 
 From random weights, on the same images, in the same order, with the same optimizer as ours: what
-differs is the network, and of YOLOv4-tiny the loss, which is darknet's.
+differs is the network with its input size, and of YOLOv4-tiny the losses, which are darknet's.
 Tensor legend: B images · G objects (padded) · N anchors at their cells · C classes.
 """
+
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import complete_box_iou_loss
 
 from lightdet_core.boxes import Batch, iou
-from lightdet_core.config import Config, ModelConfig
+from lightdet_core.config import Config, ConfigError, ModelConfig, load_config
 from lightdet_core.engine import LIGHTDET, Network
 from lightdet_core.losses import object_shares
 from lightdet_core.machinery.distributed import total
@@ -21,7 +23,8 @@ from lightdet_tools.table1.nanodet import NanoDet
 # of yolov4-tiny.cfg: input, anchors (no output has the first one), weight of the box, threshold
 SIZE = 416
 ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
-WEIGHT_CIOU, IGNORED = 0.07, 0.7
+WEIGHT_CIOU, IGNORED, SCALE_XY = 0.07, 0.7, 1.05
+SAYS = 0.25  # the least score of a class (darknet's compare_yolo_class)
 
 
 @torch.no_grad()
@@ -29,8 +32,8 @@ def owners(raw: Raw, batch: Batch) -> Tensor:
     """The object that each anchor learns, as darknet has it: (B, N), -1 for background.
 
     An object belongs to the cell that holds its centre and there to the one anchor, of the six,
-    whose shape is nearest by IoU; of several objects to the last. Those nearest to the anchor that
-    no output has are learnt by none.
+    whose shape is nearest by IoU. Those nearest to the anchor that no output has are learnt by
+    none; of several objects at one anchor the last is (darknet adds all of them up).
     """
     scale = batch.images.shape[-1] / SIZE
     shapes = raw.anchors.new_tensor(ANCHORS) * scale  # (6, 2)
@@ -45,11 +48,35 @@ def owners(raw: Raw, batch: Batch) -> Tensor:
     return ((fits & batch.gt_mask[..., None]) * numbers).amax(1) - 1
 
 
+def _darknet_steps(raw: Raw, positive: Tensor, size: int) -> Tensor:
+    """The boxes of the anchors that learn (K, 4), with the gradients that darknet gives them.
+
+    It differentiates CIoU by centre and sides in shares of the image and takes the gradient of a
+    centre for that of its logit (without sigmoid, cell and scale), that of a side times exp(t) for
+    that of its logit. So 0.07 weighs more here than it would by the chain rule, some 30 times for a centre.
+    (Its doubling of one part for the sides is left out.) Values stay the same.
+    """
+    boxes = raw.boxes[positive]
+    places = positive.nonzero()[:, 1]
+    stride, anchor, cell = (x[places] for x in (raw.strides, raw.anchors, raw.cells))
+    centers, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    with torch.no_grad():
+        inside = centers / stride[:, None] - cell  # scale_xy (sigmoid(t) - 1/2) + 1/2
+        sigmoid = ((inside - 0.5) / SCALE_XY + 0.5).clamp(1e-3, 1 - 1e-3)
+        of_center = size / (stride[:, None] * SCALE_XY * sigmoid * (1 - sigmoid))
+        of_side = size / anchor
+    centers, sides = (
+        x.detach() + (x - x.detach()) * factor
+        for x, factor in ((centers, of_center), (sides, of_side))
+    )
+    return torch.cat([centers - sides / 2, centers + sides / 2], -1)
+
+
 def yolo_loss(raw: Raw, batch: Batch, config: Config, teacher: None = None) -> dict[str, Tensor]:
     """The losses of YOLOv4-tiny as its cfg sets them: CIoU, objectness, classes; summed, per image.
 
-    Background is pushed down but where a box reaches an IoU of 0.7 with an object. An object's
-    share of a mixed image weighs its CIoU and its classes.
+    Background is pushed down but where a box that says a class at all reaches an IoU of 0.7 with an
+    object. An object's share of a mixed image weighs its CIoU and its classes.
 
     Returns:
         loss_ciou, loss_objectness, loss_class: scalars to be added; num_pos: anchors that learn.
@@ -58,14 +85,17 @@ def yolo_loss(raw: Raw, batch: Batch, config: Config, teacher: None = None) -> d
     positive = owner >= 0
     targets = batch.gt_boxes.gather(1, owner.clamp(0)[..., None].expand(-1, -1, 4))[positive]
     with torch.no_grad():
+        says = (raw.logits[..., 1:].sigmoid() > SAYS).any(-1)
         overlaps = iou(raw.boxes[:, None], batch.gt_boxes[:, :, None])  # (B, G, N)
         near = overlaps.masked_fill(~batch.gt_mask[..., None], 0).amax(1) > IGNORED
+        near &= says
     share = object_shares(owner, batch.gt_weights)[positive]
     labels = F.one_hot(
         batch.gt_labels.gather(1, owner.clamp(0))[positive], raw.logits.shape[-1] - 1
     )
     wrong = F.binary_cross_entropy_with_logits
-    ciou = complete_box_iou_loss(raw.boxes[positive], targets) * share
+    size = batch.images.shape[-1]
+    ciou = complete_box_iou_loss(_darknet_steps(raw, positive, size), targets) * share
     objectness = wrong(raw.logits[..., 0], positive.float(), reduction="none")[positive | ~near]
     classes = wrong(raw.logits[..., 1:][positive], labels.float(), reduction="none").sum(-1) * share
     images = total(share.new_tensor(len(batch.images)))
@@ -95,3 +125,12 @@ NETWORKS = {
     "yolov4_tiny": Network("yolov4_tiny", build, yolo_loss, YOLO_LOSSES),
     "nanodet_m": LIGHTDET._replace(name="nanodet_m", build=build),
 }
+
+
+def that_fit(profile: str) -> list[str]:
+    """The rivals that a profile's settings allow: YOLOv4-tiny takes multiples of 32 px alone."""
+    found = []
+    for name in MAKERS:
+        with suppress(ConfigError):
+            found.append(load_config(name, profile).experiment)
+    return found

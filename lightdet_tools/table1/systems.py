@@ -57,14 +57,15 @@ def systems(names: list[str] | None = None, profile: str = "coco") -> Iterator[S
             for another profile those that it trains, too.
         profile: whose input sizes these and ours have. They have 80 classes in any.
     """
-    others = comparators.COMPARATORS if profile == "coco" else rivals.MAKERS
+    others = comparators.COMPARATORS if profile == "coco" else rivals.that_fit(profile)
     for name in names or [*others, *OURS]:
         torch.manual_seed(0)
         if name in comparators.COMPARATORS:
             about = comparators.COMPARATORS[name]
             title, size, printed = about.title, about.size, about.printed
-            model = comparators.build(name)
-            if name in rivals.MAKERS:
+            if profile == "coco" or name not in rivals.MAKERS:
+                model = comparators.build(name)
+            else:
                 config = load_config(name, profile).with_model(num_classes=80)
                 model, size = rivals.build(config).eval(), config.model.input_size
             settle(model, size)

@@ -317,12 +317,20 @@ def test_a_mistake_in_any_of_them_is_found_before_the_first_begins(asked, capsys
 
 
 def test_one_run_is_trained_in_this_process(asked, monkeypatch):
-    found = []
-    monkeypatch.setattr("lightdet_core.train.fit", lambda config, **_: found.append(config))
+    found, networks = [], []
+
+    def fit(config, progress, network):
+        found.append(config)
+        networks.append(network.name)
+
+    monkeypatch.setattr("lightdet_core.train.fit", fit)
     monkeypatch.setattr("lightdet_core.machinery.runs.publish", lambda folder, config: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     cli.run("train", "--profile=smoke", "--experiment=g1", "--seed=3", "--experiment=g1")
-    assert [config.run_name for config in found] == ["g1-s3"] and not asked
+    cli.run("train", "--profile=demo", "--experiment=yolov4_tiny")
+    cli.run("train", "--profile=demo", "--experiment=nanodet_m")
+    assert [config.run_name for config in found] == ["g1-s3", "yolov4_tiny-s0", "nanodet_m-s0"]
+    assert networks == ["lightdet", "yolov4_tiny", "nanodet_m"] and not asked
 
 
 def test_torchrun_takes_one_run(asked, monkeypatch):
