@@ -53,8 +53,8 @@ def _darknet_steps(raw: Raw, positive: Tensor, size: int) -> Tensor:
 
     It differentiates CIoU by centre and sides in shares of the image and takes the gradient of a
     centre for that of its logit (without sigmoid, cell and scale), that of a side times exp(t) for
-    that of its logit. So 0.07 weighs more here than it would by the chain rule, some 30 times for a centre.
-    (Its doubling of one part for the sides is left out.) Values stay the same.
+    that of its logit. So 0.07 weighs more than by the chain rule, for a centre some 30 times. (Its
+    doubling of one part for the sides is left out.) Values stay the same.
     """
     boxes = raw.boxes[positive]
     places = positive.nonzero()[:, 1]
