@@ -1,7 +1,7 @@
 """How fast the systems of Table 1 are on this machine: one protocol for all of them.
 
     lightdet latency
-    lightdet latency --profile demo    # our networks alone, at the sizes that the demo has
+    lightdet latency --profile demo    # what is trained there, at the sizes that the demo has
 
 Batch 1, RGB images 0..255, normalisation inside. All systems are converted and checked first. Then
 those of a group of runtimes are opened, and every one has its turn, again and again
