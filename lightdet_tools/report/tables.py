@@ -129,7 +129,9 @@ def seed_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
         elif seen != (images := images or seen):
             left_out[run] = "trained or evaluated on other images"
         else:
-            settings = {k: v for k, v in provenance["config"].items() if k not in IDENTITY}
+            # as of today: older runs do not name options that came later
+            now = load_config(run, profile).settings
+            settings = {k: v for k, v in now.items() if k not in IDENTITY}
             about = {"start": start, "training": short_hash(json.dumps(settings, sort_keys=True))}
             for seed, metrics in pooled.items():
                 whole, parts = (metrics[key] for key in ("AP", "AP_without"))
