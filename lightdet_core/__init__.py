@@ -11,7 +11,8 @@ distill     localization and class distillation
 sparsity    2:4 masks
 augment     warp, colour, Mosaic, MixUp, CutMix
 evaluate    COCO metrics
-engine      one training step, its state, the loop
+train_state what a training step changes: weights, optimizer, average, masks
+engine      one training step, the loop
 train       from packs to a run folder
 
 machinery/ is what any training needs: files, packs, processes, checkpoints. From Python:

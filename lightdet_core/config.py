@@ -290,7 +290,11 @@ def _check_order(params: dict, path: Path) -> None:
     for listed, run in [(key, run) for key in ("runs", "taught") for run in params[key]]:
         where = f"{path}: experiments.{run}"
         experiment = _mapping(params["experiments"][run], where)
-        distill, train = (_mapping(experiment.get(k), f"{where}.{k}") for k in ("distill", "train"))
+        distill, train, model = (
+            _mapping(experiment.get(k), f"{where}.{k}") for k in ("distill", "train", "model")
+        )
+        if (network := model.get("network", "lightdet")) != "lightdet":
+            raise ConfigError(f"{path}: {run} is a {network}: move it from `{listed}` to `rivals`")
         teacher = distill.get("teacher")
         needed = teacher or train.get("init")
         wanted = "taught" if teacher == "teacher" else "ladder" if needed else "runs"
@@ -413,7 +417,9 @@ def _check_together(config: Config, experiments: dict, places: dict[str, str]) -
         ("model.network", network == "lightdet" or not helped,
          "from random weights alone: model.pretrained false, and no teacher, init or frozen_bn"),
         ("model.input_size", network != "yolov4_tiny" or size % 32 == 0,
-         "a multiple of 32 for yolov4_tiny; set one for it, as minicoco does"),
+         "a multiple of 32 for yolov4_tiny; choose model.input_size and input_scale so"),
+        ("train.label_smoothing", network != "yolov4_tiny" or not train.label_smoothing,
+         "0 for yolov4_tiny, whose losses are darknet's"),
         ("data.pack_size", config.data.pack_size >= size,
          f"at least the {size} px of {config.experiment}'s input, or it learns enlarged images"),
         ("augment.mixup", augment.mixup + augment.cutmix <= 1,

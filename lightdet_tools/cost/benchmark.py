@@ -33,7 +33,6 @@ from lightdet_core.augment import (
 )
 from lightdet_core.boxes import Batch, Logits
 from lightdet_core.config import Config, UserError, root
-from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import split_paths, write_json
 from lightdet_core.machinery.images import read_image
@@ -42,6 +41,7 @@ from lightdet_core.machinery.precision import check_precision, exact
 from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet, freeze_batch_norm
+from lightdet_core.train_state import State, follow, new_state
 from lightdet_tools.data.annotations import Annotations, read_annotations
 from lightdet_tools.timing import timed
 
@@ -64,7 +64,7 @@ def untrained(
     model = LightDet(config.model).to(device, memory_format=memory).train()
     if config.train.frozen_bn:
         freeze_batch_norm(model.backbone)
-    state = engine.new_state(model, config.train, device)
+    state = new_state(model, config.train, device)
     if not fused:
         for group in state.optimizer.param_groups:
             group["fused"] = None
@@ -81,7 +81,7 @@ def learn(
 ) -> None:
     """One step as training takes it, with its moving average; `hooks` of `engine.train_step`."""
     engine.train_step(state, batch, config, teacher, **hooks)
-    engine.follow(state, config.train, step)
+    follow(state, config.train, step)
 
 
 def loss_by_image(logits: Logits, batch: Batch, config: Config, _: None) -> dict[str, Tensor]:

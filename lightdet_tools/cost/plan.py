@@ -26,7 +26,6 @@ from lightdet_core.config import (
     read_params,
     root,
 )
-from lightdet_core.engine import State
 from lightdet_core.machinery.distributed import best_device
 from lightdet_core.machinery.files import split_paths
 from lightdet_core.machinery.packs import open_pack, pack_path
@@ -34,6 +33,7 @@ from lightdet_core.machinery.precision import cpu_computes_in, exact
 from lightdet_core.machinery.provenance import hardware
 from lightdet_core.machinery.runs import keep_memory
 from lightdet_core.model import LightDet
+from lightdet_core.train_state import State
 from lightdet_tools.cost.benchmark import learn, untrained
 from lightdet_tools.data.annotations import read_annotations
 from lightdet_tools.data.sources import COCO_IMAGES, coco_files, minicoco_ids

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightdet_core import sparsity
 from lightdet_core.config import UserError
-from lightdet_core.engine import update_average
+from lightdet_core.train_state import update_average
 from lightdet_tools.report import zeros
 
 # An even saw-tooth: no two magnitudes in a group of four are equal.

@@ -16,7 +16,7 @@ from conftest import close, fit, fit_until, kept, needs, read, same, same_run, t
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from lightdet_core import augment, distill, engine, sparsity, train
+from lightdet_core import augment, distill, engine, sparsity, train, train_state
 from lightdet_core.augment import training_batch
 from lightdet_core.config import TrainConfig, UserError, load_config
 from lightdet_core.machinery import checkpoint, log, precision
@@ -34,22 +34,24 @@ def test_warmup_golden(golden):
     paper = load_config("g1", "coco").train
     nanodet = load_config("nanodet-lite1", "coco").train
     for settings, key in ((paper, "paper_lr"), (nanodet, "nanodet_lite1_lr")):
-        rates = [engine.learning_rate(settings, step, 924) for step in inputs["steps"]]
+        rates = [train_state.learning_rate(settings, step, 924) for step in inputs["steps"]]
         close(torch.tensor(rates), expected[key])
 
 
 def test_multistep_and_cosine():
     settings = load_config("nanodet-lite1", "coco").train  # x0.1 after epochs 130, 150, 160, 165
-    rates = [engine.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)]
+    rates = [
+        train_state.learning_rate(settings, e * 100, 100) for e in (129, 130, 150, 160, 165, 169)
+    ]
     close(torch.tensor(rates), [0.07, 0.007, 7e-4, 7e-5, 7e-6, 7e-6])
     settings = tiny(epochs=10, warmup_steps=20, lr=1.0, final_lr=0.1).train
-    rates = [engine.learning_rate(settings, step, 10) for step in (20, 60, 100)]
+    rates = [train_state.learning_rate(settings, step, 10) for step in (20, 60, 100)]
     close(torch.tensor(rates), [1.0, 0.55, 0.1])
 
 
 def test_ema_golden(golden):
     inputs, expected = golden("nanodet_ema")
-    new = [1 - engine.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
+    new = [1 - train_state.ema_decay(0.9998, step, 2000) for step in inputs["iterations"]]
     close(torch.tensor(new), expected["new_weight"])
 
 
@@ -58,7 +60,7 @@ def test_average_follows_weights_and_statistics():
     average = {k: v.clone() for k, v in net.state_dict().items()}
     with torch.no_grad():
         net.weight.fill_(3.0), net.running_mean.fill_(1.0), net.num_batches_tracked.fill_(7)
-    engine.update_average(average, net, 0.75)
+    train_state.update_average(average, net, 0.75)
     assert average["weight"].tolist() == [1.5, 1.5]  # 0.75 x 1 + 0.25 x 3
     assert average["running_mean"].tolist() == [0.25, 0.25]
     assert average["num_batches_tracked"] == 7
@@ -68,7 +70,7 @@ def test_average_follows_weights_and_statistics():
 def test_decay_reaches_every_parameter(optimizer):
     """Batch-norm and biases included, as NanoDet has it."""
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
-    made = engine.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
+    made = train_state.make_optimizer(net, tiny(optimizer=optimizer, weight_decay=0.03).train)
     (group,) = made.param_groups
     assert len(group["params"]) == 4 and group["weight_decay"] == 0.03
     if optimizer == "sgd":
@@ -240,7 +242,7 @@ def test_a_run_that_goes_on_begins_with_its_weights_and_sees_other_batches(here,
 def test_gradient_norm_leaves_masked_weights_out():
     net = torch.nn.Linear(2, 1, bias=False)
     net.weight.grad = torch.tensor([[3.0, 4.0]])
-    state = engine.State(net, None, None, None, {}, torch.zeros(()))
+    state = train_state.State(net, None, None, None, {}, torch.zeros(()))
     assert engine._gradient_norm(state) == 5
     state.masks["weight"] = torch.tensor([[True, False]])
     assert engine._gradient_norm(state) == 3 and net.weight.grad.tolist() == [[3, 4]]
@@ -272,7 +274,9 @@ def test_momentum_after_a_skipped_first_step():
     """torch's fused SGD leaves it unfilled there; ours begins at zero."""
     net = torch.nn.Linear(3, 3)
     before = net.weight.detach().clone()
-    optimizer = engine.make_optimizer(net, tiny(optimizer="sgd", lr=0.1, weight_decay=0.0).train)
+    optimizer = train_state.make_optimizer(
+        net, tiny(optimizer="sgd", lr=0.1, weight_decay=0.0).train
+    )
     scaler = torch.amp.GradScaler("cpu")
     for gradient in (math.inf, 1.0):
         optimizer.zero_grad()
@@ -311,14 +315,14 @@ def test_loss_scale_that_never_fits(here, monkeypatch):
 @needs("fp16")
 def test_pure_half_precision_runs_in_it_and_is_written_in_full(here, monkeypatch):
     kinds = set()
-    real = engine.update_average
+    real = train_state.update_average
 
     def spy(average, model, decay):
         kinds.update(v.dtype for v in model.state_dict().values())
         kinds.update(str(v.dtype) for v in average.values())
         real(average, model, decay)
 
-    monkeypatch.setattr(engine, "update_average", spy)
+    monkeypatch.setattr(train_state, "update_average", spy)
     settings = {"optimizer": "sgd", "lr": 0.01, "epochs": 1, "batch_size": 2}
     config = tiny(precision="fp16-pure", model=NARROW | {"head": "gflv2"}, **settings)
     folder = fit(config, here)
@@ -332,7 +336,7 @@ def test_half_precision_weights_follow_their_gradient():
     before = net.weight.detach().clone()
     settings = TrainConfig(precision="fp16-pure", lr=0.25, weight_decay=0.0)
     net.weight.grad = torch.ones_like(net.weight)
-    engine.make_optimizer(net, settings).step()
+    train_state.make_optimizer(net, settings).step()
     assert torch.equal(net.weight, before - 0.25)
 
 
@@ -345,7 +349,7 @@ def test_a_step_asks_for_no_value(precision):
     config = tiny(precision=precision, grad_clip=1.0, distill=TAUGHT, model={"head": "gflv2"})
     with FakeTensorMode():
         net, teacher = build(config).train(), build(config).eval()
-        state = engine.new_state(net, config.train, torch.device("cpu"))
+        state = train_state.new_state(net, config.train, torch.device("cpu"))
         objects = torch.empty(8, 5)
         images, boxes = torch.empty(8, 3, 64, 64), torch.empty(8, 5, 4)
         batch = augment.Batch(images, boxes, objects.long(), objects.bool(), objects)
@@ -370,7 +374,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(here):
     config = tiny(precision="fp16", augment={"mosaic": 0.5, "mixup": 0.3, "cutmix": 0.3})
     data = pack.open_pack(pack.pack_path(config, "train"))
     net = build(config).to(device, memory_format=torch.channels_last).train()
-    state = engine.new_state(net, config.train, device)
+    state = train_state.new_state(net, config.train, device)
     for step in range(3):  # the first ones load kernels and fill caches
         torch.cuda.set_sync_debug_mode("error" if step == 2 else "default")
         try:

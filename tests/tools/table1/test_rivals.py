@@ -10,7 +10,14 @@ from conftest import silent, tiny, use_root
 
 from lightdet_core import train
 from lightdet_core.boxes import Batch
-from lightdet_core.config import ConfigError, ModelConfig, UserError, load_config, read_params
+from lightdet_core.config import (
+    ConfigError,
+    ModelConfig,
+    UserError,
+    load_config,
+    read_params,
+    root,
+)
 from lightdet_core.model import load_weights
 from lightdet_tools.table1 import rivals
 from lightdet_tools.table1.comparators import COMPARATORS
@@ -208,3 +215,21 @@ def test_settings():
         ConfigError, match=r"model\.network: 'yolov4_tiny': from random weights alone"
     ):
         load_config("yolov4_tiny", "demo", params=params)
+    with pytest.raises(ConfigError, match=r"label_smoothing: 0\.05: 0 for yolov4_tiny"):
+        load_config("yolov4_tiny", "demo", params=smoothed(read_params()))
+
+
+def smoothed(params: dict) -> dict:
+    params["experiments"]["yolov4_tiny"]["train"] = {"label_smoothing": 0.05}
+    return params
+
+
+def test_the_pipeline_trains_none(tmp_path):
+    """Its stages depend on the core alone."""
+    path = tmp_path / "params.yaml"
+    text = (root() / "params.yaml").read_text()
+    path.write_text(text.replace("runs: [teacher,", "runs: [nanodet_m, teacher,"))
+    with pytest.raises(
+        ConfigError, match=r"nanodet_m is a nanodet_m: move it from `runs` to `rivals`"
+    ):
+        read_params(path)
