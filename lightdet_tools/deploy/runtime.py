@@ -70,9 +70,17 @@ def open_exported(path: Path | str, threads: int = 1) -> Exported:
 
 
 def onnx_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU; its errors are raised, not printed.
+    """A session on the CPU; its errors are raised, not printed."""
+    import onnxruntime
 
-    Its threads sleep between calls. By default (1.31.1) each looks for work for 0.04 s more (AMD
+    options, providers = onnx_options(threads), ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def onnx_options(threads: int) -> onnxruntime.SessionOptions:
+    """Those of all our sessions.
+
+    Threads sleep between calls. By default (1.31.1) each looks for work for 0.04 s more (AMD
     EPYC), and what comes next on these cores takes up to three times as long.
     """
     import onnxruntime
@@ -81,7 +89,7 @@ def onnx_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return options
 
 
 def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:

@@ -44,6 +44,7 @@ from lightdet_tools.deploy import export, runtime
 from lightdet_tools.deploy.detect import exported_find
 from lightdet_tools.deploy.runtime import Exported
 from lightdet_tools.table1 import comparators
+from lightdet_tools.table1.operators import by_operator
 from lightdet_tools.table1.runtimes import (
     GROUPS,
     RUNTIMES,
@@ -51,6 +52,7 @@ from lightdet_tools.table1.runtimes import (
     Runtime,
     trace_ncnn,
     write_ncnn,
+    write_onnx,
 )
 from lightdet_tools.table1.systems import System, systems
 from lightdet_tools.timing import interleaved
@@ -58,6 +60,8 @@ from lightdet_tools.timing import interleaved
 LEAST = 3  # calls of the slowest
 REFERENCE = "yolov4_tiny"  # of the ratios
 CANDIDATES = 200  # before NMS; a trained network leaves some hundreds at a score of 0.05
+PROFILE_IN = "onnxruntime"
+PROFILED = (REFERENCE, "g5", "c0", "+hswish")  # SiLU, ReLU6, h-swish of one network
 LIBRARIES = (
     "torch", "torchvision", "timm", "transformers", "effdet", "onnxruntime", "ncnn", "openvino",
 )  # fmt: skip
@@ -126,11 +130,12 @@ def measure(
 
     Returns:
         systems (key, title, size, parameters, gmac, in_paper and bytes by runtime), latency
-        (`rows_of`) and not_possible (runtime, system, reason).
+        (`rows_of`), not_possible (runtime, system, reason) and, with onnxruntime, operators
+        (`by_operator`) of the reference and of what PROFILED names.
     """
     torch.set_num_threads(threads)
     progress("building the networks")
-    found = {"systems": [], "latency": [], "not_possible": []}
+    found = {"systems": [], "latency": [], "not_possible": [], "operators": []}
     with tempfile.TemporaryDirectory() as place:
         folder, ready, chosen = Path(place), [], []
         with _aside() as submit:
@@ -159,6 +164,8 @@ def measure(
             title = " and ".join(dict.fromkeys(name for name, _ in usable))
             progress(f"{title}: timing {len(usable)} networks")
             found["latency"] += rows_of(_times(group, usable, threads, folder, seconds))
+            if PROFILE_IN in group:
+                found["operators"] = _operators(usable, threads, folder)
             keep(found)
     return found
 
@@ -225,6 +232,15 @@ def _times(
         if "torch" not in group:  # a second thread of it would wait for the runtime's
             torch.set_num_threads(1)
         return interleaved(calls, seconds, least=LEAST)
+
+
+def _operators(usable: dict, threads: int, folder: Path) -> list[dict]:
+    chosen = {
+        system.key: (write_onnx(system, folder), runtime.to_floats(system.canvas[None]))
+        for name, system in usable
+        if name == PROFILE_IN and system.key in PROFILED
+    }
+    return by_operator(chosen, threads)
 
 
 def _check_same(found: list[Tensor], wanted: list[Tensor], limit: float) -> None:
@@ -303,7 +319,7 @@ def write_table(
         took = {"took_s": round(time.monotonic() - start)}
         write_json(unfinished, about | took | found, indent=1)
 
-    keep({"systems": [], "latency": [], "not_possible": []})  # it can be written, then
+    keep({})  # it can be written, then
     measure(systems, runtimes or usable, seconds, threads, timed, keep, profile)
     unfinished.replace(out)
     return out

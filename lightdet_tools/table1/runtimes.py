@@ -64,7 +64,7 @@ def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_onnx(system: System, threads: int, folder: Path) -> Loaded:
-    return _session(_onnx(system, folder), threads)
+    return _session(write_onnx(system, folder), threads)
 
 
 def load_int8(system: System, threads: int, folder: Path) -> Loaded:
@@ -72,11 +72,11 @@ def load_int8(system: System, threads: int, folder: Path) -> Loaded:
 
 
 def load_openvino(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_onnx(system, folder), threads)
+    return _openvino(write_onnx(system, folder), threads)
 
 
 def load_openvino_bf16(system: System, threads: int, folder: Path) -> Loaded:
-    return _openvino(_onnx(system, folder), threads, bf16=True)
+    return _openvino(write_onnx(system, folder), threads, bf16=True)
 
 
 def load_openvino_int8(system: System, threads: int, folder: Path) -> Loaded:
@@ -122,7 +122,7 @@ def _zeros(system: System) -> Tensor:
     return torch.zeros(1, 3, system.size, system.size)
 
 
-def _onnx(system: System, folder: Path) -> Path:
+def write_onnx(system: System, folder: Path) -> Path:
     """Its file, written once."""
     path = folder / f"{system.key}.onnx"
     if not path.exists():
@@ -135,7 +135,7 @@ def _quantized(system: System, folder: Path, openvino: bool = False) -> Path:
     path = folder / f"{system.key}-int8{'-openvino' * openvino}.onnx"
     if not path.exists():
         images = [runtime.to_floats(x[None]) for x in export.example_images(system.size)]
-        onnx.save(convert.quantize(onnx.load(_onnx(system, folder)), images, openvino), path)
+        onnx.save(convert.quantize(onnx.load(write_onnx(system, folder)), images, openvino), path)
     return path
 
 

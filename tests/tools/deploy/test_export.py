@@ -612,6 +612,30 @@ def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
                 assert 0 < np.abs(a - b).max() < 0.2 * np.abs(a).max()
 
 
+def test_rounded_weights_shift_no_channel(monkeypatch):
+    """Whole numbers from 0 to 255 are exact in 8 bits: what is left is the weights' error, and the
+    rounding of the bias. Zeros around the picture count, too."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 5, padding=2, groups=6))
+    images = planes(export.example_images(SIZE))[2:, None]  # noise: has 0 and 255
+    full, whole = (convert.convert_onnx(x, images[0], ["y"]) for x in (net[:1], net))
+
+    def shifts(module, openvino=True):
+        small = convert.quantize(module, images.numpy(), openvino)
+        both = (np.concatenate([run_onnx(x, i)[0] for i in images]) for x in (small, module))
+        stored = {x.name: onnx.numpy_helper.to_array(x) for x in small.graph.initializer}
+        steps = [x for name, x in stored.items() if name.endswith("bias_quantized_scale")]
+        return np.abs(np.subtract(*both).mean((0, 2, 3))), steps[-1]
+
+    shift, step = shifts(full)
+    assert (shift < 0.6 * step).all()
+    deep, _ = shifts(whole)
+    monkeypatch.setattr(convert, "_recentre", lambda small, *_: small)
+    assert (shifts(full)[0] > 5 * step).any()
+    before, _ = shifts(whole)
+    assert deep.mean() < 0.3 * before.mean()
+
+
 def test_each_runtime_gets_its_own_int8(net, weights, tmp_path, monkeypatch):
     """In both ranges are the mean of the images' extremes, not the farthest of all."""
     one, two = planes(export.example_images(SIZE))[[0, 2], None].numpy()

@@ -72,6 +72,12 @@ def test_two_systems_in_one_run(names, small_g5):
     assert all(r["median_ms"] > 0.1 and r["calls"] >= latency.LEAST for r in found["latency"])
     nanodet = found["systems"][0]
     assert nanodet["parameters"] == 950_036
+    kinds = {row["operator"]: row for row in found["operators"] if row["system"] == "g5"}
+    if names[0] == "onnxruntime":  # SiLU is no part of a convolution there
+        assert kinds["QuickGelu"]["nodes"] == 60 and kinds["Conv"]["nodes"] > 80
+        assert kinds["Conv"]["ms"] > kinds["QuickGelu"]["ms"] > 0
+    else:
+        assert not kinds
     if names[0] != "torch":  # four bytes for each weight, batch norm folded
         assert -0.02 < nanodet["bytes"][names[0]] / (4 * 950_036) - 1 < 0.05
 
