@@ -16,7 +16,7 @@ import pandas as pd
 from lightdet_core.config import UserError, root
 from lightdet_core.machinery.files import write_text
 from lightdet_tools.report.claims import load_design
-from lightdet_tools.table1.tables import read_latency, speed_table
+from lightdet_tools.table1.tables import read_latency, speed_table, title_of
 
 # README's table; results/verdicts.md has all claims
 CLAIMS = ("group-2", "group-3", "group-4", "group-5", "mish", "silu", "silu-leakyrelu", "gflv2")
@@ -69,7 +69,7 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         `AP <run>` of the demo, of the groups and of what begins with random weights; `<claim of
         design.yaml>` with its verdict; `tally` of all verdicts with the claims that are decided;
         `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines of their own `claims`,
-        `processors` and `last lines` (of `make repro`).
+        `processors`, `operators` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -93,6 +93,7 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         **{name: _variant(variants, name) for name in QUICK},
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
         "processors": _processors(speeds),
+        "operators": _operators(speeds),
         "last lines": _last_lines(groups),
     }
 
@@ -169,6 +170,20 @@ def _processors(speeds: list[dict]) -> str:
             shares = ["" if math.isnan(ratio) else f"{ratio:.2f}" for ratio in timed]
             processor = found["hardware"].split(",")[0].replace("(R)", "")
             lines.append([processor, words, *shares])
+    return _table(lines)
+
+
+def _operators(speeds: list[dict]) -> str:
+    """ONNX Runtime's time by kind of node, of the first processor that has it."""
+    lines = [["network", "convolutions, ms", "SiLU, ms", "other nodes, ms", "in all, ms"]]
+    found = next(speed for speed in speeds if speed.get("operators"))
+    times = pd.DataFrame(found["operators"])
+    table = times.pivot(index="system", columns="operator", values="ms").fillna(0)
+    for system in times["system"].unique():
+        row = table.loc[system]
+        conv, silu, every = row["Conv"], row["QuickGelu"], row.sum()
+        cells = [f"{ms:.1f}" for ms in (conv, silu, every - conv - silu, every)]
+        lines.append([title_of(found, system), *cells])
     return _table(lines)
 
 
