@@ -307,43 +307,49 @@ def _in_8_bits(table: pd.DataFrame, before: str) -> pd.Series:
 def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     """AP against arithmetic, and against time where it was measured, all at one input size.
 
+    Points have numbers, by falling AP, that the list below explains.
+
     Args:
         table: of `variants_table`, of `profile`.
     """
     costs = {"GMAC": "arithmetic of an image, GMAC"}
     costs |= {c: f"time in {c}" for c in table if c.endswith(", ms")}
-    figure, axes = plt.subplots(
-        len(costs), 1, figsize=(WIDTH, 0.8 + 3.2 * len(costs)), squeeze=False
-    )
+    height = 0.8 + 2.6 * len(costs) + 0.1 * len(table)
+    figure, axes = plt.subplots(len(costs), 1, figsize=(WIDTH, height), squeeze=False)
+    table = table.sort_values("AP", ascending=False, kind="stable", ignore_index=True)
     small = table["int8 in"] != ""
     models = [load_config(run, profile).model for run in table["experiment"]]
     kinds = [model.activation for model in models]
-    others = pd.Series([model.network != "lightdet" for model in models], table.index)
+    others = [model.network != "lightdet" for model in models]
     colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
                       strict=True))  # fmt: skip
-    shown = {kind: colors[kind] for kind in colors if kind in kinds}
+    looks = [
+        {"color": colors[kind], "marker": "D" if bits else "s" if other else "o"}
+        for kind, bits, other in zip(kinds, small, others, strict=True)
+    ]
     usual = table["input, px"].mode()[0]
     sizes = table["input, px"].map(lambda size: "" if size == usual else f", {size} px")
     words = table["in words"] + _in_8_bits(table, ", ") + sizes
-    labels = words + " (" + table["seeds"].astype(str) + ")"
     for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
-        axis.margins(0.18)
+        axis.margins(0.1)
         axis.set(xlabel=title, ylabel="AP, percent")
         there = table[table[column].notna()]
         places = side_by_side(axis, there[column], there["AP"])
         for row, place in zip(there.index, places, strict=True):
-            axis.errorbar(
-                place, table["AP"][row], yerr=table["AP std"][row], capsize=3,
-                fmt="D" if small[row] else "s" if others[row] else "o",
-                color=colors[kinds[table.index.get_loc(row)]],
-            )  # fmt: skip
-        label_points(axis, places, there["AP"], labels[there.index], there["AP std"])
-    marks = [Line2D([], [], color=c, marker="o", linestyle="", label=ACTIVATIONS[k])
-             for k, c in shown.items()]  # fmt: skip
+            spread = table["AP std"][row]
+            axis.errorbar(place, table["AP"][row], yerr=spread, capsize=3, **looks[row])
+        numbers = [str(row + 1) for row in there.index]
+        label_points(axis, places, there["AP"], numbers, there["AP std"])
+    marks = [Line2D([], [], color=colors[k], marker="o", linestyle="", label=ACTIVATIONS[k])
+             for k in colors if k in kinds]  # fmt: skip
     for chosen, marker, label in ((small, "D", "in 8 bits"), (others, "s", "not ours")):
-        if chosen.any():
+        if any(chosen):
             marks.append(Line2D([], [], color="black", marker=marker, linestyle="", label=label))
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
+    names = [f"{row + 1}  {words[row]} ({table['seeds'][row]})" for row in table.index]
+    points = [Line2D([], [], linestyle="", label=name, **look)
+              for name, look in zip(names, looks, strict=True)]  # fmt: skip
+    figure.legend(handles=points, loc="outside lower left", ncols=2, columnspacing=1.0)
     title = f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std"
     axes[0, 0].set_title(f"{title}; equal costs side by side")
     return figure
