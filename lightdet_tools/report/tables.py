@@ -65,13 +65,14 @@ def run_table(profile: str, runs: list[str] | None = None) -> pd.DataFrame:
     for run in runs:
         pooled, provenance, others = _pooled(root() / "results" / profile, run, profile)
         model = provenance["config"]["model"]
+        network = model.get("network", "lightdet")  # older runs are ours
         row = {
             "experiment": run,
             "profile": profile,
-            "backbone": model["backbone"],
+            "backbone": model["backbone"] if network == "lightdet" else network,
             "input size": provenance["input_size"],
             "activation": model["activation"],
-            "head": model["head"],
+            "head": model["head"] if network == "lightdet" else "",
             "parameters": provenance["num_params"],
             "seeds": len(pooled),
         }
