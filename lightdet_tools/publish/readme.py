@@ -32,6 +32,7 @@ RANDOM = ("c0-scratch", "g5-scratch", "yolov4_tiny", "nanodet_m")  # begin with 
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
 NO_RUNS = "no such runs yet"
+NO_PROFILE = "\n(not measured yet)\n"
 PART = re.compile(r"(<!-- begin: (.+?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -176,7 +177,9 @@ def _processors(speeds: list[dict]) -> str:
 def _operators(speeds: list[dict]) -> str:
     """ONNX Runtime's time by kind of node, of the first processor that has it."""
     lines = [["network", "convolutions, ms", "SiLU, ms", "other nodes, ms", "in all, ms"]]
-    found = next(speed for speed in speeds if speed.get("operators"))
+    found = next((speed for speed in speeds if speed.get("operators")), None)
+    if found is None:
+        return NO_PROFILE
     times = pd.DataFrame(found["operators"])
     table = times.pivot(index="system", columns="operator", values="ms").fillna(0)
     for system in times["system"].unique():

@@ -115,6 +115,26 @@ def timed(hardware, times):
     return {"hardware": hardware, "reference": "yolov4_tiny", "systems": systems, "latency": rows}
 
 
+def test_time_by_kind_of_node(tables):
+    """One row per network, of the first file that has them; the sum is of all kinds."""
+    found = timed("one", {"g5": 30.0, "c0": 20.0})
+    assert readme.parts(tables.__getitem__, [found])["operators"] == "\n(not measured yet)\n"
+    kinds = {"g5": {"Conv": 20.0, "QuickGelu": 5.0, "Add": 1.25}, "c0": {"Conv": 18.0}}
+    rows = [
+        {"system": system, "operator": kind, "nodes": 1, "ms": ms}
+        for system, times in kinds.items()
+        for kind, ms in times.items()
+    ]
+    for system in found["systems"]:
+        system["size"] = 416
+    speeds = [timed("another", {"g5": 1.0}), found | {"operators": rows}]
+    _, _, *lines = readme.parts(tables.__getitem__, speeds)["operators"].strip().splitlines()
+    assert [line.split(" | ")[1:] for line in lines] == [
+        ["20.0", "5.0", "1.2", "26.2 |"],
+        ["18.0", "0.0", "0.0", "18.0 |"],
+    ]
+
+
 def test_each_processor_has_its_own_reference(tables):
     ours = dict.fromkeys(readme.FAST, 30.0)
     del ours["+hswish"]  # somebody timed some of them
