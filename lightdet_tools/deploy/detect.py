@@ -17,10 +17,11 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +50,8 @@ RESULT = "detections.json"
 KINDS = 6  # of files that are passed over, by name
 TOLD_EVERY = 5.0  # seconds between two lines about a video
 
-Find = Callable[..., Detections]  # canvas (S, S, 3) uint8, three limits -> boxes on the canvas
+# canvases (B, S, S, 3) uint8, three limits -> boxes on each canvas
+Find = Callable[..., list[Detections]]
 
 
 # ---------------------------------------------------------------------------------- a detector
@@ -99,7 +101,8 @@ def open_detector(path: Path | str, threads: int = 1) -> Detector:
     def detect(image: np.ndarray, score_threshold: float) -> Detections:
         check_share("score_threshold", score_threshold)
         height, width = (pixels := to_pixels(image)).shape[:2]
-        found = find(letterbox(pixels, size, quick=True), score_threshold, *limits)
+        canvas = letterbox(pixels, size, quick=True)
+        (found,) = find(canvas[None], score_threshold, *limits)
         return boxes.on_image(found, width, height, size)
 
     return Detector(detect, exported.about["categories"], size)
@@ -115,8 +118,7 @@ def exported_find(exported: Exported) -> Find:
     quality = _quality(exported.about["quality"])
     points, strides, _ = boxes.level_grid(size, size)
 
-    def find(canvas: np.ndarray, score_threshold: float, *limits: float) -> Detections:
-        outputs = [output[0] for output in exported.run(canvas[None])]
+    def decode(outputs: tuple[np.ndarray, ...], score_threshold: float, *limits: float):
         limit = score_threshold if decoded else _logit(score_threshold)
         left = np.flatnonzero((outputs[0] > limit).any(1))
         scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
@@ -125,6 +127,9 @@ def exported_find(exported: Exported) -> Find:
             at = points[cells], strides[cells]
             scores, xyxy = boxes.scores_and_boxes(scores, edges, quality(edges), *at)
         return boxes.detect(scores, xyxy.clamp(0, size), score_threshold, *limits)
+
+    def find(canvases: np.ndarray, *limits: float) -> list[Detections]:
+        return [decode(each, *limits) for each in zip(*exported.run(canvases), strict=True)]
 
     return find
 
@@ -277,6 +282,25 @@ def draw(image: np.ndarray, found: Detections, names: list[str]) -> Image.Image:
     return picture
 
 
+def ahead(items: Iterator[Any]) -> Generator[Any]:
+    """The items, each made by another thread while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        pending = thread.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = thread.submit(next, items, end)
+            yield item
+
+
+def _pictures(jobs: list[tuple[Path, Path]]) -> Iterator[tuple[Path, Path, Any]]:
+    """Each job with its pixels, or what is wrong with them; None where it is a video."""
+    for file, target in jobs:
+        try:
+            yield file, target, None if _is_video(file) else read_image(file)
+        except DataError as error:
+            yield file, target, error
+
+
 def detect_files(
     detector: Detector,
     jobs: list[tuple[Path, Path]],
@@ -313,13 +337,15 @@ def detect_files(
             coco["annotations"].append(one | about)
         return draw(image, found, names)
 
-    for number, (file, target) in enumerate(jobs, start=1):
+    for number, (file, target, pixels) in enumerate(ahead(_pictures(jobs)), start=1):
         before = len(coco["annotations"])
         try:
-            if _is_video(file):
+            if pixels is None:
                 _draw_video(file, target, look, progress)
+            elif isinstance(pixels, DataError):
+                raise pixels
             else:
-                picture = look(read_image(file), file_name=file.as_posix())
+                picture = look(pixels, file_name=file.as_posix())
                 with replacing(target) as aside:
                     picture.save(aside, quality=92)  # a JPEG's; PNG has none
         except DataError as error:
@@ -336,16 +362,22 @@ def detect_files(
     return coco, times, damaged
 
 
+def _frames(video: Any) -> Iterator[np.ndarray]:
+    while (frame := video.read()[1]) is not None:
+        yield frame
+
+
 def _draw_video(
     file: Path, target: Path, look: Callable[..., Image.Image], progress: Callable[[str], None]
 ) -> None:
-    """Draws every frame; the sound is left out."""
+    """Draws every frame, while the next one is decoded; the sound is left out."""
     cv2 = _opencv(file)
     video, writer, count, told = cv2.VideoCapture(str(file)), None, 0, time.monotonic()
     rate, stated = (video.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+    frames = ahead(_frames(video))
     with replacing(target) as aside:
         try:
-            while (frame := video.read()[1]) is not None:
+            for frame in frames:
                 image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 picture = look(image, file_name=file.as_posix(), frame_id=count)
                 if writer is None:
@@ -362,6 +394,7 @@ def _draw_video(
                     told = time.monotonic()
                     progress(f"{file}: {count} of about {stated:.0f} frames")
         finally:
+            frames.close()  # its thread may be reading
             video.release()
             if writer is not None:
                 writer.release()

@@ -390,7 +390,7 @@ class _Network(NamedTuple):
 
     def detect(self, images: Tensor, *limits: float) -> list[Detections]:
         canvases = images.permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy()
-        return [self.find(canvas, *limits) for canvas in canvases]
+        return self.find(canvases, *limits)
 
 
 def accuracy(path: Path | str, config: Config, threads: int = 1) -> dict:

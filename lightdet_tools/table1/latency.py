@@ -91,7 +91,7 @@ def image_to_boxes(system: System, loaded: Loaded, threshold: float) -> Callable
         quality = export.quality_layers(system.model.head.quality)
         about = {"form": "raw", "input": {"size": system.size}, "quality": quality}
         find = exported_find(Exported(about, run))
-        return lambda: find(canvas(), threshold, 0.6, 100)
+        return lambda: find(canvas()[None], threshold, 0.6, 100)
 
     def detect() -> object:
         outputs = [_floats(x) for x in loaded.network(loaded.prepare(canvas()))]

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from lightdet_core.boxes import Detections
-from lightdet_core.config import UserError
+from lightdet_core.config import DataError, UserError
 from lightdet_core.evaluate import detect_pack
 from lightdet_core.machinery.images import letterbox
 from lightdet_core.machinery.packs import Pack, coco_results
@@ -142,19 +144,20 @@ def test_no_cell_is_lost_before_decoding(head, decoded):
     """The network behind the door for exported files: any threshold, number and overlap; at 0
     every score is above."""
     net, canvas = stub(head), letterbox(picture(), SIZE)
+    both = np.stack([canvas, np.ascontiguousarray(canvas[:, ::-1])])
     module, config = export.deployable(net, SIZE, decoded), small_run(SIZE, head=head)
     about = export.describe(module, config.settings, CATEGORIES)
     find = detect.exported_find(Exported(about, lambda x: export.expected(net, x, decoded)))
-    images = torch.from_numpy(canvas)[None].permute(0, 3, 1, 2).float()
+    images = torch.from_numpy(both).permute(0, 3, 1, 2).float()
     scores = export.expected(net, canvas[None], True)[0]
     exact = float(scores[0, 40, 1])  # a score of its own is not above itself
     counts = []
     for limits in [(t, 0.6, 100) for t in (0, 0.05, 0.15, exact, 0.9, 1)] + [(0.1, 0.3, 7)]:
-        found, (wanted,) = find(canvas, *limits), net.detect(images, *limits)
-        for a, b in zip(found, wanted, strict=True):
+        found, wanted = find(both, *limits), net.detect(images, *limits)
+        for a, b in zip(sum(found, ()), sum(wanted, ()), strict=True):
             # coordinates are differences of numbers up to the canvas: two units of their last place
             torch.testing.assert_close(a, b, rtol=1.3e-6, atol=2**-16)
-        counts.append(len(found.scores))
+        counts.append(len(found[0].scores))
     assert counts[0] == 100 and counts[-1] == 7 and counts[-2] == 0 < counts[2]
 
 
@@ -454,6 +457,29 @@ def test_from_a_run_to_its_detections(weights, tmp_path):
     assert len(coco["annotations"]) == len(found.scores) > 5
     x0, y0, x1, y1 = found.boxes[0].tolist()
     assert coco["annotations"][0]["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=1e-3)
+
+
+def test_the_next_one_is_read_in_the_meantime():
+    """One, in another thread; an error comes where its item would."""
+    made, places = [], set()
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            places.add(threading.get_ident())
+            yield number
+        raise DataError("the fifth")
+
+    taken = detect.ahead(items())
+    assert next(taken) == 0 and next(taken) == 1
+    late = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < late:
+        time.sleep(0.01)
+    assert made == [0, 1, 2]
+    assert [next(taken), next(taken)] == [2, 3]
+    with pytest.raises(DataError, match="the fifth"):
+        next(taken)
+    assert len(places) == 1 and threading.get_ident() not in places
 
 
 # ------------------------------------------------------------------------------------- videos
