@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import subprocess
 import tempfile
 import warnings
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pnnx
 import torch
 from onnx.numpy_helper import to_array as array_of
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lightdet_core.config import UserError
 from lightdet_tools.deploy.ncnn_files import fold_hardswish
-from lightdet_tools.deploy.runtime import first_line, openvino_library
+from lightdet_tools.deploy.runtime import first_line, onnx_session, openvino_library
 
 OPSET = 17
 HALF = ".fp16"  # what the names of weights stored in fp16 end in
@@ -170,7 +170,9 @@ def _recentre(
     for node in network.graph.node:
         if node.op_type != "Conv" or not stored.keys() >= set(reads[node.name][1:]):
             continue  # one that stays in fp32
-        (weight, scale, _), bias = (stored[name] for name in reads[node.name][1:])
+        (weight, scale, _), *bias = (stored[name] for name in reads[node.name][1:])
+        if not bias:
+            continue
         rounded = array_of(weight) * array_of(scale).reshape(-1, 1, 1, 1)
         name = f"{node.name}/error"
         errors.graph.initializer.append(
@@ -183,8 +185,10 @@ def _recentre(
                                      axes=[0, 2, 3], keepdims=0)  # fmt: skip
         errors.graph.node.append(mean)
         errors.graph.output.append(onnx.helper.make_empty_tensor_value_info(f"{name}/mean"))
-        biases.append(bias)
-    session = onnxruntime.InferenceSession(errors.SerializeToString())
+        biases += bias
+    if not biases:
+        return small
+    session = onnx_session(errors.SerializeToString(), os.cpu_count() or 1)
     shifts = [session.run(None, {network.graph.input[0].name: x}) for x in inputs]
     for (bias, scale, _), *shift in zip(biases, *shifts, strict=True):
         steps = array_of(bias) - np.mean(shift, 0) / array_of(scale)

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -118,7 +119,7 @@ def exported_find(exported: Exported) -> Find:
     quality = _quality(exported.about["quality"])
     points, strides, _ = boxes.level_grid(size, size)
 
-    def decode(outputs: tuple[np.ndarray, ...], score_threshold: float, *limits: float):
+    def decode(outputs: tuple, score_threshold: float, *limits: float) -> Detections:
         limit = score_threshold if decoded else _logit(score_threshold)
         left = np.flatnonzero((outputs[0] > limit).any(1))
         scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
@@ -337,34 +338,30 @@ def detect_files(
             coco["annotations"].append(one | about)
         return draw(image, found, names)
 
-    for number, (file, target, pixels) in enumerate(ahead(_pictures(jobs)), start=1):
-        before = len(coco["annotations"])
+    done = 0
+    with closing(ahead(_pictures(jobs))) as pictures:
         try:
-            if pixels is None:
-                _draw_video(file, target, look, progress)
-            elif isinstance(pixels, DataError):
-                raise pixels
-            else:
-                picture = look(pixels, file_name=file.as_posix())
-                with replacing(target) as aside:
-                    picture.save(aside, quality=92)  # a JPEG's; PNG has none
-        except DataError as error:
-            damaged.append(str(error))
-            progress(f"{number}/{len(jobs)} {file}: cannot be read")
-            continue
+            for number, (file, target, pixels) in enumerate(pictures, start=1):
+                before = len(coco["annotations"])
+                try:
+                    if pixels is None:
+                        _draw_video(file, target, look, progress)
+                    elif isinstance(pixels, DataError):
+                        raise pixels
+                    else:
+                        picture = look(pixels, file_name=file.as_posix())
+                        with replacing(target) as aside:
+                            picture.save(aside, quality=92)  # a JPEG's; PNG has none
+                except DataError as error:
+                    damaged.append(str(error))
+                    progress(f"{number}/{len(jobs)} {file}: cannot be read")
+                    continue
+                done, count = done + 1, len(coco["annotations"]) - before
+                progress(f"{number}/{len(jobs)} {file}: {count} boxes -> {target}")
         except KeyboardInterrupt:
-            done = number - 1 - len(damaged)
-            raise KeyboardInterrupt(
-                f"interrupted: {done} of {len(jobs)} are drawn, {RESULT} is not written"
-            ) from None
-        count = len(coco["annotations"]) - before
-        progress(f"{number}/{len(jobs)} {file}: {count} boxes -> {target}")
+            said = f"interrupted: {done} of {len(jobs)} are drawn, {RESULT} is not written"
+            raise KeyboardInterrupt(said) from None
     return coco, times, damaged
-
-
-def _frames(video: Any) -> Iterator[np.ndarray]:
-    while (frame := video.read()[1]) is not None:
-        yield frame
 
 
 def _draw_video(
@@ -374,10 +371,10 @@ def _draw_video(
     cv2 = _opencv(file)
     video, writer, count, told = cv2.VideoCapture(str(file)), None, 0, time.monotonic()
     rate, stated = (video.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-    frames = ahead(_frames(video))
+    frames = ahead(iter(video.read, (False, None)))
     with replacing(target) as aside:
         try:
-            for frame in frames:
+            for _, frame in frames:
                 image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
                 picture = look(image, file_name=file.as_posix(), frame_id=count)
                 if writer is None:
@@ -429,7 +426,8 @@ def detect_into(
         write_json(out / RESULT, coco)
         say(
             f"{len(coco['images'])} images, {len(coco['annotations'])} boxes above {score:g}; "
-            f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes; "
+            f"median {1000 * statistics.median(times):.1f} ms from decoded image to boxes, while "
+            "the next is read; "
             f"wrote {out / RESULT}"
         )
     if damaged:

@@ -69,19 +69,17 @@ def open_exported(path: Path | str, threads: int = 1) -> Exported:
     return Exported(about, run)
 
 
-def onnx_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU; its errors are raised, not printed."""
-    import onnxruntime
+def onnx_session(
+    model: Path | bytes, threads: int, profile: Path | None = None
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU; its errors are raised, not printed.
 
-    options, providers = onnx_options(threads), ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
-
-
-def onnx_options(threads: int) -> onnxruntime.SessionOptions:
-    """Those of all our sessions.
-
-    Threads sleep between calls. By default (1.31.1) each looks for work for 0.04 s more (AMD
+    Its threads sleep between calls. By default (1.31.1) each looks for work for 0.04 s more (AMD
     EPYC), and what comes next on these cores takes up to three times as long.
+
+    Args:
+        model: a file, or what is in one.
+        profile: how the name of the file begins that `end_profiling` writes; None: there is none.
     """
     import onnxruntime
 
@@ -89,7 +87,10 @@ def onnx_options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    source, providers = model if isinstance(model, bytes) else str(model), ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(source, options, providers=providers)
 
 
 def _open_onnx(path: Path, threads: int) -> tuple[dict, Callable]:

@@ -184,7 +184,7 @@ def _operators(speeds: list[dict]) -> str:
     table = times.pivot(index="system", columns="operator", values="ms").fillna(0)
     for system in times["system"].unique():
         row = table.loc[system]
-        conv, silu, every = row["Conv"], row["QuickGelu"], row.sum()
+        conv, silu, every = row.get("Conv", 0.0), row.get("QuickGelu", 0.0), row.sum()
         cells = [f"{ms:.1f}" for ms in (conv, silu, every - conv - silu, every)]
         lines.append([title_of(found, system), *cells])
     return _table(lines)

@@ -164,9 +164,10 @@ def measure(
             title = " and ".join(dict.fromkeys(name for name, _ in usable))
             progress(f"{title}: timing {len(usable)} networks")
             found["latency"] += rows_of(_times(group, usable, threads, folder, seconds))
+            keep(found)
             if PROFILE_IN in group:
                 found["operators"] = _operators(usable, threads, folder)
-            keep(found)
+                keep(found)
     return found
 
 

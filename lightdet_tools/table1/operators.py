@@ -7,9 +7,9 @@ from statistics import median
 
 import onnxruntime
 
-from lightdet_tools.deploy.runtime import onnx_options
+from lightdet_tools.deploy.runtime import onnx_session
 
-CALLS = 40  # of each network, in turn, as all times of Table 1 are taken
+CALLS = 40  # of each network, in turn
 
 
 def by_operator(networks: dict[str, tuple[Path, object]], threads: int) -> list[dict]:
@@ -24,14 +24,10 @@ def by_operator(networks: dict[str, tuple[Path, object]], threads: int) -> list[
     Returns:
         Rows of system, operator, nodes, ms.
     """
-    sessions = {}
-    for key, (path, _) in networks.items():
-        options = onnx_options(threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(path.with_name(f"{key}-profile"))
-        sessions[key] = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+    sessions = {
+        key: onnx_session(path, threads, path.with_name(f"{key}-profile"))
+        for key, (path, _) in networks.items()
+    }
     for _ in range(CALLS):
         for key, session in sessions.items():
             session.run(None, {"images": networks[key][1]})

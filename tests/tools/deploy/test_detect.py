@@ -418,18 +418,29 @@ def test_a_damaged_picture_does_not_cost_the_others(command, tmp_path, capsys):
     assert [a["image_id"] for a in coco["annotations"]] == [1, 1, 2, 2]
 
 
-def test_interrupted(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("where", ["read", "save"])
+def test_interrupted(command, tmp_path, monkeypatch, capsys, where):
     """What is drawn stays; half a file and a result of half the images do not."""
     for name in ("a.png", "b.png", "c.png"):
         save(tmp_path / name)
-    saving = Image.Image.save
+    reading, saving = detect.read_image, Image.Image.save
 
-    def save_then_press(self, path, **options):
-        saving(self, path, **options)
+    def press(path):
         if "b.png" in str(path):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", save_then_press)
+    def read_then_press(path):
+        press(path)
+        return reading(path)
+
+    def save_then_press(self, path, **options):
+        saving(self, path, **options)
+        press(path)
+
+    if where == "read":
+        monkeypatch.setattr(detect, "read_image", read_then_press)
+    else:
+        monkeypatch.setattr(Image.Image, "save", save_then_press)
     with pytest.raises(SystemExit) as end:
         cli.run_cli(lambda: command("a.png", "b.png", "c.png"))
     assert end.value.code == 130 and files(tmp_path / "out") == ["a.png"]
@@ -480,6 +491,18 @@ def test_the_next_one_is_read_in_the_meantime():
     with pytest.raises(DataError, match="the fifth"):
         next(taken)
     assert len(places) == 1 and threading.get_ident() not in places
+    read = []
+
+    def slow():
+        for number in range(9):
+            time.sleep(0.1)
+            read.append(number)
+            yield number
+
+    stopped = detect.ahead(slow())
+    next(stopped)
+    stopped.close()  # waits for what is being read, and for nothing more
+    assert read == [0, 1]
 
 
 # ------------------------------------------------------------------------------------- videos

@@ -629,11 +629,15 @@ def test_rounded_weights_shift_no_channel(monkeypatch):
 
     shift, step = shifts(full)
     assert (shift < 0.6 * step).all()
-    deep, _ = shifts(whole)
+    deep, of_runtime = shifts(whole)[0], shifts(whole, openvino=False)[0]
     monkeypatch.setattr(convert, "_recentre", lambda small, *_: small)
     assert (shifts(full)[0] > 5 * step).any()
-    before, _ = shifts(whole)
-    assert deep.mean() < 0.3 * before.mean()
+    assert deep.mean() < 0.3 * shifts(whole)[0].mean()
+    assert of_runtime.mean() < 0.3 * shifts(whole, openvino=False)[0].mean()
+    bare = convert.convert_onnx(nn.Conv2d(3, 6, 3, bias=False), images[0], ["y"])
+    monkeypatch.undo()
+    for openvino in (False, True):  # nothing to correct
+        assert convert.quantize(bare, images.numpy(), openvino).graph.node
 
 
 def test_each_runtime_gets_its_own_int8(net, weights, tmp_path, monkeypatch):

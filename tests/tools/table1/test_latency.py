@@ -61,7 +61,7 @@ def test_two_systems_in_one_run(names, small_g5):
     """g5 has the quality predictor, which is left to the host."""
     kept = []
     found = latency.measure(["nanodet_m", "g5"], names, 0.01, 1, str, kept.append)
-    assert found["not_possible"] == [] and kept == [found, found]
+    assert found["not_possible"] == [] and kept == [found] * (3 if "onnxruntime" in names else 2)
     assert {(r["runtime"], r["system"], r["part"]) for r in found["latency"]} == {
         (runtime, system, part)
         for runtime in names
