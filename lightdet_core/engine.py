@@ -168,7 +168,7 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
     seed = config.seed + (FRESH_BATCHES if train.init else 0)
     rows = distributed.own_rows(train.batch_size)
     batches = training_batches(pack, config, seed, range(start, steps), run.device, rows)
-    log = _log_of(run, start, steps)
+    log = Log(run.checkpoint, config, run.network.losses, start, steps, run.progress)
     for notice in filter(None, (where, *_notices(train, start, steps, run.device))):
         log.say(notice)
     with distributed.interruptible(distributed.count() > 1) as stop:
@@ -207,19 +207,6 @@ def learn(run: Run, evaluate: Callable[[Weights], dict]) -> tuple[Weights, dict]
                     "run the same command to continue"
                 )
     return final_weights(state), _facts(run, state, log)
-
-
-def _log_of(run: Run, start: int, steps: int) -> Log:
-    return Log(
-        run.checkpoint,
-        run.config.run_name,
-        run.network.losses,
-        run.teacher is not None,
-        start,
-        steps,
-        run.config.train.batch_size,
-        run.progress,
-    )
 
 
 def _facts(run: Run, state: State, log: Log) -> dict:

@@ -223,6 +223,8 @@ def export(
         entry = next(file for file in report["files"] if Path(file).suffix in export.ENTRIES)
         told(f"evaluating {entry}, then torch")
         print(export.compared(entry, *judges))
+    elif precision == "int8":
+        print("--accuracy says what 8 bits cost")
 
 
 @app.command(**USE)
@@ -271,9 +273,7 @@ def latency(
     seconds: Annotated[float, option("per system, runtime and part")] = 0.35,
     threads: int = min(2, os.cpu_count() or 1),
     out: Annotated[Path | None, option("", show_default="results/speed/latency.json")] = None,
-    profile: Annotated[
-        str, option("coco: all, at the paper's sizes; else what it trains")
-    ] = "coco",
+    profile: Annotated[str, option("coco: all, at the paper's sizes; else its own")] = "coco",
 ) -> None:
     """Time every system of Table 1 on this machine.
 
@@ -306,6 +306,26 @@ def accuracy(
     from lightdet_tools.table1.official import write_accuracy
 
     write_accuracy(names, weights, annotations, images, out, told)
+
+
+@app.command(**MEASURE)
+def int8(
+    experiment: Annotated[list[str], option("of params.yaml, whose runs are there")],
+    profile: Profile = None,
+    seed: Annotated[list[int] | None, option("of their random numbers", show_default="0")] = None,
+) -> None:
+    """What 8 bits cost: AP of runs in int8, beside torch's.
+
+    --experiment and --seed may be given many times.
+    """
+    params = read_params()
+    named = dict.fromkeys((name, number) for name in experiment for number in seed or [0])
+    configs = [load_config(name, profile, number, params) for name, number in named]
+    begin(f"{len(configs)} runs of {configs[0].profile} in 8 bits")
+    from lightdet_tools.table1.int8 import write_costs
+
+    for path in write_costs(configs, told):
+        print(path.relative_to(root()))
 
 
 @app.command(**MEASURE)
@@ -372,28 +392,10 @@ def site(
     out: Annotated[Path | None, option("its folder", show_default="build/site")] = None,
 ) -> None:
     """Write the site of a profile's results: chapters, tables, figures, the API."""
-    out = (out or root() / "build" / "site").resolve()
-    if out.exists() and not (out / ".buildinfo").is_file():
-        raise UserError(f"{out}: is no site that this command made; move it away")
     begin("building the site")
-    import shutil
-    import subprocess
+    from lightdet_tools.publish.site import build_site
 
-    work = out.with_name(f"{out.name}.work")
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "source").mkdir(parents=True)
-    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--jobs", "auto"]
-    command += ["--conf-dir", root() / "docs", "--doctree-dir", work / "doctrees"]
-    done = subprocess.run(
-        [*map(str, command), work / "source", work / "html"],
-        env={**os.environ, "LIGHTDET_PROFILE": profile},
-    )
-    if done.returncode:  # it has said why
-        sys.exit(2)
-    shutil.rmtree(out, ignore_errors=True)
-    (work / "html").rename(out)
-    shutil.rmtree(work)
-    print(out / "index.html")
+    print(build_site(profile, (out or root() / "build" / "site").resolve()))
 
 
 app.add_typer(gpu, name="gpu", **MEASURE)

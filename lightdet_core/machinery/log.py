@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from lightdet_core.config import UserError
+from lightdet_core.config import Config, UserError
 from lightdet_core.machinery import distributed
 from lightdet_core.machinery.files import replacing
 
@@ -32,17 +32,15 @@ class Log:
     """The log of one run, which begins at a step or goes on there."""
 
     checkpoint: Path  # beside which the files lie
-    name: str  # of the run, at the beginning of every line
+    config: Config  # of the run, whose name begins every line
     losses: tuple[str, ...]  # the parts of the loss that no teacher gives
-    taught: bool  # whether there are losses of a teacher
     start: int  # steps done already
     steps: int  # in all
-    images: int  # of a step
     progress: Callable[[str], None]  # takes one line of text at a time
 
     def __post_init__(self) -> None:
         self.columns = COLUMNS + self.losses + LAST_COLUMNS
-        self.columns += DISTILL_COLUMNS if self.taught else ()
+        self.columns += DISTILL_COLUMNS if self.config.distill.teacher else ()
         self.path = self.checkpoint.with_suffix(".csv")
         self.accuracy_path = self.checkpoint.with_suffix(".evaluations.csv")
         self.writes = distributed.rank() == 0
@@ -53,7 +51,7 @@ class Log:
         self.told, self.fastest = self.start, 0.0  # step of the last line; images per second
 
     def say(self, line: str) -> None:
-        self.progress(f"{self.name}: {line}")
+        self.progress(f"{self.config.run_name}: {line}")
 
     def row(self, values: list) -> None:
         """One row of log.csv, in the order of `columns`."""
@@ -84,14 +82,14 @@ class Log:
         """Where the run is, every few seconds and at its end; `values` by column."""
         if (now := time.monotonic()) - self.shown <= SECONDS_BETWEEN_LINES and done < self.steps:
             return
-        recent = (done - self.told) * self.images / (now - self.shown)
+        recent = self._images(done - self.told) / (now - self.shown)
         if recent * SLOWER < self.fastest < math.inf and done < self.steps:  # no single last step
             self.say(f"a step takes {self.fastest / recent:.1f} times as long as before: {BUSY}")
             self.fastest = math.inf  # said once
         self.fastest = max(self.fastest, recent)
         self.shown, self.told, rate = now, done, self.rate(done)
         terms = " ".join(f"{k[5:]} {v:.3f}" for k, v in values.items() if k.startswith("loss_"))
-        left = timedelta(seconds=int((self.steps - done) * self.images / rate))
+        left = timedelta(seconds=int(self._images(self.steps - done) / rate))
         self.say(
             f"step {done}/{self.steps}  epoch {epoch}  lr {values['lr']:.2e}  "
             f"loss {values['loss']:.3f} ({terms})  {rate:.1f} images/s  {left} left{after}"
@@ -99,7 +97,10 @@ class Log:
 
     def rate(self, done: int) -> float:
         """Images per second until now."""
-        return (done - self.start) * self.images / (time.monotonic() - self.began)
+        return self._images(done - self.start) / (time.monotonic() - self.began)
+
+    def _images(self, steps: int) -> int:
+        return steps * self.config.train.batch_size
 
 
 def _begin(path: Path, columns: tuple[str, ...], start: int) -> None:

@@ -8,7 +8,7 @@ needs OpenCV. The folder of --out gets them with their boxes drawn, and detectio
 form. Where a file that would be written exists, nothing is done without --overwrite; inputs are
 never overwritten. What cannot be read is left out and named at the end, with an error. (`python -m
 lightdet_tools.deploy.detect` is the same command.)
-Tensor legend: P cells of all levels · C classes · N detections of one image · S input size · H, W.
+Tensor legend: H, W rows and columns of pixels.
 """
 
 import math
@@ -22,24 +22,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
-import lightdet_core
-from lightdet_core import boxes
 from lightdet_core.boxes import Detections
 from lightdet_core.config import DataError, UserError
 from lightdet_core.machinery.files import replacing, write_json
-from lightdet_core.machinery.images import letterbox, read_image
+from lightdet_core.machinery.images import read_image
 from lightdet_core.machinery.packs import coco_results
-from lightdet_core.machinery.runs import refuse_run_folder
-from lightdet_core.predict import check_share, to_pixels
-from lightdet_tools.deploy.runtime import ENTRIES, Exported, open_exported
+from lightdet_core.predict import check_share
+from lightdet_tools.deploy.detector import Detector, open_detector
 from lightdet_tools.style import COLORS, place_labels
 
 PICTURES = (
@@ -50,114 +44,6 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 RESULT = "detections.json"
 KINDS = 6  # of files that are passed over, by name
 TOLD_EVERY = 5.0  # seconds between two lines about a video
-
-# canvases (B, S, S, 3) uint8, three limits -> boxes on each canvas
-Find = Callable[..., list[Detections]]
-
-
-# ---------------------------------------------------------------------------------- a detector
-
-
-class Detector(NamedTuple):
-    """A network that is ready to use.
-
-    `detect(image, score_threshold)` takes (H, W, 3) uint8 RGB and gives `Detections` in pixels of
-    that image, clipped to it; with the NMS of the run's own evaluation.
-    """
-
-    detect: Callable[[np.ndarray, float], Detections]
-    categories: list[dict]  # {"id", "name"} by label
-    size: int  # side of the network's canvas in pixels
-
-
-def open_detector(path: Path | str, threads: int = 1) -> Detector:
-    """A detector from a run's .safetensors, or from an exported .onnx, .param or .xml file.
-
-    Args:
-        threads: that the network may use. They are set for all of torch, to one with exported
-            files: a second thread of torch would wait for those of the other runtime.
-
-    Raises:
-        UserError: missing, damaged, or not written by LightDet.
-        From `detect`, UserError: a threshold outside of 0..1, or no (H, W, 3) uint8 image.
-    """
-    path = Path(path)
-    refuse_run_folder(path)
-    if threads < 1:
-        raise UserError(f"threads {threads}: at least 1 is needed")
-    if path.suffix == ".safetensors":
-        predictor = lightdet_core.load(path)
-        torch.set_num_threads(threads)
-        found = lambda *given: Detections(*predictor.predict(*given)[:3])  # noqa: E731
-        return Detector(found, predictor.categories, predictor.size)
-    if path.suffix not in ENTRIES:
-        raise UserError(
-            f"{path}: weights are a .safetensors, .onnx, ncnn's .param or OpenVINO's .xml file"
-        )
-    exported = open_exported(path, threads)
-    find, config = exported_find(exported), exported.about["config"]
-    torch.set_num_threads(1)
-    size, limits = config["model"]["input_size"], (boxes.IOU_THRESHOLD, boxes.MAX_DETECTIONS)
-
-    def detect(image: np.ndarray, score_threshold: float) -> Detections:
-        check_share("score_threshold", score_threshold)
-        height, width = (pixels := to_pixels(image)).shape[:2]
-        canvas = letterbox(pixels, size, quick=True)
-        (found,) = find(canvas[None], score_threshold, *limits)
-        return boxes.on_image(found, width, height, size)
-
-    return Detector(detect, exported.about["categories"], size)
-
-
-def exported_find(exported: Exported) -> Find:
-    """`LightDet.detect` for an exported network, raw or decoded.
-
-    Cells without a class above the threshold go first, by their logits: the quality of GFLv2 is
-    at most 1, so that none of them can come back. Only what is left is decoded.
-    """
-    size, decoded = exported.about["input"]["size"], exported.about["form"] == "decoded"
-    quality = _quality(exported.about["quality"])
-    points, strides, _ = boxes.level_grid(size, size)
-
-    def decode(outputs: tuple, score_threshold: float, *limits: float) -> Detections:
-        limit = score_threshold if decoded else _logit(score_threshold)
-        left = np.flatnonzero((outputs[0] > limit).any(1))
-        scores, xyxy = (torch.from_numpy(output[left]) for output in outputs)
-        if not decoded:
-            edges, cells = _softmax(xyxy), torch.from_numpy(left)
-            at = points[cells], strides[cells]
-            scores, xyxy = boxes.scores_and_boxes(scores, edges, quality(edges), *at)
-        return boxes.detect(scores, xyxy.clamp(0, size), score_threshold, *limits)
-
-    def find(canvases: np.ndarray, *limits: float) -> list[Detections]:
-        return [decode(each, *limits) for each in zip(*exported.run(canvases), strict=True)]
-
-    return find
-
-
-def _logit(share: float) -> float:
-    """A little lower than exact: where rounding matters, `boxes.detect` decides."""
-    return float(torch.tensor(share, dtype=torch.float64).logit()) - 1e-3
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Along the last axis; torch's own takes five times as long where that is short."""
-    exponentials = (logits - logits.amax(-1, keepdim=True)).exp()
-    return exponentials / exponentials.sum(-1, keepdim=True)
-
-
-def _quality(layers: list[dict] | None) -> Callable[[Tensor], Tensor | None]:
-    """Edge distributions (N, 4, R) -> GFLv2's quality logits (N, 1) by a description's layers."""
-    if layers is None:
-        return lambda edges: None
-    first, second = ([torch.tensor(layer[k]) for k in ("weight", "bias")] for layer in layers)
-
-    def quality(edges: Tensor) -> Tensor:
-        hidden = F.linear(boxes.edge_shape(edges), *first).relu()
-        return F.linear(hidden, *second)
-
-    return quality
-
 
 # --------------------------------------------------------------------------------------- files
 
@@ -344,14 +230,7 @@ def detect_files(
             for number, (file, target, pixels) in enumerate(pictures, start=1):
                 before = len(coco["annotations"])
                 try:
-                    if pixels is None:
-                        _draw_video(file, target, look, progress)
-                    elif isinstance(pixels, DataError):
-                        raise pixels
-                    else:
-                        picture = look(pixels, file_name=file.as_posix())
-                        with replacing(target) as aside:
-                            picture.save(aside, quality=92)  # a JPEG's; PNG has none
+                    _draw_one(file, target, pixels, look, progress)
                 except DataError as error:
                     damaged.append(str(error))
                     progress(f"{number}/{len(jobs)} {file}: cannot be read")
@@ -362,6 +241,23 @@ def detect_files(
             said = f"interrupted: {done} of {len(jobs)} are drawn, {RESULT} is not written"
             raise KeyboardInterrupt(said) from None
     return coco, times, damaged
+
+
+def _draw_one(
+    file: Path,
+    target: Path,
+    pixels: Any,
+    look: Callable[..., Image.Image],
+    progress: Callable[[str], None],
+) -> None:
+    """Draws what `_pictures` gives; raises what is wrong with it."""
+    if isinstance(pixels, DataError):
+        raise pixels
+    if pixels is None:
+        return _draw_video(file, target, look, progress)
+    picture = look(pixels, file_name=file.as_posix())
+    with replacing(target) as aside:
+        picture.save(aside, quality=92)  # a JPEG's; PNG has none
 
 
 def _draw_video(

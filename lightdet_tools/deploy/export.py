@@ -34,7 +34,7 @@ from lightdet_core.machinery.packs import Pack, check_categories, open_split, re
 from lightdet_core.model import LightDet, load_weights
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import convert
-from lightdet_tools.deploy.detect import Find, exported_find
+from lightdet_tools.deploy.detector import Find, exported_find
 from lightdet_tools.deploy.graph import Deployable, deployable
 from lightdet_tools.deploy.ncnn_files import CONVOLUTIONS, read_ncnn
 from lightdet_tools.deploy.runtime import ENTRIES, KEY, open_exported, read_openvino, to_floats
@@ -436,8 +436,7 @@ def summary(report: dict) -> list[str]:
     """The report of an export in lines to read."""
     counts = report["sparsity"]
     differences = ", ".join(f"{name} {value:.2g}" for name, value in report["parity"].items())
-    cost = "; --accuracy says what it costs" if report["precision"] == "int8" else ""
-    lines = [f"largest difference from torch: {differences}{cost}"]
+    lines = [f"largest difference from torch: {differences}"]
     for precision, size in report["sizes"].items():
         written = " (written)" if precision == report["precision"] else ""
         lines.append(

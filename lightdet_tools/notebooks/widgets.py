@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 
 from lightdet_core.config import UserError
 from lightdet_core.machinery.images import read_image
-from lightdet_tools.deploy.detect import Detector, draw
+from lightdet_tools.deploy.detect import draw
+from lightdet_tools.deploy.detector import Detector
 
 
 def slider(value: float) -> ipywidgets.FloatSlider:

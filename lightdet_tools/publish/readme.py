@@ -29,6 +29,18 @@ FAST = {"g5": "g5", "c0": "c0 (ReLU6)", "+hswish": "+hswish"}  # networks in the
 QUICK = ("slim-fast", "slim-fastest")
 FAST |= {name: name for name in ("slim-e3-layers", "slim-relu6", "slim-relu6-third", *QUICK)}
 RANDOM = ("c0-scratch", "g5-scratch", "yolov4_tiny", "nanodet_m")  # begin with random weights
+EXPORTED = ("onnxruntime", "openvino", "ncnn")
+SMALL = EXPORTED[:2]  # which compute in 8 bits
+OTHERS = {"bccd": "bccd", "minicoco": "people of minicoco"}  # data sets beside the demo
+METRIC = {"minicoco": "AP of person"}
+IN_8_BITS = ("demo", "minicoco")
+CHOICE = {  # networks that a user may choose, and Table 1's rivals
+    "g1": "`g1`", "g5": "`g5`", "c0": "`c0`, ReLU6", "+hswish": "`+hswish`",
+    "dense-retrain": "`dense-retrain`, c0 trained twice", "slim-relu6": "`slim-relu6`",
+    "slim-relu6-third": "`slim-relu6-third`", **{name: f"`{name}`" for name in QUICK},
+    "c0-scratch": "`c0` from random weights", "yolov4_tiny": "YOLOv4-tiny from random weights",
+    "nanodet_m": "NanoDet-m from random weights",
+}  # fmt: skip
 SPEEDS = ("speed/latency", "demo/benchmarks/latency-*")  # below results: one file per processor
 WIDE, SLIM = "dense-retrain", "slim-relu6"  # as long trained
 NO_RUNS = "no such runs yet"
@@ -69,8 +81,8 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     Returns:
         `AP <run>` of the demo, of the groups and of what begins with random weights; `<claim of
         design.yaml>` with its verdict; `tally` of all verdicts with the claims that are decided;
-        `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines of their own `claims`,
-        `processors`, `operators` and `last lines` (of `make repro`).
+        `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines of their own `claims`, `choice`,
+        `int8`, `processors`, `operators` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
         read(x) for x in ("demo/tables/table2", "verdicts", "demo/tables/table1")
@@ -81,7 +93,8 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     if missing := [key for key, row in rows.items() if len(row) != 1]:
         raise UserError(f"verdicts: no row of {', '.join(missing)}; `lightdet verdicts` writes it")
     claims = {key: row.iloc[0] for key, row in rows.items()}
-    variants = read("demo/tables/variants").set_index("experiment")
+    every = read("demo/tables/variants")
+    variants = every[every["int8 in"] == ""].set_index("experiment")
     ours = speed.set_index("model").loc["LightDet g5"]
     ratios = {words: ours[f"{runtime} ratio"] for runtime, words in RUNTIMES.items()}
     return {
@@ -93,6 +106,8 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         "slim": _slimmed(variants),
         **{name: _variant(variants, name) for name in QUICK},
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
+        "choice": _choice(every, {tier: read(f"{tier}/tables/ladder") for tier in OTHERS}),
+        "int8": _int8({tier: read(f"int8/{tier}") for tier in IN_8_BITS}),
         "processors": _processors(speeds),
         "operators": _operators(speeds),
         "last lines": _last_lines(groups),
@@ -188,6 +203,44 @@ def _operators(speeds: list[dict]) -> str:
         cells = [f"{ms:.1f}" for ms in (conv, silu, every - conv - silu, every)]
         lines.append([title_of(found, system), *cells])
     return _table(lines)
+
+
+def _choice(variants: pd.DataFrame, others: dict[str, pd.DataFrame]) -> str:
+    """Accuracy on each data set beside time: in fp32 and, after a stroke, in 8 bits."""
+    lines = [["network", "demo", *OTHERS.values(), *(RUNTIMES[name] for name in EXPORTED)]]
+    for run, words in CHOICE.items():
+        aps = [_accuracy(variants[variants["int8 in"] == ""], run, "AP")]
+        for tier, table in others.items():
+            aps.append(_accuracy(table, run, METRIC.get(tier, "AP")))
+        times = []
+        for runtime in EXPORTED:
+            rows = variants[variants["experiment"] == run].set_index("int8 in")
+            ratios = rows[f"{runtime} ratio at the paper's size"].get
+            times.append(" / ".join(filter(None, (ratios(""), ratios(runtime)))))
+        lines.append([words, *aps, *times])
+    return _table(lines)
+
+
+def _accuracy(table: pd.DataFrame, run: str, metric: str) -> str:
+    rows = table[table["experiment"] == run]
+    return _spread(rows.iloc[0], metric) if len(rows) else ""
+
+
+def _int8(tables: dict[str, pd.DataFrame]) -> str:
+    """AP of runs, and by how much that of their int8 files is another."""
+    lines = [["data", "network", "runs", "AP in torch", *(f"in {RUNTIMES[r]}" for r in SMALL)]]
+    for tier, table in tables.items():
+        for run, rows in table.groupby("experiment", sort=False):
+            found = rows.set_index("runtime")
+            first = found.iloc[0]
+            changes = [_change(found.loc[runtime]) for runtime in SMALL]
+            lines.append([tier, f"`{run}`", first["seeds"], first["AP in torch"], *changes])
+    return _table(lines)
+
+
+def _change(row: pd.Series) -> str:
+    mean, low, high = (f"{float(row[k]):+.2f}" for k in ("change", "lowest", "highest"))
+    return f"{mean} ({low} to {high})" if row["seeds"] != "1" else mean
 
 
 def _last_lines(groups: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ one group are what may be compared. Each is called for --seconds, but some times
 `calls` says how often. `network` is the call from prepared input to raw output; GFLv2's quality,
 which the exported network leaves to the host, is none of it. `boxes` goes from a decoded image of
 640 x 480 pixels to boxes on the canvas: letterbox, network, decoding, threshold, NMS, each system
-with its own decoder (ours and NanoDet's look at the threshold first, `detect.exported_find`), in
+with its own decoder (ours and NanoDet's look at the threshold first, `detector.exported_find`), in
 one thread where the network is not torch's. Weights are random, batch norm is measured on drawn
 scenes, class logits of ours and NanoDet's are spread as a trained network's, and thresholds let
 about CANDIDATES pairs of cell and class through.
@@ -41,7 +41,7 @@ from lightdet_core.machinery.provenance import git_state, hardware
 from lightdet_core.model import LightDet
 from lightdet_tools.data.scenes import draw_scene
 from lightdet_tools.deploy import export, runtime
-from lightdet_tools.deploy.detect import exported_find
+from lightdet_tools.deploy.detector import exported_find
 from lightdet_tools.deploy.runtime import Exported
 from lightdet_tools.table1 import comparators
 from lightdet_tools.table1.operators import by_operator

@@ -19,7 +19,8 @@ from lightdet_tools.table1.systems import System, to_tensor
 from lightdet_tools.timing import cuda_graph
 
 COMPILED = ("g5",)  # most of a minute each
-QUANTIZED = ("g1", "c0", "g5", "slim-relu6", "slim-fast")
+HALVED = ("g1", "c0", "g5", "slim-relu6")
+QUANTIZED = (*HALVED, "slim-fast", "slim-fastest", "yolov4_tiny")
 
 
 class Loaded(NamedTuple):
@@ -170,7 +171,7 @@ GROUPS = (  # timed together
     {
         "torch": Runtime(load_torch, "torch"),
         # how far few bits are off, only the AP of a trained network can say
-        "torch bf16": Runtime(load_bf16, "torch", QUANTIZED, float("inf")),
+        "torch bf16": Runtime(load_bf16, "torch", HALVED, float("inf")),
         "torch.compile": Runtime(load_compiled, "torch", COMPILED),
     },
     {
@@ -180,7 +181,7 @@ GROUPS = (  # timed together
     {"ncnn": Runtime(load_ncnn, "ncnn")},
     {
         "openvino": Runtime(load_openvino, "openvino"),
-        "openvino bf16": Runtime(load_openvino_bf16, "openvino", QUANTIZED, float("inf")),
+        "openvino bf16": Runtime(load_openvino_bf16, "openvino", HALVED, float("inf")),
         "openvino int8": Runtime(load_openvino_int8, "openvino", QUANTIZED, float("inf")),
     },
     {"cuda fp16": Runtime(load_cuda, "cuda fp16", None, 1.0)},

@@ -6,12 +6,13 @@ results/official/*.json of `official`.
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -31,6 +32,7 @@ from lightdet_tools.table1.comparators import count
 from lightdet_tools.table1.rivals import NETWORKS
 from lightdet_tools.table1.systems import timed_as
 
+WIDE_GAP = 15.0  # AP, percent
 EXPORTED = ("onnxruntime", "ncnn", "openvino")  # in tables and figures, where they were timed
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 OFFICIAL_NOTE = (
@@ -266,25 +268,26 @@ def cost(run: str, profile: str) -> dict[str, float]:
 
 
 def variants_table(
-    runs: pd.DataFrame, found: dict, int8: Mapping[tuple[str, str], float], own: dict | None
+    runs: pd.DataFrame, found: dict, int8: pd.DataFrame, own: dict | None
 ) -> pd.DataFrame:
     """Our variants: AP of a profile, and arithmetic and time at the input size that it has there.
 
     Args:
         runs: of `report.run_table`, of one profile.
         found: of `read_latency`: the ratios at the paper's size.
-        int8: AP in percent of quantized files, by experiment and runtime, which have networks of
-            their own; of seed 0.
+        int8: of `int8.costs_table`: quantized files, each runtime's a network of its own.
         own: of `read_latency`: times at the profile's sizes; None where nobody measured any.
     """
     profile = runs["profile"].iloc[0]
     table = runs[["experiment", "parameters", "seeds", "AP", "AP std"]].copy()
     table.insert(1, "int8 in", "")
-    for (experiment, runtime), ap in int8.items():
-        table.loc[len(table)] = {"experiment": experiment, "int8 in": runtime, "seeds": 1, "AP": ap}
+    small = int8[int8["experiment"].isin(table["experiment"])]
+    small = small.rename(columns={"runtime": "int8 in"})
+    kept = [name for name in table if name in small]
+    table = pd.concat([table, small[kept]], ignore_index=True)
     names = table["experiment"]
     table.insert(1, "in words", names.map(words_of_run))
-    keys = names.map(timed_as) + _in_8_bits(table, " ")
+    keys = names.map(timed_as) + table["int8 in"].map(lambda name: name and f" int8 {name}")
     costs = pd.DataFrame([cost(run, profile) for run in names], index=table.index)
     table = table.join(costs)
     for where, columns in ((own, {"median_ms": "ms"}), (found, {"ratio": "ratio at the paper's"})):
@@ -297,59 +300,102 @@ def variants_table(
             for column, name in columns.items():
                 title = f"{runtime}, ms" if name == "ms" else f"{runtime} {name} size"
                 table[title] = keys.map(times[column])
-    return table.astype({"parameters": "Int64"})
-
-
-def _in_8_bits(table: pd.DataFrame, before: str) -> pd.Series:
-    return table["int8 in"].map(lambda runtime: runtime and f"{before}int8 {runtime}")
+    return table.astype({"parameters": "Int64", "seeds": int, "AP": float, "AP std": float})
 
 
 def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     """AP against arithmetic, and against time where it was measured, all at one input size.
 
-    Points have numbers, by falling AP, that the list below explains.
+    Points have numbers, by falling AP, that the list below explains. Where a wide gap parts those
+    above from those below, each side has an axis of its own.
 
     Args:
         table: of `variants_table`, of `profile`.
     """
-    costs = {"GMAC": "arithmetic of an image, GMAC"}
-    costs |= {c: f"time in {c}" for c in table if c.endswith(", ms")}
-    height = 0.8 + 2.6 * len(costs) + 0.1 * len(table)
-    figure, axes = plt.subplots(len(costs), 1, figsize=(WIDTH, height), squeeze=False)
     table = table.sort_values("AP", ascending=False, kind="stable", ignore_index=True)
-    small = table["int8 in"] != ""
-    models = [load_config(run, profile).model for run in table["experiment"]]
-    kinds = [model.activation for model in models]
-    others = [model.network != "lightdet" for model in models]
-    colors = dict(zip(ACTIVATIONS, (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4]),
-                      strict=True))  # fmt: skip
-    looks = [
-        {"color": colors[kind], "marker": "D" if bits else "s" if other else "o"}
-        for kind, bits, other in zip(kinds, small, others, strict=True)
-    ]
     usual = table["input, px"].mode()[0]
-    sizes = table["input, px"].map(lambda size: "" if size == usual else f", {size} px")
-    words = table["in words"] + _in_8_bits(table, ", ") + sizes
-    for axis, (column, title) in zip(axes[:, 0], costs.items(), strict=True):
-        axis.margins(0.1)
-        axis.set(xlabel=title, ylabel="AP, percent")
-        there = table[table[column].notna()]
-        places = side_by_side(axis, there[column], there["AP"])
-        for row, place in zip(there.index, places, strict=True):
-            spread = table["AP std"][row]
-            axis.errorbar(place, table["AP"][row], yerr=spread, capsize=3, **looks[row])
-        numbers = [str(row + 1) for row in there.index]
-        label_points(axis, places, there["AP"], numbers, there["AP std"])
-    marks = [Line2D([], [], color=colors[k], marker="o", linestyle="", label=ACTIVATIONS[k])
-             for k in colors if k in kinds]  # fmt: skip
-    for chosen, marker, label in ((small, "D", "in 8 bits"), (others, "s", "not ours")):
-        if any(chosen):
-            marks.append(Line2D([], [], color="black", marker=marker, linestyle="", label=label))
+    costs = {"GMAC": f"arithmetic of an image of {usual} px, GMAC"}
+    costs |= {
+        c: f"time in {c.removesuffix(', ms')} at {usual} px, ms" for c in table if ", ms" in c
+    }
+    looks, marks = _looks(table, profile)
+    sides = _parted(table["AP"])
+    height = 0.8 + 2.9 * len(costs) + 0.13 * len(table)
+    shape = {"height_ratios": [3, 1][: len(sides)] * len(costs)}
+    figure, axes = plt.subplots(len(costs) * len(sides), 1, figsize=(WIDTH, height), squeeze=False,
+                                gridspec_kw=shape)  # fmt: skip
+    for row, (column, title) in enumerate(costs.items()):
+        pair = axes[row * len(sides) : (row + 1) * len(sides), 0]
+        shown = table[column].notna()
+        if column == "GMAC":  # 8 bits are as many
+            shown &= table["int8 in"] == ""
+        low, high = table[column][shown].min(), table[column][shown].max()
+        wide = 0.08 * (high - low or high)
+        for axis, side in zip(pair, sides, strict=True):
+            axis.set_xlim(low - wide, high + wide)
+            half = table["AP std"][side].fillna(0)
+            ends = (table["AP"][side] - half).min(), (table["AP"][side] + half).max()
+            axis.set_ylim(ends[0] - 0.1 * np.ptp(ends) - 1, ends[1] + 0.1 * np.ptp(ends) + 1)
+            _points(axis, table[shown & side], column, looks)
+        for axis in pair[:-1]:  # its x axis is that of the one below
+            axis.spines["bottom"].set_visible(False)
+            axis.tick_params(bottom=False, labelbottom=False)
+        pair[-1].set_xlabel(title)
+    figure.supylabel("AP, percent", fontsize=axes[0, 0].title.get_fontsize())
     figure.legend(handles=marks, loc="outside upper center", ncols=len(marks))
-    names = [f"{row + 1}  {words[row]} ({table['seeds'][row]})" for row in table.index]
+    names = [f"{row + 1}  {name}" for row, name in enumerate(_listed(table, usual))]
+    names = [textwrap.fill(name, 48, subsequent_indent="     ") for name in names]
     points = [Line2D([], [], linestyle="", label=name, **look)
               for name, look in zip(names, looks, strict=True)]  # fmt: skip
     figure.legend(handles=points, loc="outside lower left", ncols=2, columnspacing=1.0)
     title = f"profile {profile}, {usual} px but where named (seeds); bar: ± 1 std"
     axes[0, 0].set_title(f"{title}; equal costs side by side")
     return figure
+
+
+def _looks(table: pd.DataFrame, profile: str) -> tuple[list[dict], list[Line2D]]:
+    """Colour (activation) and marker of each point, and what a legend says of them."""
+    models = [load_config(run, profile).model for run in table["experiment"]]
+    small, other = table["int8 in"] != "", [model.network != "lightdet" for model in models]
+    order = (COLORS[0], COLORS[3], COLORS[1], COLORS[2], COLORS[4])
+    colors = dict(zip(ACTIVATIONS, order, strict=True))
+    looks = [
+        {"color": colors[model.activation], "marker": "D" if bits else "s" if theirs else "o"}
+        for model, bits, theirs in zip(models, small, other, strict=True)
+    ]
+    kinds = {model.activation for model in models}
+    meant = [(colors[k], "o", ACTIVATIONS[k]) for k in colors if k in kinds]
+    meant += [("black", "D", "in 8 bits")] if any(small) else []
+    meant += [("black", "s", "not ours")] if any(other) else []
+    marks = [Line2D([], [], color=color, marker=marker, linestyle="", label=label)
+             for color, marker, label in meant]  # fmt: skip
+    return looks, marks
+
+
+def _parted(values: pd.Series) -> list[pd.Series]:
+    """Which are above the widest gap and which below it; all of them where none is wide."""
+    ordered = np.sort(values)
+    gaps = np.diff(ordered)
+    if gaps.max(initial=0) < WIDE_GAP:
+        return [values == values]
+    above = values > ordered[gaps.argmax()]
+    return [above, ~above]
+
+
+def _points(axis: Axes, table: pd.DataFrame, column: str, looks: list[dict]) -> None:
+    """Points of these rows, numbered from 1."""
+    places = side_by_side(axis, table[column], table["AP"])
+    for row, place in zip(table.index, places, strict=True):
+        axis.errorbar(place, table["AP"][row], yerr=table["AP std"][row], capsize=3, **looks[row])
+    numbers = [str(row + 1) for row in table.index]
+    label_points(axis, places, table["AP"], numbers, table["AP std"])
+
+
+def _listed(table: pd.DataFrame, usual: int) -> Iterator[str]:
+    """Each row in words: name, and what it is or in which runtime it has 8 bits; size, seeds."""
+    for _, row in table.iterrows():
+        runtime, size = row["int8 in"], row["input, px"]
+        what = f"{row['experiment']} in 8 bits, {runtime}" if runtime else row["in words"]
+        if not runtime and row["experiment"] != what:
+            what = f"{row['experiment']}: {what}"
+        yield f"{what}{'' if size == usual else f', {size} px'} ({row['seeds']})"

@@ -8,7 +8,7 @@ import lightdet_core
 from lightdet_core.config import UserError
 from lightdet_core.predict import to_pixels
 from lightdet_tools.data import scenes
-from lightdet_tools.deploy.detect import open_detector
+from lightdet_tools.deploy.detector import open_detector
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from lightdet_core.config import ConfigError, root
 from lightdet_tools import cli
 
 GROUPS = {"gpu": ["run", "bundle"], "notebook": ["check", "link", "extract", "run"]}
-COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "benchmark"]
-COMMANDS += ["site", "repro", "profile", "verdicts", "card", "readme", *GROUPS]
+COMMANDS = ["data", "pack", "train", "detect", "export", "plan", "latency", "accuracy", "int8"]
+COMMANDS += ["benchmark", "site", "repro", "profile", "verdicts", "card", "readme", *GROUPS]
 NO_ONNX = ModuleNotFoundError(name="onnx")
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lightdet_core.config import load_config
 from lightdet_core.machinery import log
 
 VALUES = {"lr": 1e-3, "loss": 1.0, "loss_qfl": 0.5}
@@ -11,7 +12,8 @@ VALUES = {"lr": 1e-3, "loss": 1.0, "loss_qfl": 0.5}
 def test_steps_that_take_several_times_as_long_are_told_once(tmp_path, monkeypatch, seconds, word):
     now, told = [0.0], []
     monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
-    run = log.Log(tmp_path / "g1-s0", "g1-s0", ("loss_qfl",), False, 0, 1000, 4, told.append)
+    config = load_config("g1", "smoke")
+    run = log.Log(tmp_path / "g1-s0", config, ("loss_qfl",), 0, 1000, told.append)
     for step, took in enumerate([6.0, 6.0, seconds, seconds], start=1):  # ten steps each
         now[0] += took
         run.line(10 * step, "1/9", VALUES)

@@ -23,7 +23,7 @@ from lightdet_core.machinery.packs import read_truth
 from lightdet_core.model import LightDet, save_weights
 from lightdet_tools import cli
 from lightdet_tools.data.pack import build
-from lightdet_tools.deploy import convert, detect, export, graph, runtime
+from lightdet_tools.deploy import convert, detector, export, graph, runtime
 from lightdet_tools.deploy.export import deployable
 from lightdet_tools.deploy.ncnn_files import read_ncnn
 from lightdet_tools.deploy.runtime import KEY, open_exported
@@ -205,7 +205,7 @@ def test_onnx_needs_nothing_else(onnx_export, net):
     assert (about["form"], about["precision"]) == ("raw", "fp32")
     images = export.example_images(SIZE)
     cls_logits, box_logits = map(torch.from_numpy, exported.run(images))
-    quality = detect._quality(about["quality"])(box_logits.softmax(-1))
+    quality = detector._quality(about["quality"])(box_logits.softmax(-1))
     points, strides, _ = boxes.level_grid(SIZE, SIZE)
     scores, decoded = map(torch.from_numpy, export.expected(net, images, True))
     torch.testing.assert_close(cls_logits.sigmoid() * quality.sigmoid(), scores, atol=1e-5, rtol=0)

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from lightdet_core.boxes import Detections
-from lightdet_tools.deploy.detect import Detector, draw
+from lightdet_tools.deploy.detect import draw
+from lightdet_tools.deploy.detector import Detector
 from lightdet_tools.notebooks import widgets
 
 BOXES = torch.tensor([[4.0, 4, 30, 20], [40, 10, 60, 30]])

@@ -32,13 +32,28 @@ TIMES = pd.DataFrame(
 
 VARIANTS = pd.DataFrame(
     {
-        "experiment": ["dense-retrain", "slim-relu6", "c0", "slim-fast"],
-        "seeds": ["2", "3", "3", "4"],
-        "AP": ["61.80", "62.01", "55.00", "60.00"],
-        **{f"{runtime} ratio at the paper's size": ["0.93", ratio, "0.89", "0.50"]
-           for runtime, ratio in
-           {"onnxruntime": "0.66", "ncnn": "0.99", "openvino": "0.63"}.items()},
+        "experiment": ["dense-retrain", "slim-relu6", "c0", "slim-fast", "slim-fast"],
+        "int8 in": ["", "", "", "", "openvino"],
+        "seeds": ["2", "3", "3", "4", "3"],
+        "AP": ["61.80", "62.01", "55.00", "60.00", "59.90"],
+        "AP std": ["0.50", "0.60", "0.70", "0.80", "0.90"],
+        **{f"{runtime} ratio at the paper's size": ["0.93", ratio, "0.89", "0.50", small]
+           for runtime, ratio, small in
+           [("onnxruntime", "0.66", ""), ("ncnn", "0.99", ""), ("openvino", "0.63", "0.25")]},
     }
+)  # fmt: skip
+LADDERS = {
+    "bccd": pd.DataFrame({"experiment": ["c0"], "AP": ["58.00"], "AP std": [""]}),
+    "minicoco": pd.DataFrame(
+        {"experiment": ["slim-fast"], "AP": ["1.00"], "AP std": ["0.10"],
+         "AP of person": ["13.00"], "AP of person std": ["0.20"]}
+    ),
+}  # fmt: skip
+INT8 = pd.DataFrame(
+    {"experiment": ["c0", "c0", "g5", "g5"], "runtime": ["onnxruntime", "openvino"] * 2,
+     "seeds": ["3", "3", "1", "1"], "AP in torch": ["55.00", "55.00", "50.00", "50.00"],
+     "change": ["0.01", "-0.02", "-0.30", "0.40"], "lowest": ["-0.10", "-0.20", "-0.30", "0.40"],
+     "highest": ["0.20", "0.10", "-0.30", "0.40"]}
 )  # fmt: skip
 
 
@@ -58,7 +73,8 @@ def verdicts():
 def tables():
     found = {"demo/tables/table2": GROUPS, "demo/tables/table1": TIMES, "verdicts": verdicts()}
     found["demo/tables/variants"] = VARIANTS
-    return found.copy()
+    found |= {f"{tier}/tables/ladder": table for tier, table in LADDERS.items()}
+    return found | {"int8/demo": INT8, "int8/minicoco": INT8[:0]}
 
 
 def test_parts_are_cells_of_the_tables(tables):
@@ -87,6 +103,24 @@ def test_parts_are_cells_of_the_tables(tables):
     assert head == "| claim | printed | demo | verdict |"  # no other profile has runs
     assert len(rows) == len(readme.CLAIMS)
     assert rows[0].endswith(" | +2.65 | +3.18 ± 8.11, 2 seeds of 3 | open |")
+
+
+def test_accuracy_on_every_data_set_beside_time(tables):
+    head, _, *rows = readme.parts(tables.__getitem__, [])["choice"].strip().splitlines()
+    columns = "demo | bccd | people of minicoco | ONNX Runtime | OpenVINO | ncnn"
+    assert head == f"| network | {columns} |" and len(rows) == len(readme.CHOICE)
+    by_name = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in rows}
+    assert by_name["`c0`, ReLU6"] == ["55.00 ± 0.70", "58.00", "", "0.89", "0.89", "0.89 |"]
+    times = ["0.50", "0.50 / 0.25", "0.50 |"]
+    assert by_name["`slim-fast`"] == ["60.00 ± 0.80", "", "13.00 ± 0.20", *times]
+    assert by_name["`g1`"] == ["", "", "", "", "", " |"]  # nobody trained it
+
+
+def test_what_8_bits_change(tables):
+    assert readme.parts(tables.__getitem__, [])["int8"].splitlines()[3:] == [
+        "| demo | `c0` | 3 | 55.00 | +0.01 (-0.10 to +0.20) | -0.02 (-0.20 to +0.10) |",
+        "| demo | `g5` | 1 | 50.00 | -0.30 | +0.40 |",
+    ]
 
 
 def test_a_profile_with_runs_has_a_column(tables):

@@ -113,6 +113,13 @@ def test_accuracies_are_read_by_the_comparators_key(tmp_path, monkeypatch):
         tables.accuracies()
 
 
+def quantized(aps):
+    """As `int8.costs_table`: of g5, two seeds."""
+    rows = [{"experiment": "g5", "runtime": runtime, "seeds": 2, "AP": ap, "AP std": 0.1}
+            for runtime, ap in aps.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=["experiment", "runtime", "seeds", "AP", "AP std"])
+
+
 def test_openvino_is_shown_where_it_was_timed(found):
     before = tables.measured_table(found, {})
     assert not [column for column in before if "openvino" in column]
@@ -126,14 +133,14 @@ def test_openvino_is_shown_where_it_was_timed(found):
     assert after.set_index("model").loc["LightDet g5", "openvino ratio"] == 0.25
     runs = pd.DataFrame([{"experiment": "g5", "AP": 30.0, "AP std": 1.0, "seeds": 3}])
     runs["parameters"], runs["profile"] = 1, "demo"
-    int8 = {("g5", "onnxruntime"): 29.5, ("g5", "openvino"): 29.9}
+    int8 = quantized({"onnxruntime": 29.5, "openvino": 29.9})
     table = tables.variants_table(runs, found, int8, found).fillna(0)
     assert table["AP"].tolist() == [30, 29.5, 29.9]
     assert table["openvino, ms"].tolist() == [4, 0, 2]  # AP and time of one network
     assert table["onnxruntime, ms"].tolist() == [10, 5, 0]
     table = tables.variants_table(runs, found, int8, found)
     figure = tables.plot_variants(table, "demo")
-    assert [axis.get_xlabel() for axis in figure.axes][-1] == "time in openvino, ms"
+    assert [axis.get_xlabel() for axis in figure.axes][-1] == "time in openvino at 160 px, ms"
     plt.close("all")
 
 
@@ -159,7 +166,7 @@ def test_figures_show_every_point(found):
          "profile": ["demo", "demo"]}
     )  # fmt: skip
     accuracy["parameters"] = 1
-    table = tables.variants_table(accuracy, found, {("g5", "onnxruntime"): 29.5}, found)
+    table = tables.variants_table(accuracy, found, quantized({"onnxruntime": 29.5}), found)
     assert table["onnxruntime, ms"].tolist()[0] == 10 and np.isnan(table["ncnn, ms"].tolist()[1])
     small = table.iloc[-1]
     said = [small[column] for column in ("experiment", "int8 in", "AP", "onnxruntime, ms")]
@@ -168,23 +175,28 @@ def test_figures_show_every_point(found):
     assert table["in words"].tolist() == ["group 5", "SiLU", "group 5"]
     assert table["input, px"].tolist() == [160, 160, 160]  # where its AP is from
     figure = tables.plot_variants(table, "demo")
-    costs = [axis.get_xlabel() for axis in figure.axes]
-    assert costs == ["arithmetic of an image, GMAC", "time in onnxruntime, ms", "time in ncnn, ms"]
+    costs = [axis.get_xlabel() for axis in figure.axes]  # above 29 and below 2 have axes
+    times = ["time in onnxruntime at 160 px, ms", "time in ncnn at 160 px, ms"]
+    assert costs[1::2] == ["arithmetic of an image of 160 px, GMAC", *times]
+    assert set(costs[::2]) == {""}
     named = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert named[0] == ["1", "2", "3"] and named[2] == ["1"]
+    assert named == [["1"], ["3"], ["1", "2"], [], ["1"], []]  # 8 bits are no less arithmetic
     listed = [text.get_text() for text in figure.legends[1].get_texts()]
-    assert listed == ["1  group 5 (3)", "2  group 5, int8 onnxruntime (1)", "3  SiLU (3)"]
+    assert listed[:2] == ["1  g5: group 5 (3)", "2  g5 in 8 bits, onnxruntime (2)"]
+    assert listed[2:] == ["3  +silu: SiLU (3)"]
     marks = [text.get_text() for text in figure.legends[0].get_texts()]
     assert marks == ["SiLU", "in 8 bits"]
     accuracy["experiment"] = ["g5-scratch", "yolov4_tiny"]  # timed as g5, and as the system itself
-    table = tables.variants_table(accuracy, found, {}, found)
+    table = tables.variants_table(accuracy, found, quantized({}), found)
     assert table["onnxruntime, ms"].tolist() == [10, 20]
     assert table["GMAC"][1] == pytest.approx(3.45 * (160 / 416) ** 2, rel=0.01)
     figure = tables.plot_variants(table, "demo")
     marks = [text.get_text() for text in figure.legends[0].get_texts()]
     assert marks == ["LeakyReLU", "SiLU", "not ours"]
-    untimed = tables.variants_table(accuracy, found, {}, None)
-    assert len(tables.plot_variants(untimed, "demo").axes) == 1  # arithmetic is known without
+    untimed = tables.variants_table(accuracy, found, quantized({}), None)
+    untimed["AP"] = [30.0, 30.5]  # no gap, one axis
+    (axis,) = tables.plot_variants(untimed, "demo").axes  # arithmetic is known without
+    assert axis.get_ylim()[0] < 28 and len(axis.texts) == 2
     plt.close("all")
 
 
