@@ -235,20 +235,6 @@ def test_messages_in_the_questions_are_those_of_the_code():
         assert re.search(re.sub(r"\b(nan|N)\b", r"\\{[^}]+\\}", message), code), message
 
 
-def test_eight_bits_are_those_of_the_notebook():
-    cells = json.loads(in_git("results/demo/notebooks/09_table1.ipynb"))["cells"]
-    shown = "\n".join(
-        "".join(output.get("data", {}).get("text/plain", []))
-        for cell in cells
-        for output in cell.get("outputs", [])
-    )
-    ap = re.search(r"MiB +AP +AP50.*\nrun.*\n(g1 .*\n.*\n.*\ng5 .*\n.*\n.*)", shown)[1]
-    full, g1, _, fp32, g5, there = (float(line.split()[-2]) for line in ap.splitlines())
-    words = f"takes g1 from AP {full:.1f} to {g1:.1f} and g5 from {fp32:.1f} to {g5:.1f} "
-    words += f"({there:.1f} in OpenVINO);"
-    assert words in re.sub(r"\s+", " ", TEXT["docs/deploy.md"])
-
-
 def test_what_they_show_in_python_runs(tmp_path, monkeypatch):
     teach(tmp_path / "runs/demo", "g5")
     (tmp_path / "photos").mkdir()

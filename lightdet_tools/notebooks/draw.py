@@ -28,6 +28,7 @@ SIDES = ("left", "top", "right", "bottom")
 LEVEL_COLORS = dict(zip(STRIDES, (COLORS[5], COLORS[4], COLORS[3]), strict=True))
 LEVEL_MARKERS = dict(zip(STRIDES, "os^", strict=True))  # colours alone may not be told apart
 LABEL_PAD = 0.8  # points
+NAMED = 8  # detections in a picture
 
 
 def notebook_style() -> None:
@@ -183,17 +184,24 @@ def compare(
     score_threshold: float,
     titles: Sequence[str] = (),
 ) -> None:
-    """A sheet of the objects (above) and the detections above a score (below), B columns."""
+    """A sheet of the objects (above) and the detections above a score (below), B columns.
+
+    The NAMED surest ones have names: those of all would hide a picture that has many.
+    """
     count = len(truth.images)
     axes = sheet(2 * count, columns=count, width=min(WIDTH, WIDTH / 3 * count))
     batch(axes, truth, names)
     for number, (axis, pixels, one) in enumerate(
         zip(axes[count:], truth.images, found, strict=True)
     ):
-        keep = one.scores > score_threshold
-        scored = zip(one.labels[keep].tolist(), one.scores[keep].tolist(), strict=True)
-        image(axis, pixels, f"detections: {int(keep.sum())}")
-        boxes(axis, one.boxes[keep], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
+        sure = one.scores.argsort(descending=True, stable=True)
+        sure = sure[one.scores[sure] > score_threshold]
+        some, others = sure[:NAMED], sure[NAMED:]
+        scored = zip(one.labels[some].tolist(), one.scores[some].tolist(), strict=True)
+        most = f", the {NAMED} surest with names" if len(others) else ""
+        image(axis, pixels, f"detections: {len(sure)}{most}")
+        boxes(axis, one.boxes[others], color=FOUND)
+        boxes(axis, one.boxes[some], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)
         title = titles[number] if titles else f"objects: {int(truth.gt_mask[number].sum())}"
         axes[number].set_title(title, fontsize=9)
 

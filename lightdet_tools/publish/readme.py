@@ -81,7 +81,7 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
     Returns:
         `AP <run>` of the demo, of the groups and of what begins with random weights; `<claim of
         design.yaml>` with its verdict; `tally` of all verdicts with the claims that are decided;
-        `times`, `slim`, `slim-fast`, `slim-fastest`; and on lines of their own `claims`, `choice`,
+        `times`, `slim`; and on lines of their own `claims`, `choice`,
         `int8`, `processors`, `operators` and `last lines` (of `make repro`).
     """
     groups, found, speed = (
@@ -104,7 +104,6 @@ def parts(read: Callable[[str], pd.DataFrame], speeds: list[dict]) -> dict[str, 
         "tally": _tally(found),
         "times": ", ".join(f"{ratio} in {words}" for words, ratio in ratios.items()),
         "slim": _slimmed(variants),
-        **{name: _variant(variants, name) for name in QUICK},
         "claims": _claims([claims[key] for key in CLAIMS], tiers),
         "choice": _choice(every, {tier: read(f"{tier}/tables/ladder") for tier in OTHERS}),
         "int8": _int8({tier: read(f"int8/{tier}") for tier in IN_8_BITS}),
@@ -127,14 +126,6 @@ def _slimmed(variants: pd.DataFrame) -> str:
     counts = slim["seeds"], wide["seeds"]
     seeds = "{} and {} seeds".format(*counts) if len({*counts}) > 1 else f"{counts[0]} seeds each"
     return f"AP {slim['AP']} beside {wide['AP']} ({seeds}), {_shares(slim)}"
-
-
-def _variant(variants: pd.DataFrame, run: str) -> str:
-    """AP of a network, and its share of YOLOv4-tiny's time."""
-    if run not in variants.index:
-        return NO_RUNS
-    row = variants.loc[run]
-    return f"AP {row['AP']} ({row['seeds']} seeds), {_shares(row)}"
 
 
 def _random(variants: pd.DataFrame, run: str) -> str:

@@ -131,6 +131,17 @@ def test_compare_shows_truth_above_and_what_passes_the_threshold_below(pack):
     assert titles == ["objects: 2", "objects: 0", "detections: 1", "detections: 0"]
 
 
+def test_of_many_detections_the_surest_have_names(pack):
+    scores = torch.linspace(0.5, 0.95, 10)
+    found = Detections(torch.tensor([[0.0, 0, 2, 2]]).repeat(10, 1), scores,
+                       torch.zeros(10, dtype=torch.long))  # fmt: skip
+    draw.compare(draw.plain_batch(pack, [0]), [found], draw.names_of(pack), 0.4)
+    axis = plt.gcf().axes[1]
+    assert axis.get_title() == "detections: 10, the 8 surest with names"
+    assert len(rectangles(axis, draw.FOUND)) == 10
+    assert texts(axis) == [f"cat {score:.2f}" for score in scores.flip(0)[:8].tolist()]
+
+
 def test_batch_tells_shares_of_mixed_images(pack):
     batch = Batch(*draw.plain_batch(pack, [0]))._replace(gt_weights=torch.tensor([[0.25, 1, 0]]))
     axis = draw.sheet(1, 1)[0]

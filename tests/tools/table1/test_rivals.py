@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import silent, tiny, use_root
+from conftest import read, silent, tiny, use_root, weights
 
 from lightdet_core import train
 from lightdet_core.boxes import Batch
@@ -190,6 +190,30 @@ def test_a_run_from_packs_to_weights_that_others_refuse(tmp_path, data_root, mon
     assert about["model"]["network"] == name and type(net) is type(rivals.build(config_of(about)))
     with pytest.raises(UserError, match=f"weights of {name}, which is .* lightdet is needed here"):
         load_weights(folder / "weights.safetensors")
+
+
+def in_double(config):
+    """In float64: what is compared is no rounding."""
+    net = rivals.build(config).double()
+    net.register_forward_pre_hook(lambda _, images: images[0].double())
+    return net
+
+
+def test_two_processes_compute_what_one_does(tmp_path, data_root, monkeypatch):
+    """With darknet's losses (NanoDet-m has ours), and by SGD."""
+    use_root(monkeypatch, data_root)
+    shape = {"network": "yolov4_tiny", "num_classes": None}
+    config = tiny(epochs=1, optimizer="sgd", lr=0.01, warmup_lr=0.001, model=shape)
+    network = rivals.NETWORKS["yolov4_tiny"]._replace(build=in_double)
+    one, two = (
+        train.fit(config, tmp_path / f"{count}", silent, "cpu", count, network) for count in (1, 2)
+    )
+    assert read(two / "run.json")["processes"] == 2
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-5, atol=1e-6)
+    rows = [list(csv.reader((folder / "log.csv").open(newline=""))) for folder in (one, two)]
+    assert rows[0][0] == rows[1][0] and len(rows[0]) == len(rows[1]) == 3
+    found, wanted = (torch.tensor([list(map(float, row)) for row in log[1:]]) for log in rows)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_settings():
