@@ -103,6 +103,8 @@ COMMANDS = {
     "LIGHTDET_COCO=/data/coco lightdet data --profile coco":
     "tests/tools/data/test_sources.py: def test_coco_in_a_folder_of_ones_own(",
     "lightdet compare --profile demo": "Makefile: lightdet_tools compare --profile $(PROFILE)",
+    "lightdet int8 --experiment g5 --profile demo --seed 0 --seed 1 --seed 2":
+    'tests/tools/table1/test_int8.py: cli.run("int8", "--experiment"',
     "lightdet verdicts": 'tests/tools/report/test_claims.py: cli.main(["verdicts"])',
     "git checkout HEAD -- results dvc.lock":
     ".ci/smoke: git checkout --quiet HEAD -- params.yaml dvc.lock results",

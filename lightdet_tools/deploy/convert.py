@@ -26,6 +26,7 @@ OPSET = 17
 HALF = ".fp16"  # what the names of weights stored in fp16 end in
 # the kinds of nodes in int8 for ONNX Runtime: convolutions, neck, and ReLU6 and SiLU as exported
 QUANTIZED = ["Conv", "Add", "AveragePool", "Resize", "Pad", "Clip", "Sigmoid", "Mul"]
+FLOORS = {"Sigmoid": -6, "HardSigmoid": -3}  # of what these nodes read
 
 
 def convert_onnx(module: nn.Module, example: Tensor, outputs: list[str]) -> onnx.ModelProto:
@@ -215,12 +216,16 @@ def _in_full(model: onnx.ModelProto, last: bool) -> list[str]:
 
 
 def _floors(model: onnx.ModelProto) -> dict[str, list[dict]]:
-    """Where the ranges of what SiLU reads begin, as the library takes it: below, SiLU is 0.
+    """Where the ranges of what SiLU and h-swish read begin, as the library takes it: below, they
+    are 0, or of SiLU(-6) = -0.015 nothing is left in 8 bits.
 
-    Of SiLU(-6) = -0.015 nothing is left in 8 bits; convolutions reach -20, which made steps coarse.
+    Convolutions reach -20, which made steps coarse.
     """
-    floor = {"rmin": np.float32(-6)}
-    return {node.input[0]: [floor] for node in model.graph.node if node.op_type == "Sigmoid"}
+    return {
+        node.input[0]: [{"rmin": np.float32(FLOORS[node.op_type])}]
+        for node in model.graph.node
+        if node.op_type in FLOORS
+    }
 
 
 def convert_openvino(model: onnx.ModelProto) -> tuple[bytes, bytes]:

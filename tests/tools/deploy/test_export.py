@@ -571,15 +571,18 @@ def test_int8_holds_what_it_should(activation, decoded):
     assert set(weights[False]) == {"DequantizeLinear"} and len(weights[False]) > 50
 
 
-def test_int8_of_silu_has_no_steps_below_minus_six():
+@pytest.mark.parametrize(
+    ("activation", "kind", "floor"), [("silu", "Sigmoid", -6), ("hswish", "HardSwish", -3)]
+)
+def test_int8_has_no_steps_where_the_activation_is_zero(activation, kind, floor):
     """The range of what it reads is from there to the mean of the images' highest values."""
-    model = LightDet(small_run(SIZE, activation="silu").model).eval()
+    model = LightDet(small_run(SIZE, activation=activation).model).eval()
     with torch.no_grad():
         next(model.parameters()).mul_(50)  # the first convolution reaches far
     images = planes(export.example_images(SIZE))[:2, None]
     full = to_onnx(deployable(model, SIZE), images[0])
     small = convert.quantize(full, images.numpy())
-    read = next(node.input[0] for node in full.graph.node if node.op_type == "Sigmoid")
+    read = next(node.input[0] for node in full.graph.node if node.op_type == kind)
     probe = onnx.ModelProto()
     probe.CopyFrom(full)
     probe.graph.output.append(onnx.helper.make_empty_tensor_value_info(read))
@@ -587,8 +590,8 @@ def test_int8_of_silu_has_no_steps_below_minus_six():
     assert min(x.min() for x in reached) < -9
     stored = {x.name: onnx.numpy_helper.to_array(x) for x in small.graph.initializer}
     step = float(stored[f"{read}_scale"])
-    assert step == pytest.approx((np.mean([x.max() for x in reached]) + 6) / 255, rel=1e-3)
-    assert -step * int(stored[f"{read}_zero_point"]) == pytest.approx(-6, abs=step)
+    assert step == pytest.approx((np.mean([x.max() for x in reached]) - floor) / 255, rel=1e-3)
+    assert -step * int(stored[f"{read}_zero_point"]) == pytest.approx(floor, abs=step)
 
 
 def test_int8_is_close_and_keeps_the_pattern(net, tmp_path):
