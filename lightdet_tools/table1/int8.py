@@ -86,8 +86,9 @@ def write_costs(configs: list[Config], progress: Callable[[str], None] = print) 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, about | rounded(found), indent=1)
         written.append(path)
-        aps = ", ".join(f"{k} {100 * metrics['AP']:.2f}" for k, metrics in found.items())
-        progress(f"{name}: AP in {aps}")
+        tested = tested_class(config.profile)
+        aps = ", ".join(f"{k} {_ap(metrics, tested):.2f}" for k, metrics in found.items())
+        progress(f"{name}: AP{tested and f' of {tested}'} in {aps}")
     for profile in {config.profile for config in configs}:
         if len(table := costs_table(profile)):
             old = ", ".join(table.attrs["left out"])
