@@ -58,8 +58,8 @@ app = typer.Typer(
 BUSY = 30  # percent of all cores
 
 
-def begin(what: str) -> None:
-    """The first line of a command, before torch is imported, which takes seconds."""
+def begin(what: str) -> None:  # before torch is imported, which takes seconds
+    """The first line of a command."""
     told(f"{what} …")
 
 
@@ -68,14 +68,17 @@ def share_cores() -> None:
 
     A run by itself takes all cores (of several each has one thread: side_by_side.py).
     Two trainings (g1, demo) on two cores: 35 steps of 4 images were not done in a minute, asleep
-    they ran at 17 images/s each. On idle cores spinning is quicker, 30 images/s to 16. It must be
-    known before torch is loaded.
+    they ran at 17 images/s each; `detect` (g5) beside five processes took 417 ms a picture, asleep
+    97. On idle cores spinning is quicker, 30 images/s to 16. Torch must not be loaded yet.
     """
     import psutil
 
-    if os.environ.get("OMP_NUM_THREADS") == "1":
-        return  # it waits for nobody
-    if "OMP_WAIT_POLICY" not in os.environ and (busy := psutil.cpu_percent(1.0)) > BUSY:
+    alone = os.environ.get("OMP_NUM_THREADS") == "1"  # it waits for nobody
+    if (
+        not alone
+        and "OMP_WAIT_POLICY" not in os.environ
+        and (busy := psutil.cpu_percent(0.5)) > BUSY
+    ):
         os.environ["OMP_WAIT_POLICY"] = "passive"
         told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
 
@@ -192,6 +195,7 @@ def detect(
 ) -> None:
     """Detect objects on images and videos."""
     begin(f"detecting with {weights}")
+    share_cores()
     from lightdet_tools.deploy.detect import detect_into
 
     detect_into(out, weights, images, score, threads, overwrite, told)
@@ -322,6 +326,7 @@ def int8(
     named = dict.fromkeys((name, number) for name in experiment for number in seed or [0])
     configs = [load_config(name, profile, number, params) for name, number in named]
     begin(f"{len(configs)} runs of {configs[0].profile} in 8 bits")
+    share_cores()
     from lightdet_tools.table1.int8 import write_costs
 
     for path in write_costs(configs, told):

@@ -52,7 +52,7 @@ def test_help_lists_the_commands_and_loads_nothing_large():
         (80, "", "active", "active"),
     ],
 )
-def test_a_training_beside_other_work_does_not_spin(
+def test_what_runs_beside_other_work_does_not_spin(
     monkeypatch, capsys, busy, threads, given, policy
 ):
     monkeypatch.setattr(psutil, "cpu_percent", lambda seconds: busy)
