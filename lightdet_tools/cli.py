@@ -25,7 +25,7 @@ try:
         read_params,
         root,
     )
-    from lightdet_tools.cli_groups import gpu, notebook, option, told
+    from lightdet_tools.cli_groups import begin, gpu, notebook, option, share_cores, told
 except KeyboardInterrupt:
     sys.exit(130)
 
@@ -55,34 +55,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-BUSY = 30  # percent of all cores
-
-
-def begin(what: str) -> None:  # before torch is imported, which takes seconds
-    """The first line of a command."""
-    told(f"{what} …")
-
-
-def share_cores() -> None:
-    """Where other work runs, threads that spin while they wait for each other make both crawl.
-
-    A run by itself takes all cores (of several each has one thread: side_by_side.py).
-    Two trainings (g1, demo) on two cores: 35 steps of 4 images were not done in a minute, asleep
-    they ran at 17 images/s each; `detect` (g5) beside five processes took 417 ms a picture, asleep
-    97. On idle cores spinning is quicker, 30 images/s to 16. Torch must not be loaded yet.
-    """
-    import psutil
-
-    alone = os.environ.get("OMP_NUM_THREADS") == "1"  # it waits for nobody
-    if (
-        not alone
-        and "OMP_WAIT_POLICY" not in os.environ
-        and (busy := psutil.cpu_percent(0.5)) > BUSY
-    ):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-        told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
-
-
 Profile = Annotated[
     str | None, option("of params.yaml, such as demo; default: the one that it names")
 ]

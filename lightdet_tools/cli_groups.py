@@ -1,5 +1,6 @@
 """The commands `lightdet gpu …` and `lightdet notebook …`, and what commands are written with."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,33 @@ from lightdet_core.config import root
 gpu = typer.Typer(help="Everything that needs a GPU, in one go.")
 notebook = typer.Typer(help="Check, extract, link or run notebooks.")
 told = partial(print, flush=True)
+BUSY = 30  # percent of all cores
 
 
 def option(text: str, *names: str, **more: object) -> object:
     return typer.Option(*names, help=text, **more)
+
+
+def begin(what: str) -> None:
+    """The first line of a command, before torch is imported, which takes seconds."""
+    told(f"{what} …")
+
+
+def share_cores() -> None:
+    """Where other work runs, threads that spin while they wait for each other make both crawl.
+
+    A run by itself takes all cores (of several each has one thread: side_by_side.py).
+    Two trainings (g1, demo) on two cores: 35 steps of 4 images were not done in a minute, asleep
+    they ran at 17 images/s each; `detect` (g5) beside five processes took 417 ms a picture, asleep
+    97. On idle cores spinning is quicker, 30 images/s to 16. Torch must not be loaded yet.
+    """
+    import psutil
+
+    if os.environ.get("OMP_NUM_THREADS") == "1" or "OMP_WAIT_POLICY" in os.environ:
+        return  # one thread waits for nobody
+    if (busy := psutil.cpu_percent(0.5)) > BUSY:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        told(f"other work takes {busy:.0f} % of the cores: threads wait for each other asleep")
 
 
 @gpu.command("run")
