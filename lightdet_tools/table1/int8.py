@@ -110,9 +110,8 @@ def costs_table(profile: str) -> pd.DataFrame:
     found, tested, rows, old = defaultdict(list), tested_class(profile), [], []
     for path in sorted((root() / "results" / "int8" / profile).glob("*.json")):
         one = read_result(path, ("experiment", "key", "torch", *FORMS), COMMAND)
-        run, known = one["experiment"], read_params()["experiments"]
-        if run in known and one["key"].startswith(load_config(run, profile).hash[:8]):
-            found[run].append(one)
+        if _of_today(one, profile):
+            found[one["experiment"]].append(one)
         else:
             old.append(path.stem)
     for run in (name for name in read_params()["experiments"] if name in found):
@@ -127,6 +126,16 @@ def costs_table(profile: str) -> pd.DataFrame:
     costs = pd.DataFrame(rows, columns=COLUMNS)
     costs.attrs["left out"] = old
     return costs
+
+
+def _of_today(one: dict, profile: str) -> bool:
+    """Whether the settings of a run are those of params.yaml, which may leave the classes to the
+    data."""
+    if one["experiment"] not in read_params()["experiments"]:
+        return False
+    config = load_config(one["experiment"], profile)
+    config = config.with_model(num_classes=len(one["torch"]["per_class"]))
+    return one["key"].startswith(config.hash[:8])
 
 
 def _ap(metrics: dict, tested: str) -> float:

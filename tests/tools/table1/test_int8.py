@@ -14,7 +14,8 @@ from lightdet_tools.table1 import int8
 
 def note(folder, run, seed, torch, others, profile="demo", key=None):
     """A file as `lightdet int8` writes it; AP in 0..1, of people half as much."""
-    found = {"experiment": run, "key": key or load_config(run, profile).hash[:8] + "0" * 8}
+    config = load_config(run, profile).with_model(num_classes=1)
+    found = {"experiment": run, "key": key or config.hash[:8] + "0" * 8}
     for where, ap in {"torch": torch, **others}.items():
         found[where] = {"AP": ap, "AP50": ap, "per_class": {"person": ap / 2}}
     path = folder / "results" / "int8" / profile / f"{run}-s{seed}.json"
@@ -54,7 +55,7 @@ def test_runs_are_measured_and_the_others_named(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "runs" / "demo" / "c0-s1"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    key = load_config("c0", "demo").hash[:8] + "12345678"
+    key = load_config("c0", "demo").with_model(num_classes=1).hash[:8] + "12345678"
     (folder / "run.json").write_text(json.dumps({"key": key}))
     (folder / "weights.safetensors").touch()
 
