@@ -19,8 +19,9 @@ from lightdet_tools.table1.systems import System, to_tensor
 from lightdet_tools.timing import cuda_graph
 
 COMPILED = ("g5",)  # most of a minute each
-HALVED = ("g1", "c0", "g5", "slim-relu6")
-QUANTIZED = (*HALVED, "slim-fast", "slim-fastest", "yolov4_tiny")
+HALVED = ("c0", "g5")
+QUANTIZED = ("g1", *HALVED, "+hswish", "slim-e3-layers", "slim-relu6", "slim-relu6-third")
+QUANTIZED += ("slim-fast", "slim-fastest", "yolov4_tiny")
 
 
 class Loaded(NamedTuple):
