@@ -312,12 +312,12 @@ def plot_variants(table: pd.DataFrame, profile: str) -> Figure:
     Args:
         table: of `variants_table`, of `profile`.
     """
-    table = table.sort_values("AP", ascending=False, kind="stable", ignore_index=True)
+    times = [name for name in table if name.endswith(", ms")]
+    pointed = (table["int8 in"] == "") | table[times].notna().any(axis=1)  # what was timed
+    table = table[pointed].sort_values("AP", ascending=False, kind="stable", ignore_index=True)
     usual = table["input, px"].mode()[0]
     costs = {"GMAC": f"arithmetic of an image of {usual} px, GMAC"}
-    costs |= {
-        c: f"time in {c.removesuffix(', ms')} at {usual} px, ms" for c in table if ", ms" in c
-    }
+    costs |= {name: f"time in {name.removesuffix(', ms')} at {usual} px, ms" for name in times}
     looks, marks = _looks(table, profile)
     sides = _parted(table["AP"])
     height = 0.8 + 2.9 * len(costs) + 0.13 * len(table)
