@@ -1,7 +1,6 @@
 """The runtimes in which `lightdet latency` times a system, and how each loads it."""
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from lightdet_tools.deploy import convert, export, graph, runtime
 from lightdet_tools.table1.systems import System, to_tensor
 from lightdet_tools.timing import cuda_graph
 
-COMPILED = ("g5",)  # most of a minute each
 HALVED = ("c0", "g5")
 QUANTIZED = ("g1", *HALVED, "+hswish", "slim-e3-layers", "slim-relu6", "slim-relu6-third")
 QUANTIZED += ("slim-fast", "slim-fastest", "yolov4_tiny")
@@ -48,13 +46,6 @@ def load_bf16(system: System, threads: int, folder: Path) -> Loaded:
             return list(model(x))
 
     return Loaded(to_tensor, network)
-
-
-def load_compiled(system: System, threads: int, folder: Path) -> Loaded:
-    if not shutil.which("g++"):
-        raise UserError("torch.compile needs g++ on the PATH")
-    model = torch.compile(_opened(system))
-    return Loaded(to_tensor, torch.inference_mode()(lambda x: list(model(x))))
 
 
 def load_cuda(system: System, threads: int, folder: Path) -> Loaded:
@@ -173,7 +164,6 @@ GROUPS = (  # timed together
         "torch": Runtime(load_torch, "torch"),
         # how far few bits are off, only the AP of a trained network can say
         "torch bf16": Runtime(load_bf16, "torch", HALVED, float("inf")),
-        "torch.compile": Runtime(load_compiled, "torch", COMPILED),
     },
     {
         "onnxruntime": Runtime(load_onnx, "onnxruntime"),
