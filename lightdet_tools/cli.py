@@ -246,7 +246,7 @@ def latency(
         list[str] | None, option("comparators, experiments", show_default="all")
     ] = None,
     runtimes: Annotated[list[str] | None, option("such as ncnn", show_default="all")] = None,
-    seconds: Annotated[float, option("per system, runtime and part")] = 0.35,
+    seconds: Annotated[float, option("per system, runtime and part")] = 0.3,
     threads: int = min(2, os.cpu_count() or 1),
     out: Annotated[Path | None, option("", show_default="results/speed/latency.json")] = None,
     profile: Annotated[str, option("coco: all, at the paper's sizes; else its own")] = "coco",
