@@ -36,11 +36,16 @@ ACTIVATIONS = {
 def save_figure(figure: Figure, path: Path | str) -> None:
     """Write `figure` as `path`.png and `path`.svg, the same bytes for the same figure.
 
+    One that shows a scene or photograph as the former only: as the latter it is larger, not finer.
+
     Args:
         path: below the root of the repository, or absolute.
     """
     path = root() / path
-    for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
+    kinds = {"png": {"Software": None}, "svg": {"Date": None}}
+    if any(axis.images for axis in figure.axes):
+        del kinds["svg"]
+    for kind, metadata in kinds.items():
         with replacing(path.with_suffix(f".{kind}")) as aside:
             figure.savefig(aside, format=kind, metadata=metadata)
             if kind == "png":

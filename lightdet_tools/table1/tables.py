@@ -93,10 +93,10 @@ def audit_table(paper: dict) -> pd.DataFrame:
 def speed_table(found: dict) -> pd.DataFrame:
     """One row per runtime, system and part.
 
-    `ratio` is a network's time divided by that of YOLOv4-tiny in the same runtime (int8 and bf16: in
-    its plain fp32), so below 1 is faster; NaN where YOLOv4-tiny could not be run, and for `boxes`,
-    since decoders differ in how well they are written. `spread` is the middle 80 % in percent of
-    the median.
+    `ratio` is a network's time divided by that of YOLOv4-tiny in the same runtime (int8 and bf16:
+    in its plain fp32), so below 1 is faster; NaN where YOLOv4-tiny could not be run, and for
+    `boxes`, since decoders differ in how well they are written. `spread` is the middle 80 % in
+    percent of the median.
     """
     table = pd.DataFrame(found["latency"])
     reference = table[table["system"] == found["reference"]]

@@ -188,6 +188,9 @@ def test_figures_show_the_numbers_and_are_the_same_twice(tmp_path):
     table.savefig(tmp_path / "full.png")
     with Image.open(tmp_path / "full.png") as image:
         assert np.abs(few - np.asarray(image.convert("RGB"))).mean() < 0.1  # of 255
+    losses.axes[0].imshow(np.zeros((2, 2, 3), np.uint8))
+    figures.save_figure(losses, tmp_path / "scene")
+    assert [path.name for path in tmp_path.glob("scene.*")] == ["scene.png"]
     measured, printed = ([text.get_text() for text in axis.texts] for axis in table.axes[:2])
     assert measured == ["25.0 (1)", "33.0 (2)"] and printed == ["24.7", "27.35"]
     assert losses.axes[0].lines[1].get_xydata().tolist() == [[10, 2], [20, 1]]
