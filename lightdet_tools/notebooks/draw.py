@@ -198,7 +198,7 @@ def compare(
         sure = sure[one.scores[sure] > score_threshold]
         some, others = sure[:NAMED], sure[NAMED:]
         scored = zip(one.labels[some].tolist(), one.scores[some].tolist(), strict=True)
-        most = f", the {NAMED} surest with names" if len(others) else ""
+        most = f", {NAMED} named" if len(others) else ""
         image(axis, pixels, f"detections: {len(sure)}{most}")
         boxes(axis, one.boxes[others], color=FOUND)
         boxes(axis, one.boxes[some], [f"{names[c]} {s:.2f}" for c, s in scored], FOUND)

@@ -137,7 +137,7 @@ def test_of_many_detections_the_surest_have_names(pack):
                        torch.zeros(10, dtype=torch.long))  # fmt: skip
     draw.compare(draw.plain_batch(pack, [0]), [found], draw.names_of(pack), 0.4)
     axis = plt.gcf().axes[1]
-    assert axis.get_title() == "detections: 10, the 8 surest with names"
+    assert axis.get_title() == "detections: 10, 8 named"
     assert len(rectangles(axis, draw.FOUND)) == 10
     assert texts(axis) == [f"cat {score:.2f}" for score in scores.flip(0)[:8].tolist()]
 
