@@ -13,7 +13,8 @@ def build_site(profile: str, out: Path) -> Path:
     """Its first page; the folder `out` is replaced once all of it is there.
 
     Raises:
-        UserError: `out` is something else, or Sphinx has failed, which has said why.
+        UserError: `out` is something else.
+        SystemExit: Sphinx has failed, and said why.
     """
     if out.exists() and not (out / ".buildinfo").is_file():
         raise UserError(f"{out}: is no site that this command made; move it away")
@@ -26,8 +27,8 @@ def build_site(profile: str, out: Path) -> Path:
         [*map(str, command), work / "source", work / "html"],
         env={**os.environ, "LIGHTDET_PROFILE": profile},
     )
-    if done.returncode:
-        raise UserError(f"{out}: not written, see above")
+    if done.returncode:  # it has said why
+        sys.exit(2)
     shutil.rmtree(out, ignore_errors=True)
     (work / "html").rename(out)
     shutil.rmtree(work)
